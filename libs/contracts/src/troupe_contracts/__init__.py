@@ -1,0 +1,1 @@
+"""Generated gRPC stubs of Troupe, and the server and channel factories that every service uses."""

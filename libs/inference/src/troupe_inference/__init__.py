@@ -1,0 +1,1 @@
+"""Transcripts, renderers, engines and weight updates."""

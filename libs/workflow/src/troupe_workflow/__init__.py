@@ -1,0 +1,1 @@
+"""The scripting library that designs import inside the sandbox."""

@@ -1,0 +1,1 @@
+"""The learner service of Troupe: trainable weights, optimizer, checkpoints."""

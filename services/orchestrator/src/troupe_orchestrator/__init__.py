@@ -1,0 +1,1 @@
+"""The orchestrator of Troupe: runs, rollout trees, grading, credit, stages, eval jobs."""
