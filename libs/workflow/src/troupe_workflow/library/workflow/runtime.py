@@ -1,0 +1,114 @@
+"""Runs one script: `main(fd)` reads the start frame from a stream socket, runs the script as `__main__`,
+reports the result.
+
+In this order: the start frame is read whole before anything of the script is compiled; the channel's thread
+starts; the script runs with its question in the global `question`; if no top-level run reported a result,
+the workflow that the script defined last is run on the question. Nothing is started when this module is
+imported.
+"""
+
+import linecache
+import os
+import random
+import sys
+import traceback
+import types
+
+from . import session
+from .channel import Channel, ChannelClosed
+from .frames import Frame, FrameError, field
+from .runs import Runnable
+from .session import Session, Task
+
+SCRIPT_NAME = "<design>"
+
+EXIT_OK = 0
+EXIT_SCRIPT_FAILED = 1
+# The other side of the pipe did not keep to the contract: not the script's doing.
+EXIT_NO_START = 70
+
+
+def main(fd: int) -> int:
+    """Runs the script that the start frame on `fd` holds; the exit code of its process."""
+    os.set_inheritable(fd, False)
+    channel = Channel(fd)
+    try:
+        start = channel.read_frame()
+        task, script, seed = _parse_start(start)
+    except (OSError, FrameError) as error:
+        print(f"workflow runtime: no start frame: {error}", file=sys.stderr, flush=True)
+        return EXIT_NO_START
+    channel.start()
+    running = Session(task, channel)
+    session.install(running)
+    random.seed(seed)
+    try:
+        return _run(script, running)
+    finally:
+        _flush()
+
+
+def _parse_start(frame: Frame) -> tuple[Task, str, int]:
+    if frame["type"] != "start":
+        raise FrameError(f"the first frame is {frame['type']}, not start")
+    task_type = field(frame, "task_type", str)
+    if task_type not in (session.MATH, session.CODE):
+        raise FrameError(f"task_type must be {session.MATH} or {session.CODE}, got {task_type!r}")
+    task = Task(field(frame, "question", str), task_type, field(frame, "delivery_instruction", str))
+    return task, field(frame, "script", str), field(frame, "seed", int)
+
+
+def _run(script: str, running: Session) -> int:
+    """Runs the script, then its workflow if it ran none."""
+    linecache.cache[SCRIPT_NAME] = (len(script), None, script.splitlines(keepends=True), SCRIPT_NAME)
+    main_module = types.ModuleType("__main__")
+    main_module.__dict__.update(__file__=SCRIPT_NAME, question=running.task.question)
+    sys.modules["__main__"] = main_module
+    sys.argv = [SCRIPT_NAME]
+    try:
+        exec(compile(script, SCRIPT_NAME, "exec", dont_inherit=True), main_module.__dict__)
+        if running.results == 0:
+            _run_last_workflow(main_module, running)
+    except SystemExit as exit_:
+        return _exit_code(exit_)
+    # Whatever a script raises ends it with a traceback, KeyboardInterrupt too.
+    except BaseException as error:
+        _print_error(error)
+        return EXIT_SCRIPT_FAILED
+    return EXIT_OK
+
+
+def _run_last_workflow(main_module: types.ModuleType, running: Session) -> None:
+    defined = [value for value in vars(main_module).values() if isinstance(value, Runnable)]
+    if defined:
+        max(defined, key=lambda runnable: runnable.creation).run(running.task.question)
+
+
+def _exit_code(exit_: SystemExit) -> int:
+    """The exit code that Python would end with."""
+    if exit_.code is None:
+        return EXIT_OK
+    if isinstance(exit_.code, int):
+        return exit_.code & 0xFF
+    print(exit_.code, file=sys.stderr)
+    return EXIT_SCRIPT_FAILED
+
+
+def _print_error(error: BaseException) -> None:
+    """The traceback from the script's first frame on, without the runtime's own."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != SCRIPT_NAME:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        # The script closed it, replaced it, or nobody reads it any more.
+        except (OSError, ValueError, AttributeError):
+            continue
+
+
+__all__ = ["EXIT_NO_START", "EXIT_OK", "EXIT_SCRIPT_FAILED", "ChannelClosed", "main"]
