@@ -1,0 +1,218 @@
+"""What surrounds each call on a server: ids, deadline, typed errors, metrics.
+
+One interceptor does all four, in this order around the servicer's method:
+
+- ids: run, step, task and execution ids from the metadata are bound to all that the call logs;
+- deadline: a unary call without one gets `UNARY_SECONDS`; a stream on which nothing moves ends after `IDLE_SECONDS`;
+- errors: a `ServiceError` becomes its status with details; any other exception becomes INTERNAL with an error id, and
+  its traceback goes to the log under that id, never to the client;
+- metrics: calls and seconds by service, method and code.
+
+Servicer methods are `async def` (coroutines or async generators). A plain function, which would block the loop, is
+answered as UNIMPLEMENTED; so are the methods of the generated base class.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from troupe_contracts.errors import DeadlineExceeded, Internal, ServiceError, Unimplemented
+from troupe_contracts.log import get_logger, metadata_to_ids
+
+UNARY_SECONDS: Final = 600.0
+IDLE_SECONDS: Final = 3600.0
+
+CALLS: Final = Counter("troupe_rpc_calls_total", "Calls that ended.", ["service", "method", "code"])
+SECONDS: Final = Histogram(
+    "troupe_rpc_seconds",
+    "Seconds from a call's start to its end.",
+    ["service", "method", "code"],
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+)
+IN_FLIGHT: Final = Gauge("troupe_rpc_in_flight", "Calls under way.", ["service", "method"])
+
+# A string: gRPC's class takes type arguments in its stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+_CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+_log = get_logger()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of every service of a server."""
+
+    def __init__(self, unary_seconds: float = UNARY_SECONDS, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._unary_seconds = unary_seconds
+        self._idle_seconds = idle_seconds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        handler = await continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
+            return handler
+        return _wrapped(handler, _Call(handler_call_details.method, self._unary_seconds, self._idle_seconds))
+
+
+class _Call:
+    """One method of a server, and what surrounds each call of it."""
+
+    def __init__(self, method: str, unary_seconds: float, idle_seconds: float) -> None:
+        _, self.service, self.name = method.split("/", 2)
+        self.unary_seconds = unary_seconds
+        # Watching health for days without a change is what health is for.
+        self.idle_seconds = idle_seconds if self.service.startswith("troupe.") else None
+
+    @contextlib.asynccontextmanager
+    async def around(self, context: Context) -> AsyncIterator[None]:
+        """Ids, errors and metrics."""
+        structlog.contextvars.bind_contextvars(**metadata_to_ids(dict(context.invocation_metadata() or ())))
+        started = time.perf_counter()
+        code = "OK"
+        IN_FLIGHT.labels(self.service, self.name).inc()
+        try:
+            yield
+            code = _code_name(context)
+        except grpc.aio.AbortError:
+            code = _code_name(context)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except ServiceError as error:
+            code = error.code.name
+            await _abort(context, error)
+        except Exception:
+            # The one place that must catch everything: whatever it is, the client gets an id and the log the rest.
+            code = grpc.StatusCode.INTERNAL.name
+            error_id = uuid.uuid4().hex[:12]
+            _log.exception("call failed", rpc=f"{self.service}/{self.name}", error_id=error_id)
+            await _abort(
+                context,
+                Internal(
+                    f"{self.service}/{self.name} failed; the service's log has the cause as error_id {error_id}"
+                ),
+            )
+        finally:
+            IN_FLIGHT.labels(self.service, self.name).dec()
+            labels = (self.service, self.name, code)
+            CALLS.labels(*labels).inc()
+            SECONDS.labels(*labels).observe(time.perf_counter() - started)
+
+    @contextlib.asynccontextmanager
+    async def within_deadline(self, context: Context) -> AsyncIterator[None]:
+        """Ends a unary call that the client gave no deadline; gRPC itself enforces the client's."""
+        if context.time_remaining() is not None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self.unary_seconds) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"{self.name} took longer than {self.unary_seconds:g} s, the limit of a call without a deadline; "
+                "set a deadline to wait longer"
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def while_moving(self) -> AsyncIterator[Callable[[], None]]:
+        """Ends a stream on which nothing moves; the caller calls what it yields at each message, in or out."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.idle_seconds) as limit:
+
+                def moved() -> None:
+                    if self.idle_seconds is not None:
+                        limit.reschedule(loop.time() + self.idle_seconds)
+
+                yield moved
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"no message on the stream {self.name} for {self.idle_seconds:g} s; call again from the last event"
+            ) from None
+
+
+def _wrapped(handler: Handler, call: _Call) -> Handler:
+    make: Callable[..., Handler]
+    if handler.unary_unary:
+        make, behaviour = grpc.unary_unary_rpc_method_handler, _unary(handler.unary_unary, call)
+    elif handler.stream_unary:
+        make, behaviour = grpc.stream_unary_rpc_method_handler, _unary(handler.stream_unary, call)
+    elif handler.unary_stream:
+        make, behaviour = grpc.unary_stream_rpc_method_handler, _stream(handler.unary_stream, call)
+    else:
+        make, behaviour = grpc.stream_stream_rpc_method_handler, _stream(handler.stream_stream, call)
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def _unary(method: Any, call: _Call) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def unary(request: Any, context: Context) -> Any:
+        async with call.around(context), call.within_deadline(context):
+            return await method(request, context)
+
+    return unary if inspect.iscoroutinefunction(method) else _unimplemented(call)
+
+
+def _stream(method: Any, call: _Call) -> Callable[[Any, Context], Any]:
+    async def generated(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with call.around(context), call.while_moving() as moved:
+            async with contextlib.aclosing(method(_observed(request, moved), context)) as responses:
+                async for response in responses:
+                    moved()
+                    yield response
+                    moved()
+
+    async def written(request: Any, context: Context) -> None:
+        async with call.around(context), call.while_moving() as moved:
+            await method(_observed(request, moved), context)
+
+    if inspect.isasyncgenfunction(method):
+        return generated
+    return written if inspect.iscoroutinefunction(method) else _unimplemented(call)
+
+
+def _unimplemented(call: _Call) -> Callable[[Any, Context], Awaitable[Any]]:
+    """For a method that the servicer left to its generated base class, which is a plain function."""
+
+    async def refuse(_request: Any, context: Context) -> Any:
+        async with call.around(context):
+            raise Unimplemented(f"{call.service}/{call.name} is not served here (no `async def` for it)")
+
+    return refuse
+
+
+def _observed(request: Any, moved: Callable[[], None]) -> Any:
+    """A unary request as it is; a stream of requests with `moved` called at each."""
+    if not hasattr(request, "__aiter__"):
+        return request
+
+    async def observed() -> AsyncIterator[Any]:
+        async for message in request:
+            moved()
+            yield message
+
+    return observed()
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    await context.abort(error.code, error.message, error.trailers())
+
+
+def _code_name(context: Context) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else _CODE_NAMES.get(code or 0, "UNKNOWN")

@@ -1,0 +1,101 @@
+"""Structured logs: one JSON line (or one console line) per event, on stderr.
+
+`bind` ties ids to everything that the current task logs from then on; the channel forwards them as metadata and the
+server binds them again, so one execution can be followed through all services by its id.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Literal
+from urllib.parse import quote, unquote
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# Bound id -> metadata key that carries it from service to service.
+ID_KEYS: Final[Mapping[str, str]] = {
+    "run": "troupe-run-id",
+    "step": "troupe-step",
+    "task": "troupe-task-id",
+    "execution": "troupe-execution-id",
+}
+_MAX_ID_CHARACTERS: Final = 256
+
+
+def configure(level: LogLevel = "info", style: LogFormat = "json", service: str = "") -> None:
+    """Sets up structlog, and the standard library's root logger with the same output, for this process."""
+
+    def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if service:
+            event.setdefault("service", service)
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_service,
+    ]
+    last: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if style == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=shared,
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+def get_logger(**values: object) -> FilteringBoundLogger:
+    """A logger; `values` stand in each of its lines."""
+    logger: FilteringBoundLogger = structlog.get_logger(**values)
+    return logger
+
+
+def bind(**ids: object) -> None:
+    """Ties ids to all that this task, and tasks it starts from now on, log: `bind(run=…, step=…)`."""
+    structlog.contextvars.bind_contextvars(**ids)
+
+
+@contextmanager
+def bound(**ids: object) -> Iterator[None]:
+    """`bind` for the length of a block."""
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield
+
+
+def ids_to_metadata() -> tuple[tuple[str, str], ...]:
+    """Metadata that carries the bound ids. Percent-encoded, since metadata is ASCII."""
+    values = structlog.contextvars.get_contextvars()
+    return tuple(
+        (key, quote(str(values[name])[:_MAX_ID_CHARACTERS]))
+        for name, key in ID_KEYS.items()
+        if name in values
+    )
+
+
+def metadata_to_ids(metadata: Mapping[str, str | bytes]) -> dict[str, str]:
+    """The ids that `ids_to_metadata` sent."""
+    found: dict[str, str] = {}
+    for name, key in ID_KEYS.items():
+        value = metadata.get(key)
+        if isinstance(value, str):
+            found[name] = unquote(value)[:_MAX_ID_CHARACTERS]
+    return found
