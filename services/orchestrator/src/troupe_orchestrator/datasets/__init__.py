@@ -1,0 +1,1 @@
+"""Problem files: bytes in, tasks and the errors of single lines out."""

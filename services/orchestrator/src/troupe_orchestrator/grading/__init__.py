@@ -1,0 +1,1 @@
+"""Strict, typed grading: values against references, programs against hidden tests."""
