@@ -1,7 +1,7 @@
 """The digest of a batch of sequences, and what makes a sequence well formed.
 
-Sender and learner both compute the digest; a step is applied once per digest, so the bytes below never change without a
-new header. All integers and floats are little-endian.
+Sender and learner both compute the digest; a step is applied once per digest, so the bytes below never change
+without a new header. All integers and floats are little-endian.
 
     header          16 bytes: b"troupe.batch.v1\\n"
     per sequence, in order:
@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from troupe.v1 import learner_pb2
+
 from troupe_contracts.errors import InvalidArgument
 
 HEADER: Final = b"troupe.batch.v1\n"
@@ -46,8 +47,8 @@ def validate(sequence: learner_pb2.Sequence, field: str = "sequence") -> None:
     """Checks one sequence; `field` is what an error calls it, such as "sequences[3]".
 
     Raises:
-        InvalidArgument: empty id or tokens, arrays of unequal length, a weight at position 0 (nothing predicts the
-            first token), or a value that is not finite.
+        InvalidArgument: empty id or tokens, arrays of unequal length, a weight at position 0 (nothing
+            predicts the first token), or a value that is not finite.
     """
     if not sequence.id:
         raise InvalidArgument(f"{field}.id", "is empty: send the conversation's tree id")
@@ -73,7 +74,8 @@ def validate(sequence: learner_pb2.Sequence, field: str = "sequence") -> None:
     if sequence.weights[0] != 0:
         raise InvalidArgument(
             f"{field}.weights",
-            f"is {sequence.weights[0]:g} at position 0 of {sequence.id}: nothing predicts the first token, send 0",
+            f"is {sequence.weights[0]:g} at position 0 of {sequence.id}: "
+            "nothing predicts the first token, send 0",
         )
 
 

@@ -3,13 +3,14 @@
 One interceptor does all four, in this order around the servicer's method:
 
 - ids: run, step, task and execution ids from the metadata are bound to all that the call logs;
-- deadline: a unary call without one gets `UNARY_SECONDS`; a stream on which nothing moves ends after `IDLE_SECONDS`;
-- errors: a `ServiceError` becomes its status with details; any other exception becomes INTERNAL with an error id, and
-  its traceback goes to the log under that id, never to the client;
+- deadline: a unary call without one gets `UNARY_SECONDS`; a stream on which nothing moves ends after
+  `IDLE_SECONDS`;
+- errors: a `ServiceError` becomes its status with details; any other exception becomes INTERNAL with an error
+  id, and its traceback goes to the log under that id, never to the client;
 - metrics: calls and seconds by service, method and code.
 
-Servicer methods are `async def` (coroutines or async generators). A plain function, which would block the loop, is
-answered as UNIMPLEMENTED; so are the methods of the generated base class.
+Servicer methods are `async def` (coroutines or async generators). A plain function, which would block the
+loop, is answered as UNIMPLEMENTED; so are the methods of the generated base class.
 """
 
 import asyncio
@@ -94,15 +95,13 @@ class _Call:
             code = error.code.name
             await _abort(context, error)
         except Exception:
-            # The one place that must catch everything: whatever it is, the client gets an id and the log the rest.
+            # The one place that must catch everything: the client gets an id, the log gets the rest.
             code = grpc.StatusCode.INTERNAL.name
             error_id = uuid.uuid4().hex[:12]
-            _log.exception("call failed", rpc=f"{self.service}/{self.name}", error_id=error_id)
+            rpc = f"{self.service}/{self.name}"
+            _log.exception("call failed", rpc=rpc, error_id=error_id)
             await _abort(
-                context,
-                Internal(
-                    f"{self.service}/{self.name} failed; the service's log has the cause as error_id {error_id}"
-                ),
+                context, Internal(f"{rpc} failed; the service's log has the cause as error_id {error_id}")
             )
         finally:
             IN_FLIGHT.labels(self.service, self.name).dec()
@@ -123,13 +122,13 @@ class _Call:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(
-                f"{self.name} took longer than {self.unary_seconds:g} s, the limit of a call without a deadline; "
-                "set a deadline to wait longer"
+                f"{self.name} took longer than {self.unary_seconds:g} s, "
+                "the limit of a call without a deadline; set a deadline to wait longer"
             ) from None
 
     @contextlib.asynccontextmanager
     async def while_moving(self) -> AsyncIterator[Callable[[], None]]:
-        """Ends a stream on which nothing moves; the caller calls what it yields at each message, in or out."""
+        """Ends a stream on which nothing moves; yields what is to be called at each message, in or out."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.idle_seconds) as limit:
@@ -143,7 +142,8 @@ class _Call:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(
-                f"no message on the stream {self.name} for {self.idle_seconds:g} s; call again from the last event"
+                f"no message on the stream {self.name} for {self.idle_seconds:g} s; "
+                "call again from the last event"
             ) from None
 
 
@@ -170,12 +170,14 @@ def _unary(method: Any, call: _Call) -> Callable[[Any, Context], Awaitable[Any]]
 
 def _stream(method: Any, call: _Call) -> Callable[[Any, Context], Any]:
     async def generated(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with call.around(context), call.while_moving() as moved:
-            async with contextlib.aclosing(method(_observed(request, moved), context)) as responses:
-                async for response in responses:
-                    moved()
-                    yield response
-                    moved()
+        async with (
+            call.around(context),
+            call.while_moving() as moved,
+            contextlib.aclosing(method(_observed(request, moved), context)) as responses,
+        ):
+            async for response in responses:
+                yield response
+                moved()
 
     async def written(request: Any, context: Context) -> None:
         async with call.around(context), call.while_moving() as moved:

@@ -1,13 +1,14 @@
 """The channel that every client uses.
 
-`connect` gives a channel with the limits of `wire`, retries declared in the service config, a default deadline on unary
-calls, and the bound ids (`log.bind`) as metadata on every call. Streams get no deadline: keepalive ends those whose
-peer is gone.
+`connect` gives a channel with the limits of `wire`, retries declared in the service config, a default
+deadline on unary calls, and the bound ids (`log.bind`) as metadata on every call. Streams get no deadline:
+keepalive ends those whose peer is gone.
 
-Retries are declared for calls that only read, on UNAVAILABLE only. `Policy.Generate` is not among them: it is stateless,
-but a generation that was lost may be running still, and the caller knows other replicas; gRPC's own transparent retry
-of a call that never reached a server applies to it as to all. A mutating call is never retried here; those that are
-idempotent by contract (TrainStep, SubmitBatch, CreateRun) are called again by whoever owns the operation.
+Retries are declared for calls that only read, on UNAVAILABLE only. `Policy.Generate` is not among them: it is
+stateless, but a generation that was lost may be running still, and the caller knows other replicas; gRPC's
+own transparent retry of a call that never reached a server applies to it as to all. A mutating call is never
+retried here; those that are idempotent by contract (TrainStep, SubmitBatch, CreateRun) are called again by
+whoever owns the operation.
 """
 
 import json
@@ -54,7 +55,7 @@ SERVICE_CONFIG: Final = json.dumps(
 
 
 def connect(target: str, default_deadline: float = DEFAULT_DEADLINE_SECONDS) -> grpc.aio.Channel:
-    """A channel to `target` ("host:port"); connects at the first call. Close it, or use it as a context manager.
+    """A channel to `target` ("host:port"); connects at the first call. Close it, or use it with `async with`.
 
     Args:
         default_deadline: seconds for a unary call that names no `timeout` of its own.
@@ -66,7 +67,8 @@ def connect(target: str, default_deadline: float = DEFAULT_DEADLINE_SECONDS) -> 
 class _Channel(grpc.aio.Channel):
     """Adds metadata and deadline to each call and hands it on.
 
-    Not a chain of client interceptors: those wrap the call objects of streams and pass every message through a queue.
+    Not a chain of client interceptors: those wrap the call objects of streams and pass every message through
+    a queue.
     """
 
     def __init__(self, inner: grpc.aio.Channel, default_deadline: float) -> None:

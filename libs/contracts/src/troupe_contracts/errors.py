@@ -1,18 +1,20 @@
+# ruff: noqa: N818 - the classes are named after the status that they become
 """Typed errors: raised in a servicer, read on the client side.
 
-A servicer raises one of the `ServiceError`s; the server's interceptor (`calls`) sends it as a gRPC status with
-`google.rpc` details. Anything else that a servicer lets out becomes INTERNAL with an error id. On the client side
-`describe`, `is_infrastructure` and `retry_delay` read whatever status came, ours or another server's.
+A servicer raises one of the `ServiceError`s; the server's interceptor (`calls`) sends it as a gRPC status
+with `google.rpc` details. Anything else that a servicer lets out becomes INTERNAL with an error id. On the
+client side `describe`, `is_infrastructure` and `retry_delay` read whatever status came, ours or another
+server's.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
 from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
@@ -171,7 +173,7 @@ class Internal(ServiceError):
 
 
 class Relayed(ServiceError):
-    """Another service's error, passed on with its code, details and retry delay by a service that only forwards."""
+    """Another service's error, passed on with code, details and retry delay by one that only forwards."""
 
     def __init__(self, error: grpc.RpcError, source: str) -> None:
         self.code = code_of(error)
@@ -231,7 +233,8 @@ def _message(error: grpc.RpcError) -> str:
 
 
 def _trailers(error: grpc.RpcError) -> list[tuple[str, str | bytes]]:
-    metadata = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    # gRPC's stubs take a pair of metadata for a class that cannot be unpacked.
+    metadata: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
     return [(str(key), value) for key, value in metadata or ()]
 
 

@@ -1,10 +1,12 @@
 """Refuses a caller that has lost the store's lease.
 
-The orchestrator that holds the lease of a store sends a token with every mutating call; a new holder has a higher one.
-A service that has seen the higher token refuses the lower, so an orchestrator that was only thought dead changes nothing.
+The orchestrator that holds the lease of a store sends a token with every mutating call; a new holder has a
+higher one. A service that has seen the higher token refuses the lower, so an orchestrator that was only
+thought dead changes nothing.
 """
 
 from troupe.v1 import common_pb2
+
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument
 
 
@@ -33,7 +35,7 @@ class FenceGuard:
         if fence.token < highest:
             raise FailedPrecondition(
                 f"fence of store {fence.store_id}",
-                f"token {fence.token} is stale, {highest} has been seen: another orchestrator took the lease; "
-                "take it again before calling",
+                f"token {fence.token} is stale, {highest} has been seen: "
+                "another orchestrator took the lease; take it again before calling",
             )
         self._highest[fence.store_id] = fence.token

@@ -1,14 +1,14 @@
 """Whether a server's services can be used, as `grpc.health.v1` tells it.
 
-A service holds a `Health`, gives it to `server.serve`, and sets itself out of rotation and back. Before the server
-starts, and once it drains, nothing is serving whatever the service says.
+A service holds a `Health`, gives it to `server.serve`, and sets itself out of rotation and back. Before the
+server starts, and once it drains, nothing is serving whatever the service says.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING

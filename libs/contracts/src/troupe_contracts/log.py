@@ -1,7 +1,7 @@
 """Structured logs: one JSON line (or one console line) per event, on stderr.
 
-`bind` ties ids to everything that the current task logs from then on; the channel forwards them as metadata and the
-server binds them again, so one execution can be followed through all services by its id.
+`bind` ties ids to everything that the current task logs from then on; the channel forwards them as metadata
+and the server binds them again, so one execution can be followed through all services by its id.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Ends this process when the one that started it ends, however that ends.
 
-Linux only (PR_SET_PDEATHSIG). The signal comes when the *thread* that started this process ends, so a supervisor starts
-its children from a thread that lives as long as it does.
+Linux only (PR_SET_PDEATHSIG). The signal comes when the *thread* that started this process ends, so a
+supervisor starts its children from a thread that lives as long as it does.
 """
 
 import ctypes

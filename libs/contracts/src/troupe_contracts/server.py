@@ -1,9 +1,9 @@
 """The server that every Python service runs.
 
-`serve` is a service's whole main function: it starts one grpc.aio server with health, reflection and /metrics, writes
-the ready file, and drains on SIGTERM or SIGINT: health goes NOT_SERVING, no new call is taken, calls in flight get
-`drain_seconds`, what is left is cancelled. A second signal ends the grace. `start` does the same without signals, for
-tests and for programs that run several servers.
+`serve` is a service's whole main function: it starts one grpc.aio server with health, reflection and
+/metrics, writes the ready file, and drains on SIGTERM or SIGINT: health goes NOT_SERVING, no new call is
+taken, calls in flight get `drain_seconds`, what is left is cancelled. A second signal ends the grace. `start`
+does the same without signals, for tests and for programs that run several servers.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from prometheus_client import start_http_server
 
 from troupe_contracts import log
@@ -36,7 +36,7 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _logger = log.get_logger()
 
 
-class CannotListen(OSError):
+class ListenError(OSError):
     """An address could not be bound."""
 
 
@@ -68,7 +68,7 @@ async def start(
     """Starts a server on `settings.listen`; `register` adds the servicers, and may take as long as it needs.
 
     Raises:
-        CannotListen: an address is taken or not ours.
+        ListenError: an address is taken or not ours.
     """
     health = health or Health()
     server = grpc.aio.server(interceptors=[interceptor or CallInterceptor()], options=list(SERVER_OPTIONS))
@@ -81,14 +81,14 @@ async def start(
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
-        raise CannotListen(
+        raise ListenError(
             f"TROUPE_LISTEN={settings.listen}: cannot listen there; take another port"
         ) from error
     metrics_host, metrics_port = split_address(settings.metrics)
     try:
         http, thread = start_http_server(metrics_port, metrics_host)
     except OSError as error:
-        raise CannotListen(
+        raise ListenError(
             f"TROUPE_METRICS={settings.metrics}: {error.strerror}; take another port"
         ) from error
 
@@ -123,8 +123,8 @@ async def serve(
         name: of the service, for logs and the ready file.
         register: adds the servicers; a signal that comes while it loads a model cancels it.
         service_names: full names of the services, such as "troupe.v1.Policy".
-        on_drain: called once when draining begins, before calls in flight get their grace; also when `register` was
-            cancelled.
+        on_drain: called once when draining begins, before calls in flight get their grace; also when
+            `register` was cancelled.
         health: to be given when the service sets itself out of rotation.
     """
     if settings.die_with_parent:
@@ -141,7 +141,7 @@ async def serve(
             return
         try:
             running = starting.result()
-        except CannotListen as error:
+        except ListenError as error:
             print(f"{name}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         _logger.info("serving", target=running.target, metrics=running.metrics)

@@ -1,6 +1,6 @@
-"""What a service is told at start: environment variables with the prefix TROUPE_, checked before anything runs.
+"""What a service is told at start: environment variables with the prefix TROUPE_.
 
-An unknown TROUPE_ variable stops the start-up, naming itself: an option that nobody reads is an error, not a no-op.
+An unknown one stops the start-up, naming itself: an option that nobody reads is an error, not a no-op.
 """
 
 import difflib
@@ -30,8 +30,8 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 class ServiceSettings(BaseModel):
     """Settings of every service; a service subclasses it with its own fields.
 
-    `load` reads the environment: field `ready_file` is TROUPE_READY_FILE. Constructed directly (in tests), a settings
-    object holds what it is given and nothing of the environment.
+    `load` reads the environment: field `ready_file` is TROUPE_READY_FILE. Constructed directly (in tests), a
+    settings object holds what it is given and nothing of the environment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -57,7 +57,7 @@ class ServiceSettings(BaseModel):
         """The settings from the environment; on a bad one prints what is wrong and exits with status 2."""
         try:
             return cls.read(os.environ if environ is None else environ)
-        except SettingsProblem as problem:
+        except SettingsError as problem:
             print(problem, file=sys.stderr)
             raise SystemExit(2) from None
 
@@ -66,7 +66,7 @@ class ServiceSettings(BaseModel):
         """The settings from `environ`.
 
         Raises:
-            SettingsProblem: variables that are unknown or have an invalid value, all of them.
+            SettingsError: variables that are unknown or have an invalid value, all of them.
         """
         fields = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
         given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
@@ -75,9 +75,9 @@ class ServiceSettings(BaseModel):
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsProblem(problems + cls._invalid(error, given)) from error
+            raise SettingsError(problems + cls._invalid(error, given)) from error
         if problems:
-            raise SettingsProblem(problems)
+            raise SettingsError(problems)
         return settings
 
     @classmethod
@@ -93,7 +93,7 @@ class ServiceSettings(BaseModel):
         return lines
 
 
-class SettingsProblem(ValueError):
+class SettingsError(ValueError):
     """Every variable that is unknown or has an invalid value, one line each."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -1,13 +1,14 @@
 """Limits that both ends of a connection must agree on.
 
-gRPC's own defaults are wrong for us on purpose-built points: messages above 4 MiB are refused, a dead peer is noticed by
-nobody, and two processes may listen on one port without an error.
+gRPC's own defaults do not fit: messages above 4 MiB are refused, a dead peer is
+noticed by nobody, and two processes may listen on one port without an error.
 """
 
 from typing import Final, TypeAlias
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
-# Trailers carry an error's text and its details; gRPC's limit of 16 KiB would replace both with a transport error.
+# Trailers carry an error's text and its details; gRPC's limit of 16 KiB would replace both with a transport
+# error.
 MAX_METADATA_BYTES: Final = 64 * 2**10
 MAX_CONCURRENT_STREAMS: Final = 4096
 KEEPALIVE_SECONDS: Final = 20.0
