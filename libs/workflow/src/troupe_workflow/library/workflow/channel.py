@@ -164,5 +164,6 @@ class Channel:
     def _leave_to_parent(self) -> None:
         os.close(self._fd)
         self._send_lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(MAX_CALLS_IN_FLIGHT)
         self._waiting = {}
         self._closed_because = "this is a forked child, and only the script's own process can call agents"

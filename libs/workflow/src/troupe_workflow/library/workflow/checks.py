@@ -62,6 +62,14 @@ def number(owner: str, argument: str, value: object, *, above: float | None = No
         raise ValueError(_refuse(owner, argument, wanted, value))
 
 
+def numbers(owner: str, argument: str, values: object) -> None:
+    """A list or tuple of finite numbers."""
+    if not isinstance(values, list | tuple):
+        raise TypeError(_refuse(owner, argument, "a list of numbers", values))
+    for index, value in enumerate(values):
+        number(owner, f"{argument}[{index}]", value)
+
+
 def choice(owner: str, argument: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(_refuse(owner, argument, "one of " + ", ".join(choices), value))

@@ -36,9 +36,7 @@ class EnsembleNode(WorkflowNode):
         if strategy == "consensus" and consensus_agent is None:
             raise ValueError("EnsembleNode: strategy consensus needs a consensus_agent")
         if weights is not None:
-            checks.instance("EnsembleNode", "weights", weights, list)
-            for index, weight in enumerate(weights):
-                checks.number("EnsembleNode", f"weights[{index}]", weight)
+            checks.numbers("EnsembleNode", "weights", weights)
             if len(weights) != len(agents):
                 raise ValueError(
                     f"EnsembleNode: {len(weights)} weights for {len(agents)} agents: give one for each"

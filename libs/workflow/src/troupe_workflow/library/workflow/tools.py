@@ -33,6 +33,9 @@ class ToolRegistry:
         checks.function("ToolRegistry.register", "func", func)
         checks.text("ToolRegistry.register", "description", description)
         checks.instance("ToolRegistry.register", "parameters", parameters, dict, optional=True)
+        if parameters is not None:
+            properties = parameters.get("properties", {})
+            checks.instance("ToolRegistry.register", "parameters['properties']", properties, dict)
         self._tools[name] = {
             "function": func,
             "description": description,

@@ -1,8 +1,7 @@
 r"""Reads a critic's verdict. Pure.
 
-Only an explicit verdict counts: what follows the last "verdict" in the review, else its last line when that
-is nothing but a judgement. "INCORRECT", "not correct", "isn't correct" and "CORRECT or INCORRECT" are no
-approval.
+Only an explicit verdict counts: the last line when that is nothing but a judgement, else what follows the last
+"verdict". "INCORRECT", "not correct", "isn't correct" and "CORRECT or INCORRECT" are no approval.
 """
 
 import re
@@ -25,6 +24,8 @@ _LAST_LINE = re.compile(rf"{_SUBJECT}{_JUDGEMENT}\s*[.!]*", re.IGNORECASE)
 def says_correct(review: str) -> bool:
     """Whether the review states that the answer is correct."""
     text = _MARKUP.sub("", review).replace("’", "'").strip()
-    found = list(_VERDICT.finditer(text))
-    decision = found[-1] if found else _LAST_LINE.fullmatch(text.splitlines()[-1].strip() if text else "")
+    decision = _LAST_LINE.fullmatch(text[text.rfind("\n") + 1 :].strip())
+    if decision is None:
+        stated = list(_VERDICT.finditer(text))
+        decision = stated[-1] if stated else None
     return decision is not None and decision["not"] is None and decision["word"].lower() == "correct"

@@ -30,7 +30,7 @@ def answer_of(reply: str) -> str | None:
     value = replies.boxed(reply)
     if not value:
         value = replies.delivery(reply)
-    return normalise_value(value) if value else None
+    return (value and normalise_value(value)) or None
 
 
 def winner(answers: Sequence[str | None], weights: Sequence[float]) -> int | None:
