@@ -49,7 +49,7 @@ class ServiceSettings(BaseModel):
         default=False, description="true: end when the process that started this one ends"
     )
     drain_seconds: float = Field(
-        10.0, ge=0, description="seconds that calls in flight get on SIGTERM, 0 or more"
+        default=10.0, ge=0, description="seconds that calls in flight get on SIGTERM, 0 or more"
     )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
     log_format: LogFormat = Field(default="json", description="json or console")
