@@ -53,7 +53,6 @@ class CreateEvalJobRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
-    SUITE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client, for idempotency. Empty lets the server choose."""
     dataset_name: _builtins.str
@@ -66,8 +65,6 @@ class CreateEvalJobRequest(_message.Message):
     """Executions per problem, at least 1."""
     limit: _builtins.int
     """Only the first so many problems; 0 is all."""
-    suite: _builtins.str
-    """Items of a split of the orchestrator's own suite instead of `dataset`: "starter:held_out"."""
     @_builtins.property
     def sampling(self) -> _common_pb2.Sampling: ...
     def __init__(
@@ -80,11 +77,10 @@ class CreateEvalJobRequest(_message.Message):
         samples: _builtins.int = ...,
         limit: _builtins.int = ...,
         sampling: _common_pb2.Sampling | None = ...,
-        suite: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "samples", b"samples", "sampling", b"sampling", "suite", b"suite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "samples", b"samples", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,7 +136,7 @@ class BatchHeader(_message.Message):
     run_id: _builtins.str
     policy_id: _builtins.str
     step: _builtins.int
-    """Number of the step in the run, from 1."""
+    """Number of this policy's update in the run, from 1. Steps that have nothing to train for a policy take no number."""
     digest: _builtins.bytes
     """SHA-256 over the sequences in order; troupe_contracts.batch defines the bytes."""
     sequence_count: _builtins.int

@@ -16,7 +16,15 @@ from troupe_orchestrator.credit.groups import (
     group_by,
     standardized,
 )
-from troupe_orchestrator.credit.types import Advantages, Group, GroupBy, OutcomeError, Outcomes, TurnKey, Values
+from troupe_orchestrator.credit.types import (
+    Advantages,
+    Group,
+    GroupBy,
+    OutcomeError,
+    Outcomes,
+    TurnKey,
+    Values,
+)
 
 
 class AgentTurnOptions(BaseModel):
@@ -59,9 +67,7 @@ def agent_turn(outcomes: Outcomes, options: AgentTurnOptions, values: Values | N
         designer={
             sample: advantage
             for group in designs
-            for sample, advantage in standardized(
-                group, outcomes.design_rewards, options.std, options.epsilon
-            ).items()
+            for sample, advantage in standardized(group, outcomes.design_rewards, options.std, options.epsilon).items()
         },
         executor=dict.fromkeys(rewards, 0.0),
         groups=designs + tuple(groups),

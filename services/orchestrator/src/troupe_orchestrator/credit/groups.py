@@ -38,9 +38,7 @@ def designer_groups(outcomes: Outcomes) -> tuple[Group, ...]:
 def executor_groups(outcomes: Outcomes, by: GroupBy) -> tuple[Group, ...]:
     """All executions of each task, or the N of each design."""
     keys = {
-        execution.execution_id: (execution.task_id,)
-        if by == "task"
-        else (execution.task_id, execution.design_id)
+        execution.execution_id: (execution.task_id,) if by == "task" else (execution.task_id, execution.design_id)
         for execution in outcomes.executions
     }
     return group_by("executor", keys, executor_rewards(outcomes))

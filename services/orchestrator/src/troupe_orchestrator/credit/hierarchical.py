@@ -41,9 +41,7 @@ def hierarchical(outcomes: Outcomes, options: HierarchicalOptions, values: Value
         designer={
             sample: advantage
             for group in designs
-            for sample, advantage in standardized(
-                group, outcomes.design_rewards, options.std, options.epsilon
-            ).items()
+            for sample, advantage in standardized(group, outcomes.design_rewards, options.std, options.epsilon).items()
         },
         executor={
             sample: advantage

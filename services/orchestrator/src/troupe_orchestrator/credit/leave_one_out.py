@@ -32,9 +32,7 @@ def leave_one_out(outcomes: Outcomes, options: LeaveOneOutOptions, values: Value
             for sample, advantage in without_oneself(group, outcomes.design_rewards).items()
         },
         executor={
-            sample: advantage
-            for group in executions
-            for sample, advantage in without_oneself(group, rewards).items()
+            sample: advantage for group in executions for sample, advantage in without_oneself(group, rewards).items()
         },
         groups=designs + executions,
     )

@@ -95,9 +95,7 @@ def _role_weights(sequences: list[TrainedSequence], normalization: RoleNormaliza
             raise ValueError(f"sequence {sequence.sequence_id} has no trained token: leave it out")
     tokens_of_sample: dict[str, int] = {}
     for sequence in sequences:
-        tokens_of_sample[sequence.sample_id] = (
-            tokens_of_sample.get(sequence.sample_id, 0) + sequence.trained_tokens
-        )
+        tokens_of_sample[sequence.sample_id] = tokens_of_sample.get(sequence.sample_id, 0) + sequence.trained_tokens
     tokens = sum(tokens_of_sample.values())
     weights = {}
     for sequence in sequences:

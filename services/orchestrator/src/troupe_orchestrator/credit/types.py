@@ -100,9 +100,7 @@ class Outcomes:
             raise OutcomeError("two turns share one conversation and position")
         for turn in self.turns:
             if turn.execution_id not in self.execution_by_id:
-                raise OutcomeError(
-                    f"a turn of {turn.conversation_id} names the unknown execution {turn.execution_id}"
-                )
+                raise OutcomeError(f"a turn of {turn.conversation_id} names the unknown execution {turn.execution_id}")
 
     @cached_property
     def execution_by_id(self) -> Mapping[str, ExecutionOutcome]:

@@ -1,0 +1,1 @@
+"""Eval jobs and single questions over the same rollout."""

@@ -1,0 +1,101 @@
+"""The Evaluation service: a thin shell over `EvalJobs`."""
+
+from collections.abc import AsyncIterator
+
+from troupe.v1 import evaluation_pb2, evaluation_pb2_grpc
+from troupe_contracts.calls import Context
+from troupe_contracts.errors import InvalidArgument
+
+from troupe_orchestrator.evaluation.jobs import EvalJobs
+from troupe_orchestrator.store import evals as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalRecord
+from troupe_orchestrator.training.run_loop import parse_version
+from troupe_orchestrator.training.service import page_size, parse_page_token, required, timestamp
+
+
+class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
+    """Serves troupe.v1.Evaluation."""
+
+    def __init__(self, jobs: EvalJobs, database: Database) -> None:
+        self._jobs = jobs
+        self._database = database
+
+    async def CreateEvalJob(
+        self, request: evaluation_pb2.CreateEvalJobRequest, context: Context
+    ) -> evaluation_pb2.EvalJob:
+        return await self._message(await self._jobs.create(request))
+
+    async def GetEvalJob(self, request: evaluation_pb2.GetEvalJobRequest, context: Context) -> evaluation_pb2.EvalJob:
+        return await self._message(await self._jobs.get(required(request.job_id, "job_id")))
+
+    async def ListEvalJobs(
+        self, request: evaluation_pb2.ListEvalJobsRequest, context: Context
+    ) -> evaluation_pb2.ListEvalJobsResponse:
+        size = page_size(request.page_size)
+        records = await store.list_jobs(self._database, size + 1, parse_page_token(request.page_token))
+        last = records[size - 1] if len(records) > size else None
+        return evaluation_pb2.ListEvalJobsResponse(
+            jobs=[await self._message(record) for record in records[:size]],
+            next_page_token="" if last is None else f"{last.created_at!r}/{last.job_id}",
+        )
+
+    async def WatchEvalJob(
+        self, request: evaluation_pb2.WatchEvalJobRequest, context: Context
+    ) -> AsyncIterator[evaluation_pb2.EvalEvent]:
+        told = request.after_event_id
+        async for record in self._jobs.changes(required(request.job_id, "job_id")):
+            job = await self._message(record)
+            ended = job.state != evaluation_pb2.EVAL_STATE_RUNNING
+            if job.items_done > told or ended:
+                told = job.items_done
+                yield evaluation_pb2.EvalEvent(event_id=told, job=job)
+
+    async def CancelEvalJob(
+        self, request: evaluation_pb2.CancelEvalJobRequest, context: Context
+    ) -> evaluation_pb2.EvalJob:
+        return await self._message(await self._jobs.cancel(required(request.job_id, "job_id")))
+
+    async def ListEvalItems(
+        self, request: evaluation_pb2.ListEvalItemsRequest, context: Context
+    ) -> evaluation_pb2.ListEvalItemsResponse:
+        await self._jobs.get(required(request.job_id, "job_id"))
+        size = page_size(request.page_size)
+        items = await store.list_items(self._database, request.job_id, size + 1, _item_token(request.page_token))
+        last = items[size - 1] if len(items) > size else None
+        return evaluation_pb2.ListEvalItemsResponse(
+            items=[evaluation_pb2.EvalItem.FromString(item.payload) for item in items[:size]],
+            next_page_token="" if last is None else f"{last.sample}/{last.problem_id}",
+        )
+
+    async def _message(self, record: EvalRecord) -> evaluation_pb2.EvalJob:
+        request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
+        versions = {role: parse_version(text) for role, text in record.versions.items()}
+        return evaluation_pb2.EvalJob(
+            job_id=record.job_id,
+            state=evaluation_pb2.EvalState.Value(f"EVAL_STATE_{record.state.upper()}"),
+            reason=record.reason,
+            dataset_name=request.dataset_name,
+            problems=record.problems,
+            samples=request.samples,
+            items_done=await store.count_items(self._database, record.job_id),
+            items_total=record.problems * request.samples,
+            dataset_errors=[
+                evaluation_pb2.DatasetError(file=file, line=line, message=message)
+                for file, line, message in record.errors
+            ],
+            summary=None if record.summary is None else evaluation_pb2.EvalSummary.FromString(record.summary),
+            designer_version=versions.get("designer"),
+            executor_version=versions.get("executor"),
+            create_time=timestamp(record.created_at),
+            end_time=None if record.ended_at is None else timestamp(record.ended_at),
+        )
+
+
+def _item_token(token: str) -> tuple[str, int] | None:
+    if not token:
+        return None
+    sample, _, problem_id = token.partition("/")
+    if not sample.isdecimal():
+        raise InvalidArgument("page_token", f"{token!r} is not a token that a list call returned")
+    return problem_id, int(sample)

@@ -1,0 +1,25 @@
+"""What grading ends in. A grader that dies or overruns is a third outcome, never silently "wrong"."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Correct:
+    """The answer is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incorrect:
+    """The answer is wrong, or is no answer; `reason` says which, for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GraderFault:
+    """Nothing was found out: the grader died, overran its limits, or could not be reached."""
+
+    reason: str
+
+
+Grade = Correct | Incorrect | GraderFault

@@ -1,0 +1,1 @@
+"""From a task to its rollout tree: designs, executions, grading."""

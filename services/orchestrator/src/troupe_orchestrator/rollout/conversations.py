@@ -1,0 +1,79 @@
+"""The one place that owns transcripts: conversations of one execution, append-only.
+
+A script names a conversation and gives new messages; what the conversation holds, no script can read back as tokens or
+change. The transcript is kept in the form that goes over the wire and becomes arrays once, when the execution has ended.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from troupe.v1 import common_pb2, transcript_pb2
+
+from troupe_orchestrator.tree import ConversationPayload, TextMessage, TokenRecord
+
+ROLE_NAMES = {
+    common_pb2.MESSAGE_ROLE_SYSTEM: "system",
+    common_pb2.MESSAGE_ROLE_USER: "user",
+    common_pb2.MESSAGE_ROLE_ASSISTANT: "assistant",
+    common_pb2.MESSAGE_ROLE_TOOL: "tool",
+}
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One agent's dialogue inside an execution."""
+
+    conversation_id: str
+    agent: str
+    transcript: transcript_pb2.Transcript = field(default_factory=transcript_pb2.Transcript)
+    busy: bool = False
+    """A turn is being generated; the script may not ask for another meanwhile."""
+    tool_run_ids: list[int] = field(default_factory=list)
+
+    def append(self, appended: transcript_pb2.Transcript) -> None:
+        """Add what one generation appended."""
+        self.transcript.MergeFrom(appended)
+
+    def replies(self) -> list[str]:
+        """Texts of the agent's turns, in order."""
+        return [
+            message.content for message in self.transcript.messages if message.role == common_pb2.MESSAGE_ROLE_ASSISTANT
+        ]
+
+
+def token_record(transcript: transcript_pb2.Transcript) -> TokenRecord | None:
+    """The transcript's tokens as arrays; None without token access."""
+    if not transcript.token_ids:
+        return None
+    runs = transcript.runs
+    return TokenRecord(
+        token_ids=np.array(transcript.token_ids, dtype=np.int32),
+        run_generated=np.array([_generated(run) for run in runs], dtype=np.bool_),
+        run_lengths=np.array([run.length for run in runs], dtype=np.int32),
+        run_versions=tuple(f"{run.version.lineage}:{run.version.number}" if _generated(run) else "" for run in runs),
+        log_probs=np.array([value for run in runs for value in run.log_probs], dtype=np.float32),
+    )
+
+
+def conversation_payload(
+    role: str, agent: str, conversation_id: str, transcript: transcript_pb2.Transcript
+) -> ConversationPayload:
+    """The transcript's text side."""
+    return ConversationPayload(
+        role="designer" if role == "designer" else "executor",
+        agent=agent,
+        conversation_id=conversation_id,
+        messages=tuple(
+            TextMessage(role=ROLE_NAMES[message.role], content=message.content)  # type: ignore[arg-type]
+            for message in transcript.messages
+        ),
+        stop_reasons=tuple(
+            transcript_pb2.StopReason.Name(run.stop_reason).removeprefix("STOP_REASON_").lower()
+            for run in transcript.runs
+            if _generated(run)
+        ),
+    )
+
+
+def _generated(run: transcript_pb2.TokenRun) -> bool:
+    return run.kind == transcript_pb2.TOKEN_RUN_KIND_GENERATED

@@ -1,0 +1,213 @@
+"""The config of a training run, as written in YAML. Typed; an unknown key is refused by its full name."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from troupe_orchestrator.credit.config import CreditConfig
+from troupe_orchestrator.rewards import RewardConfig
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Trains(StrEnum):
+    """Whose sequences enter the gradient in a stage."""
+
+    EXECUTOR = "executor"
+    DESIGNER = "designer"
+    BOTH = "both"
+
+
+class Dataset(Section):
+    """Problem files, as the orchestrator sees them."""
+
+    train: Path
+    format: str | None = None
+    limit: Positive | None = None
+
+
+class Rollout(Section):
+    """The shape of a step's rollout trees."""
+
+    tasks_per_step: Positive = 8
+    designs: Positive = 4
+    """M: designs per task."""
+    executions: Positive = 4
+    """N: executions per valid design."""
+    max_attempts: Positive = 3
+    """Attempts at an execution or a design whose fault is ours, before the task is dropped from the step."""
+    quarantine_after: Positive = 3
+    """Drops after which a task is no longer drawn."""
+
+
+class RoleSampling(Section):
+    """How a role's turns are sampled. Temperature is 1 and nothing else: what is trained is what was sampled from."""
+
+    max_tokens: Positive = 1024
+
+
+class Budgets(Section):
+    """What a policy may spend in one execution. Never wall time: waiting for us costs a design nothing."""
+
+    agent_calls: Positive = 32
+    tokens: Positive = 65_536
+    """Generated tokens of all agents together."""
+    cpu_seconds: Annotated[float, Field(gt=0)] = 20.0
+    memory_bytes: Positive = 512 * 1024 * 1024
+    tool_cpu_seconds: Annotated[float, Field(gt=0)] = 10.0
+    test_cpu_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Of one hidden test of a code task."""
+    idle_wall_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Wall clock of one execution. Runs out with a call of ours outstanding: an infrastructure fault."""
+
+
+class Sampling(Section):
+    designer: RoleSampling = RoleSampling()
+    executor: RoleSampling = RoleSampling()
+
+
+class DeliveryInstruction(Section):
+    """Said to every agent after its system prompt. Empty says nothing."""
+
+    math: str = (
+        "End with a short summary of your result inside <delivery></delivery>; it is all that later agents see. "
+        "Give the final answer there as \\boxed{answer}."
+    )
+    code: str = (
+        "End with a short summary of your result inside <delivery></delivery>; it is all that later agents see. "
+        "Give the final program inside <solution></solution>."
+    )
+
+
+class Stage(Section):
+    """A span of steps in which one role, or both, is trained. Values that are given override `optimization`."""
+
+    train: Trains
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    designs: Positive | None = None
+    executions: Positive | None = None
+
+
+class Optimization(Section):
+    """How a batch becomes optimizer steps."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the start of every stage over which the rate grows linearly to its value."""
+    mini_batches: Positive = 1
+    clip_low: Fraction = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    importance_cap: Annotated[float, Field(ge=0)] = 0.0
+    """Cap of the truncated importance correction of engine against learner; 0 is off."""
+    on_switch: Literal["keep", "reset"] = "reset"
+    """What happens to the optimizer's moments where a stage begins."""
+
+
+class Checkpoint(Section):
+    """Learner checkpoints. Sealed batches since the last one are kept for replay."""
+
+    every: Positive = 10
+    keep: Positive = 2
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "run"
+    seed: int = 0
+    dataset: Dataset
+    steps: Positive
+    """Steps in all; the stage plan repeats or ends before."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    repeat: bool = True
+    rollout: Rollout = Rollout()
+    sampling: Sampling = Sampling()
+    budgets: Budgets = Budgets()
+    delivery_instruction: DeliveryInstruction = DeliveryInstruction()
+    rewards: RewardConfig = RewardConfig()
+    credit: CreditConfig = CreditConfig()
+    optimization: Optimization = Optimization()
+    checkpoint: Checkpoint = Checkpoint()
+    probe_bound: Annotated[float, Field(gt=0)] = 0.05
+    """Largest mean difference of log-probabilities between learner and engine after a sync, in nats."""
+
+    @model_validator(mode="after")
+    def _plan_is_long_enough(self) -> Self:
+        planned = sum(stage.steps for stage in self.stages)
+        if not self.repeat and planned < self.steps:
+            raise ValueError(
+                f"stages: the plan has {planned} steps and `steps` asks for {self.steps}; "
+                "set `repeat: true` or lengthen the plan"
+            )
+        return self
+
+
+class ServingConfig(Section):
+    """How eval jobs and solving use the policies, where a request does not say."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    sampling: Sampling = Sampling()
+    budgets: Budgets = Budgets()
+    delivery_instruction: DeliveryInstruction = DeliveryInstruction()
+    rewards: RewardConfig = RewardConfig()
+    max_attempts: Positive = 3
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; each problem names its key."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{key}: {message}" for key, message in problems))
+
+
+Parsed = TypeVar("Parsed", bound=Section)
+
+
+def parse_run_config(text: str) -> RunConfig:
+    """Parse a run's YAML. Raises ConfigError as `parse_config`."""
+    return parse_config(text, RunConfig)
+
+
+def parse_config(text: str, model: type[Parsed]) -> Parsed:
+    """Parse YAML into a config.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, or keys that are unknown or out of range, all of them named.
+    """
+    try:
+        loaded: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([("config", f"not YAML: {error}")]) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError([("config", "must be a mapping of keys, see docs/configuration.md")])
+    try:
+        return model.model_validate(loaded)
+    except ValidationError as error:
+        raise ConfigError(
+            [(".".join(str(part) for part in item["loc"]) or "config", _message(item)) for item in error.errors()]
+        ) from error
+
+
+def _message(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown key"
+    return str(item["msg"])
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """The effective config as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,43 @@
+"""What the orchestrator process is told at start: where its store is and who the other services are."""
+
+from pathlib import Path
+
+from pydantic import field_validator
+from troupe_contracts.settings import ServiceSettings
+
+
+class OrchestratorSettings(ServiceSettings):
+    """Read from `TROUPE_*` environment variables. Targets are `host:port`; several replicas are separated by commas."""
+
+    store_url: str = ""
+    """SQLAlchemy URL of the metadata store; empty is SQLite in `data_dir`."""
+    data_dir: Path = Path(".troupe/data")
+    """Folder of runs and eval jobs: trees, batches, checkpoints' names."""
+    designer: str
+    executor: str
+    sandbox: str
+    learner: str = ""
+    """Empty: evaluation and solving only."""
+    designer_learner: str = ""
+    """Learner of the designer's policy where the roles have one policy each; empty where they share one."""
+    serving: Path | None = None
+    """YAML with how eval jobs and solving sample and what they may spend (`ServingConfig`); empty takes the defaults."""
+    grading_workers: int = 1
+    lease_seconds: float = 15.0
+    """How long the store stays ours after the last renewal."""
+
+    @field_validator("designer", "executor", "sandbox")
+    @classmethod
+    def _has_a_target(cls, value: str) -> str:
+        if not targets(value):
+            raise ValueError("needs at least one host:port")
+        return value
+
+    def database_url(self) -> str:
+        """The URL to connect to, with SQLite in the data folder as the default."""
+        return self.store_url or f"sqlite+aiosqlite:///{self.data_dir.resolve()}/troupe.db"
+
+
+def targets(value: str) -> tuple[str, ...]:
+    """Split a comma-separated list of targets."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())

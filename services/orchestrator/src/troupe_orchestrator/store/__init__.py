@@ -1,0 +1,1 @@
+"""Metadata in SQL, trees and batches as Parquet."""

@@ -1,0 +1,130 @@
+"""The tables. SQLite and PostgreSQL; changed only through a migration in `migrations/versions`."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("store_id", String, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    Column("total_steps", BigInteger, nullable=False),
+    Column("folder", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("task_ids", JSON, nullable=False),
+    Column("queue", JSON, nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("batches", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("task_id", String, primary_key=True),
+    Column("file", String, nullable=False),
+    Column("versions", JSON, nullable=False),
+)
+
+drops = Table(
+    "drops",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("task_id", String, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("quarantined", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("manifest", JSON, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("event_id", BigInteger, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("execution_id", String, primary_key=True),
+    Column("scope", String, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("file", String, nullable=False),
+)
+
+eval_jobs = Table(
+    "eval_jobs",
+    metadata,
+    Column("job_id", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("dataset_file", String, nullable=False),
+    Column("problems", Integer, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("summary", LargeBinary),
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+)
+
+eval_items = Table(
+    "eval_items",
+    metadata,
+    Column("job_id", ForeignKey("eval_jobs.job_id"), primary_key=True),
+    Column("problem_id", String, primary_key=True),
+    Column("sample", Integer, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("parseable", Boolean, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+Index("executions_by_scope", executions.c.scope, executions.c.step)

@@ -1,0 +1,139 @@
+"""Rollout trees as Parquet: one row per node, the payload as JSON, tokens as typed lists.
+
+Files appear whole or not at all: written beside their place, fsynced, renamed, the folder fsynced.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from troupe_orchestrator.tree import (
+    SCHEMA_VERSION,
+    ConversationPayload,
+    DesignPayload,
+    ExecutionPayload,
+    Node,
+    NodeKind,
+    Payload,
+    TaskPayload,
+    TokenRecord,
+    Tree,
+)
+
+_PAYLOADS: dict[NodeKind, TypeAdapter[Payload]] = {
+    NodeKind.TASK: TypeAdapter(TaskPayload),
+    NodeKind.DESIGN: TypeAdapter(DesignPayload),
+    NodeKind.EXECUTION: TypeAdapter(ExecutionPayload),
+    NodeKind.CONVERSATION: TypeAdapter(ConversationPayload),
+}
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("parent_id", pa.string()),
+        ("kind", pa.string()),
+        ("attempt", pa.int32()),
+        ("payload", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("run_generated", pa.list_(pa.bool_())),
+        ("run_lengths", pa.list_(pa.int32())),
+        ("run_versions", pa.list_(pa.string())),
+        ("log_probs", pa.list_(pa.float32())),
+    ],
+    metadata={"troupe.schema": str(SCHEMA_VERSION)},
+)
+
+
+class SchemaMismatchError(ValueError):
+    """A file was written by another version of the tree's schema."""
+
+
+def write_trees(path: Path, trees: Iterable[Tree]) -> None:
+    """Write all nodes of `trees` to one file, durably."""
+    nodes = [node for tree in trees for node in tree.nodes]
+    columns = [
+        [node.id for node in nodes],
+        [node.parent_id for node in nodes],
+        [node.kind.value for node in nodes],
+        [node.attempt for node in nodes],
+        [_PAYLOADS[node.kind].dump_json(node.payload).decode() for node in nodes],
+        [None if node.tokens is None else node.tokens.token_ids for node in nodes],
+        [None if node.tokens is None else node.tokens.run_generated for node in nodes],
+        [None if node.tokens is None else node.tokens.run_lengths for node in nodes],
+        [None if node.tokens is None else list(node.tokens.run_versions) for node in nodes],
+        [None if node.tokens is None else node.tokens.log_probs for node in nodes],
+    ]
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    write_table(path, pa.Table.from_arrays(arrays, schema=SCHEMA))
+
+
+def read_trees(path: Path) -> list[Tree]:
+    """Read the trees of one file.
+
+    Raises:
+        SchemaMismatchError: written under another schema version.
+        FileNotFoundError: there is no such file.
+    """
+    table = pq.ParquetFile(path).read()
+    found = (table.schema.metadata or {}).get(b"troupe.schema", b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise SchemaMismatchError(f"{path}: schema version {found}, this release reads {SCHEMA_VERSION}")
+    groups: list[list[Node]] = []
+    for row in table.to_pylist():
+        node = _node(row)
+        if node.kind is NodeKind.TASK:
+            groups.append([])
+        groups[-1].append(node)
+    return [Tree(tuple(nodes)) for nodes in groups]
+
+
+def _node(row: dict[str, object]) -> Node:
+    kind = NodeKind(str(row["kind"]))
+    tokens = None
+    if row["token_ids"] is not None:
+        tokens = TokenRecord(
+            token_ids=np.asarray(row["token_ids"], dtype=np.int32),
+            run_generated=np.asarray(row["run_generated"], dtype=np.bool_),
+            run_lengths=np.asarray(row["run_lengths"], dtype=np.int32),
+            run_versions=tuple(row["run_versions"]),  # type: ignore[arg-type]
+            log_probs=np.asarray(row["log_probs"], dtype=np.float32),
+        )
+    return Node(
+        id=str(row["id"]),
+        parent_id=str(row["parent_id"]),
+        kind=kind,
+        attempt=int(row["attempt"]),  # type: ignore[call-overload]
+        payload=_PAYLOADS[kind].validate_json(str(row["payload"])),
+        tokens=tokens,
+    )
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file so that it is whole and on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as sink:
+        pq.write_table(table, sink, compression="zstd")
+        sink.flush()
+        os.fsync(sink.fileno())
+    partial.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def execution_ids(trees: Sequence[Tree]) -> list[str]:
+    """Ids of all executions in these trees."""
+    return [node.id for tree in trees for node in tree.of_kind(NodeKind.EXECUTION)]

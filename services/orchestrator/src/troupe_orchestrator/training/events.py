@@ -1,0 +1,105 @@
+"""A run's events: numbered, stored, and told to whoever watches.
+
+Stored events are the truth; a watcher that reconnects asks for those after the last it saw. Progress within a step is only
+told to who watches now.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from troupe.v1 import training_pb2
+
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import last_event_id, read_events, write_events
+
+
+class EventLog:
+    """Events of one run. One writer: the run's loop."""
+
+    def __init__(self, database: Database, run_id: str, last_id: int) -> None:
+        self._database = database
+        self._run_id = run_id
+        self._last_id = last_id
+        self._changed = asyncio.Condition()
+        self._progress: training_pb2.RunEvent | None = None
+        self._ended = False
+
+    @classmethod
+    async def open(cls, database: Database, run_id: str) -> "EventLog":
+        return cls(database, run_id, await last_event_id(database, run_id))
+
+    def prepare(self, step: int, event: Message) -> tuple[int, bytes]:
+        """Number and serialise an event that another transaction will store; call `published` after it has.
+
+        Args:
+            event: a message of one of RunEvent's kinds.
+        """
+        number = self._last_id + 1
+        return number, _envelope(number, step, event).SerializeToString()
+
+    async def published(self, count: int = 1) -> None:
+        """Events made by `prepare` are in the store: tell the watchers."""
+        self._last_id += count
+        self._progress = None
+        await self._notify()
+
+    async def append(self, step: int, event: Message) -> None:
+        """Store one event and tell the watchers."""
+        prepared = self.prepare(step, event)
+        async with self._database.writing() as connection:
+            await write_events(connection, self._run_id, [prepared])
+        await self.published()
+
+    async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:
+        """Tell who watches now how far the step is."""
+        self._progress = _envelope(self._last_id, step, progress)
+        await self._notify()
+
+    async def end(self) -> None:
+        """The run has ended or stopped: watchers get what is stored, then the end of their stream."""
+        self._ended = True
+        await self._notify()
+
+    def begin(self) -> None:
+        """The run goes on."""
+        self._ended = False
+
+    async def watch(self, after: int) -> AsyncIterator[training_pb2.RunEvent]:
+        """Events after a number: the stored ones, then live, until the run ends."""
+        told: training_pb2.RunEvent | None = None
+        while True:
+            ended, progress = self._ended, self._progress
+            for number, payload in await read_events(self._database, self._run_id, after):
+                after = number
+                yield training_pb2.RunEvent.FromString(payload)
+            if progress is not None and progress is not told:
+                told = progress
+                yield progress
+            if ended and after >= self._last_id:
+                return
+            async with self._changed:
+                if self._last_id <= after and self._progress is progress and self._ended == ended:
+                    await self._changed.wait()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+_KINDS = {
+    training_pb2.StateChanged: "state_changed",
+    training_pb2.StepProgress: "progress",
+    training_pb2.StepCommitted: "step_committed",
+    training_pb2.Condition: "condition",
+    training_pb2.EvalFinished: "eval_finished",
+}
+
+
+def _envelope(number: int, step: int, event: Message) -> training_pb2.RunEvent:
+    now = Timestamp()
+    now.GetCurrentTime()
+    envelope = training_pb2.RunEvent(event_id=number, time=now, step=step)
+    getattr(envelope, _KINDS[type(event)]).CopyFrom(event)
+    return envelope

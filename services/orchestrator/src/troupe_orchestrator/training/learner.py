@@ -1,0 +1,169 @@
+"""The orchestrator's side of one learner: submit a batch, have it applied once, read scores and manifests.
+
+Every call can be repeated: a batch is known by its digest, a step by its number and digest, an operation by its name. A
+lost connection is survived by asking again; what the learner itself says is final.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.json_format import ParseDict
+from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
+from troupe_contracts.channel import connect
+from troupe_contracts.errors import describe
+
+from troupe_orchestrator.training.batch import TrainingSequence
+
+logger = structlog.get_logger()
+
+_CHUNK_TOKENS = 65_536
+_RECONNECT_SECONDS = 1.0
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class LearnerError(RuntimeError):
+    """The learner could not do what a step needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerClient:
+    """One policy's learner."""
+
+    target: str
+    policy_id: str
+    stub: learner_pb2_grpc.LearnerAsyncStub
+
+    @classmethod
+    async def connect(cls, target: str) -> "LearnerClient":
+        """Connect and ask whose learner it is."""
+        stub = learner_pb2_grpc.LearnerStub(connect(target))
+        state = await stub.GetLearner(learner_pb2.GetLearnerRequest())
+        return cls(target, state.policy_id, stub)
+
+    async def get(self) -> learner_pb2.LearnerInfo:
+        return await self.stub.GetLearner(learner_pb2.GetLearnerRequest(policy_id=self.policy_id))
+
+    async def train(
+        self,
+        fence: common_pb2.Fence,
+        run_id: str,
+        update: int,
+        digest: bytes,
+        sequences: Sequence[TrainingSequence],
+        optimization: dict[str, Any],
+    ) -> learner_pb2.TrainStepResult:
+        """Have a batch applied, once, however often this is called.
+
+        Raises:
+            LearnerError: the learner refused or failed, with its words.
+        """
+        header = learner_pb2.BatchHeader(
+            fence=fence,
+            run_id=run_id,
+            policy_id=self.policy_id,
+            step=update,
+            digest=digest,
+            sequence_count=len(sequences),
+        )
+        request = learner_pb2.TrainStepRequest(
+            fence=fence,
+            run_id=run_id,
+            policy_id=self.policy_id,
+            step=update,
+            digest=digest,
+            optimization=ParseDict(optimization, learner_pb2.Optimization()),
+        )
+        try:
+            await self.stub.SubmitBatch(_batch_messages(header, sequences))
+            operation = await self.stub.TrainStep(request)
+            done = await self._finished(operation)
+        except grpc.RpcError as error:
+            raise LearnerError(f"update {update} of policy {self.policy_id}: {describe(error)}") from error
+        return done.train_step
+
+    async def checkpoint(self, fence: common_pb2.Fence, uri: str) -> learner_pb2.CheckpointInfo:
+        """Write a checkpoint to a new folder.
+
+        Raises:
+            LearnerError: it could not be written.
+        """
+        try:
+            operation = await self.stub.SaveCheckpoint(
+                learner_pb2.SaveCheckpointRequest(fence=fence, policy_id=self.policy_id, uri=uri)
+            )
+            return (await self._finished(operation)).checkpoint
+        except grpc.RpcError as error:
+            raise LearnerError(f"checkpoint {uri} of policy {self.policy_id}: {describe(error)}") from error
+
+    async def restore(self, fence: common_pb2.Fence, uri: str) -> learner_pb2.CheckpointInfo:
+        """Load a checkpoint.
+
+        Raises:
+            LearnerError: it could not be loaded; what was loaded before still is.
+        """
+        try:
+            operation = await self.stub.RestoreCheckpoint(
+                learner_pb2.RestoreCheckpointRequest(fence=fence, policy_id=self.policy_id, uri=uri)
+            )
+            return (await self._finished(operation)).checkpoint
+        except grpc.RpcError as error:
+            raise LearnerError(f"restore of {uri} for policy {self.policy_id}: {describe(error)}") from error
+
+    async def manifest(self) -> policy_pb2.WeightManifest:
+        """What the current weights are, without their bytes."""
+        request = learner_pb2.ExportWeightsRequest(policy_id=self.policy_id, manifest_only=True)
+        async for response in self.stub.ExportWeights(request):
+            if response.WhichOneof("message") == "manifest":
+                return response.manifest
+        raise LearnerError(f"the learner of policy {self.policy_id} exported no manifest")
+
+    async def probes(self, sequences: Sequence[Sequence[int]]) -> list[policy_pb2.Probe]:
+        """The learner's log-probabilities on given token sequences, for an engine to reproduce."""
+        scored = await self.stub.Score(
+            learner_pb2.ScoreRequest(
+                policy_id=self.policy_id,
+                sequences=[learner_pb2.ScoreSequence(token_ids=ids) for ids in sequences],
+            )
+        )
+        return [
+            policy_pb2.Probe(token_ids=ids, log_probs=score.log_probs)
+            for ids, score in zip(sequences, scored.scores, strict=True)
+        ]
+
+    async def _finished(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
+        """Wait for an operation, over lost connections."""
+        after = 0
+        while not operation.done:
+            try:
+                async for event in self.stub.WatchOperation(
+                    learner_pb2.WatchOperationRequest(name=operation.name, after_event_id=after)
+                ):
+                    after, operation = event.event_id, event.operation
+            except grpc.RpcError as error:
+                if error.code() not in _LOST:
+                    raise
+                logger.warning("lost the learner's operation, asking again", error=describe(error))
+                await asyncio.sleep(_RECONNECT_SECONDS)
+        if operation.HasField("error"):
+            raise LearnerError(f"policy {self.policy_id}: {operation.error.message}")
+        return operation
+
+
+async def _batch_messages(
+    header: learner_pb2.BatchHeader, sequences: Sequence[TrainingSequence]
+) -> AsyncIterator[learner_pb2.SubmitBatchRequest]:
+    yield learner_pb2.SubmitBatchRequest(header=header)
+    chunk = learner_pb2.SequenceChunk()
+    tokens = 0
+    for sequence in sequences:
+        chunk.sequences.append(sequence.to_message())
+        tokens += len(sequence.token_ids)
+        if tokens >= _CHUNK_TOKENS:
+            yield learner_pb2.SubmitBatchRequest(chunk=chunk)
+            chunk, tokens = learner_pb2.SequenceChunk(), 0
+    if chunk.sequences:
+        yield learner_pb2.SubmitBatchRequest(chunk=chunk)

@@ -1,0 +1,510 @@
+"""The loop of one run: steps through ROLLING, SEALED, TRAINED, SYNCED, COMMITTED, from wherever the store says it is.
+
+The sealed batch is the log. Whatever dies, the loop that starts next reads the store, brings the learners to the last sealed
+update by replaying sealed batches, and goes on; no batch is trained twice and no rollout of a sealed step is repeated.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from google.protobuf.json_format import MessageToDict
+from troupe.v1 import common_pb2, learner_pb2, training_pb2
+
+from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.fleet import PolicyFleet
+from troupe_orchestrator.rollout.observer import Silent
+from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.stages import StepPlan, plan_step
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import BatchRecord, StepRecord, StepState
+from troupe_orchestrator.store.trees import execution_ids, read_trees, write_trees
+from troupe_orchestrator.training.assembly import assemble_batches
+from troupe_orchestrator.training.batch import TrainingSequence, read_batch, write_batch
+from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.training.learner import LearnerClient, LearnerError
+from troupe_orchestrator.training.metrics import rollout_metrics
+from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
+from troupe_orchestrator.training.weights import SyncReport, sync_weights
+from troupe_orchestrator.tree import Tree
+
+logger = structlog.get_logger()
+
+_LEARNER_WAIT_SECONDS = 300.0
+_LEARNER_POLL_SECONDS = 0.5
+_LEARNER_ATTEMPTS = 3
+_PROBES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One set of weights: who trains it, who serves it, which roles it plays."""
+
+    policy_id: str
+    learner: LearnerClient
+    fleet: PolicyFleet
+    roles: tuple[str, ...]
+
+
+class EverythingDroppedError(RuntimeError):
+    """No task of a step could be rolled out: something of ours is down."""
+
+
+class RunLoop:
+    """One run in progress. `run` returns when the run is done or `stop` was asked for; it can be called again."""
+
+    def __init__(
+        self,
+        run_id: str,
+        config: RunConfig,
+        tasks: Sequence[Task],
+        folder: Path,
+        database: Database,
+        events: EventLog,
+        services: Services,
+        policies: Sequence[Policy],
+        boundary: asyncio.Lock,
+    ) -> None:
+        self._run_id = run_id
+        self._config = config
+        self._tasks = {task.task_id: task for task in tasks}
+        self._folder = folder
+        self._database = database
+        self._events = events
+        self._services = services
+        self._policies = {policy.policy_id: policy for policy in policies}
+        self._policy_of_role = {role: policy.policy_id for policy in policies for role in policy.roles}
+        self._boundary = boundary
+        self._stop = asyncio.Event()
+        self._probes: dict[str, list[list[int]]] = {policy_id: [] for policy_id in self._policies}
+
+    def stop(self) -> None:
+        """Ask the loop to return at the next step boundary."""
+        self._stop.set()
+
+    async def run(self) -> bool:
+        """Run to the end of the plan; false when `stop` came first."""
+        self._stop.clear()
+        async with self._boundary:
+            await self._recover()
+        while not self._stop.is_set():
+            newest = await store.last_step(self._database, self._run_id)
+            done = newest.step if newest is not None and newest.state is StepState.COMMITTED else None
+            if done == self._config.steps:
+                await self._checkpoint(done)
+                return True
+            # An eval job that waits for the policies gets them between steps.
+            async with self._boundary:
+                await self._step(newest)
+            await asyncio.sleep(0)
+        return False
+
+    async def _recover(self) -> None:
+        """Bring learners and engines to what is sealed and trained."""
+        updates = dict.fromkeys(self._policies, 0)
+        for record in await store.list_steps(self._database, self._run_id):
+            if record.state in (StepState.ROLLING, StepState.SEALED):
+                continue
+            for batch in record.batches:
+                updates[batch.policy_id] = batch.update
+        for policy_id, update in updates.items():
+            await self._bring_learner_to(self._policies[policy_id], update)
+            await self._sync(self._policies[policy_id])
+
+    async def _step(self, newest: StepRecord | None) -> None:
+        """Take one step from where it stands to COMMITTED."""
+        record = newest
+        if record is None or record.state is StepState.COMMITTED:
+            record = await self._begin(record)
+        plan = plan_step(self._config, record.step)
+        with structlog.contextvars.bound_contextvars(run=self._run_id, step=record.step):
+            if record.state is StepState.ROLLING:
+                record = await self._roll_and_seal(record, plan)
+            if record.state is StepState.SEALED:
+                record = await self._train(record)
+            if record.state is StepState.TRAINED:
+                record = await self._synchronise(record)
+            await self._commit(record, plan)
+
+    async def _begin(self, before: StepRecord | None) -> StepRecord:
+        queue = TaskQueue(self._config.seed) if before is None else TaskQueue.from_json(before.queue)
+        quarantined = await store.quarantined_tasks(self._database, self._run_id)
+        drawn, queue = draw(queue, self._config.rollout.tasks_per_step, tuple(self._tasks), quarantined)
+        record = StepRecord(
+            run_id=self._run_id,
+            step=1 if before is None else before.step + 1,
+            state=StepState.ROLLING,
+            task_ids=tuple(drawn),
+            queue=queue.to_json(),
+            versions=await self._versions(),
+        )
+        await store.begin_step(self._database, record)
+        return record
+
+    async def _roll_and_seal(self, record: StepRecord, plan: StepPlan) -> StepRecord:
+        begun = time.perf_counter()
+        versions = await self._versions()
+        trees, dropped, timings = await self._roll(record, plan, versions)
+        rolled = time.perf_counter()
+        if not trees:
+            raise EverythingDroppedError(
+                f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
+            )
+        folder = self._step_folder(record.step)
+        updates = {policy_id: await self._last_update(policy_id) + 1 for policy_id in self._policies}
+        batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates)
+        queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
+        metrics = rollout_metrics(trees)
+        seconds = rolled - begun
+        metrics |= {
+            "tasks_dropped": float(len(dropped)),
+            "seconds_rollout": seconds,
+            "seconds_seal": time.perf_counter() - rolled,
+            "seconds_design_sum": timings.design,
+            "seconds_execution_sum": timings.execution,
+            "seconds_grading_sum": timings.grading,
+            "seconds_queue_sum": timings.queue,
+            "tokens_per_second": metrics["generated_tokens"] / seconds,
+        }
+        sealed = replace(record, queue=queue.to_json(), versions=versions, batches=tuple(batches), metrics=metrics)
+        await store.advance_step(self._database, sealed, StepState.SEALED)
+        await store.index_executions(
+            self._database, self._run_id, record.step, str(folder / "trees.parquet"), execution_ids(trees)
+        )
+        return replace(sealed, state=StepState.SEALED)
+
+    def _seal_files(
+        self, folder: Path, trees: Sequence[Tree], plan: StepPlan, updates: Mapping[str, int]
+    ) -> list[BatchRecord]:
+        """Write trees and batches; from here on the step's training is determined."""
+        write_trees(folder / "trees.parquet", trees)
+        records = []
+        for batch in assemble_batches(trees, plan, self._config, self._policy_of_role):
+            file = folder / f"batch-{batch.policy_id}.parquet"
+            write_batch(file, batch.sequences)
+            records.append(
+                BatchRecord(
+                    policy_id=batch.policy_id,
+                    update=updates[batch.policy_id],
+                    digest=batch.digest.hex(),
+                    file=str(file),
+                    sequences=len(batch.sequences),
+                    optimization=self._optimization(plan),
+                )
+            )
+        return records
+
+    async def _roll(
+        self, record: StepRecord, plan: StepPlan, versions: dict[str, str]
+    ) -> tuple[list[Tree], list[TaskDroppedError], Timings]:
+        """The step's trees in the order of its tasks, without those that were dropped."""
+        trees = await self._journalled(record, versions)
+        progress = _Progress(self._events, record.step, plan, len(record.task_ids), len(trees))
+        timings = Timings()
+        dropped: list[TaskDroppedError] = []
+        rollout = self._rollout_plan(record.step, plan, versions)
+
+        async def roll(task_id: str) -> None:
+            try:
+                tree = await roll_task(self._tasks[task_id], rollout, self._services, progress, timings)
+            except TaskDroppedError as drop:
+                dropped.append(drop)
+                await self._drop(record.step, drop)
+                return
+            trees[task_id] = tree
+            await self._journal(record.step, task_id, tree, versions)
+
+        async with asyncio.TaskGroup() as group:
+            reporting = group.create_task(progress.report())
+            async with asyncio.TaskGroup() as rolling:
+                for task_id in record.task_ids:
+                    if task_id not in trees:
+                        rolling.create_task(roll(task_id))
+            reporting.cancel()
+        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timings
+
+    async def _journalled(self, record: StepRecord, versions: dict[str, str]) -> dict[str, Tree]:
+        """Groups that an earlier loop finished, where they were rolled out by the current weights."""
+        journal = await store.journalled_groups(self._database, self._run_id, record.step)
+        if any(group_versions != versions for _, group_versions in journal.values()):
+            await store.forget_groups(self._database, self._run_id, record.step)
+            return {}
+        return {task_id: (await asyncio.to_thread(read_trees, Path(file)))[0] for task_id, (file, _) in journal.items()}
+
+    async def _journal(self, step: int, task_id: str, tree: Tree, versions: dict[str, str]) -> None:
+        file = self._step_folder(step) / "groups" / f"{tree.root.id}.parquet"
+        await asyncio.to_thread(write_trees, file, [tree])
+        await store.journal_group(self._database, self._run_id, step, task_id, str(file), versions)
+
+    async def _drop(self, step: int, drop: TaskDroppedError) -> None:
+        quarantined = await store.count_drop(
+            self._database, self._run_id, drop.task_id, str(drop.fault), self._config.rollout.quarantine_after
+        )
+        await self._events.append(
+            step,
+            training_pb2.Condition(
+                reason="TaskQuarantined" if quarantined else "TaskDropped",
+                message=str(drop),
+                remedy="it is no longer drawn" if quarantined else "it is drawn again at the end of the epoch",
+            ),
+        )
+
+    async def _train(self, record: StepRecord) -> StepRecord:
+        """Have every batch applied by its learner, once."""
+        begun = time.perf_counter()
+        versions = dict(record.versions)
+        metrics = dict(record.metrics)
+        for batch in record.batches:
+            result = await self._apply(self._policies[batch.policy_id], batch)
+            versions[batch.policy_id] = version_text(result.version)
+            prefix = f"{batch.policy_id}/" if len(self._policies) > 1 else ""
+            metrics |= {f"learner_{prefix}{name}": value for name, value in result.metrics.items()}
+        metrics["seconds_update"] = time.perf_counter() - begun
+        trained = replace(record, versions=versions, metrics=metrics)
+        await store.advance_step(self._database, trained, StepState.TRAINED)
+        return replace(trained, state=StepState.TRAINED)
+
+    async def _apply(self, policy: Policy, batch: BatchRecord) -> learner_pb2.TrainStepResult:
+        """Apply one batch; a learner that died is brought back by replay, a few times."""
+        sequences = await asyncio.to_thread(read_batch, Path(batch.file))
+        self._probes[policy.policy_id] = _probe_sequences(sequences)
+        for attempt in range(1, _LEARNER_ATTEMPTS + 1):
+            try:
+                await self._bring_learner_to(policy, batch.update - 1)
+                return await policy.learner.train(
+                    self._database.fence,
+                    self._run_id,
+                    batch.update,
+                    bytes.fromhex(batch.digest),
+                    sequences,
+                    batch.optimization,
+                )
+            except LearnerError as error:
+                if attempt == _LEARNER_ATTEMPTS:
+                    raise
+                logger.warning("the learner failed, trying again", error=str(error))
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    async def _bring_learner_to(self, policy: Policy, update: int) -> None:
+        """Restore and replay until the learner has applied `update` updates of this run (or already one more).
+
+        Raises:
+            LearnerError: it does not get ready, belongs to another run, or is further than what is sealed.
+        """
+        state = await self._ready_learner(policy)
+        if state.run_id not in ("", self._run_id):
+            raise LearnerError(
+                f"the learner of policy {policy.policy_id} belongs to run {state.run_id}; restart it, or wait for that run"
+            )
+        if state.applied_step > update + 1:
+            raise LearnerError(
+                f"the learner of policy {policy.policy_id} has applied {state.applied_step} updates, the store knows "
+                f"{update}; restore it from a checkpoint of this run"
+            )
+        applied = state.applied_step
+        if applied < update:
+            for _, manifest in await store.list_checkpoints(self._database, self._run_id):
+                saved = manifest[policy.policy_id]
+                if applied < saved["update"] <= update:
+                    applied = (await policy.learner.restore(self._database.fence, saved["uri"])).step
+                    break
+        if applied >= update:
+            return
+        for record in await store.list_steps(self._database, self._run_id):
+            for batch in record.batches:
+                if batch.policy_id == policy.policy_id and applied < batch.update <= update:
+                    logger.info("replaying a sealed batch", policy=policy.policy_id, update=batch.update)
+                    sequences = await asyncio.to_thread(read_batch, Path(batch.file))
+                    await policy.learner.train(
+                        self._database.fence,
+                        self._run_id,
+                        batch.update,
+                        bytes.fromhex(batch.digest),
+                        sequences,
+                        batch.optimization,
+                    )
+
+    async def _ready_learner(self, policy: Policy) -> learner_pb2.LearnerInfo:
+        give_up = time.monotonic() + _LEARNER_WAIT_SECONDS
+        while True:
+            state = await policy.learner.get()
+            if state.state == learner_pb2.GANG_STATE_READY:
+                return state
+            if state.state == learner_pb2.GANG_STATE_FAILED or time.monotonic() > give_up:
+                raise LearnerError(
+                    f"the learner of policy {policy.policy_id} is {learner_pb2.GangState.Name(state.state)}: {state.detail}"
+                )
+            await asyncio.sleep(_LEARNER_POLL_SECONDS)
+
+    async def _synchronise(self, record: StepRecord) -> StepRecord:
+        """Bring the engines to the new weights of every policy that has some."""
+        begun = time.perf_counter()
+        metrics = dict(record.metrics)
+        for batch in record.batches:
+            report = await self._sync(self._policies[batch.policy_id])
+            metrics["probe_mean_error"] = max(metrics.get("probe_mean_error", 0.0), report.probe_mean_error)
+            metrics["probe_max_error"] = max(metrics.get("probe_max_error", 0.0), report.probe_max_error)
+            metrics["seconds_paused"] = max(metrics.get("seconds_paused", 0.0), report.paused_seconds)
+        metrics["seconds_sync"] = time.perf_counter() - begun
+        synced = replace(record, metrics=metrics)
+        await store.advance_step(self._database, synced, StepState.SYNCED)
+        return replace(synced, state=StepState.SYNCED)
+
+    async def _sync(self, policy: Policy) -> SyncReport:
+        report = await sync_weights(
+            policy.learner,
+            policy.fleet,
+            self._database.fence,
+            self._probes[policy.policy_id],
+            self._config.probe_bound,
+        )
+        for failure in report.failures:
+            await self._events.append(
+                0,
+                training_pb2.Condition(
+                    reason="WeightSyncFailed",
+                    message=failure,
+                    remedy="the replica is out of rotation until it has the current weights",
+                ),
+            )
+        return report
+
+    async def _commit(self, record: StepRecord, plan: StepPlan) -> None:
+        metrics = dict(record.metrics)
+        metrics["seconds"] = sum(metrics.get(f"seconds_{part}", 0.0) for part in ("rollout", "seal", "update", "sync"))
+        committed = replace(record, metrics=metrics)
+        trained = record.batches[0] if record.batches else None
+        told = training_pb2.StepCommitted(
+            stage=plan.stage,
+            trains=plan.trains.value,
+            metrics=metrics,
+            version=None if trained is None else parse_version(record.versions[trained.policy_id]),
+            digest=b"" if trained is None else bytes.fromhex(trained.digest),
+        )
+        await store.advance_step(
+            self._database, committed, StepState.COMMITTED, [self._events.prepare(record.step, told)]
+        )
+        await self._events.published()
+        if record.step % self._config.checkpoint.every == 0:
+            await self._checkpoint(record.step)
+
+    async def _checkpoint(self, step: int) -> None:
+        """One manifest names the checkpoint of every policy; older ones beyond `keep` are forgotten."""
+        known = await store.list_checkpoints(self._database, self._run_id)
+        if any(saved == step for saved, _ in known):
+            return
+        manifest = {}
+        for policy in self._policies.values():
+            uri = self._folder / "checkpoints" / f"step-{step:06d}-{policy.policy_id}"
+            saved = await policy.learner.checkpoint(self._database.fence, str(uri))
+            manifest[policy.policy_id] = {
+                "uri": saved.uri,
+                "update": saved.step,
+                "version": version_text(saved.version),
+            }
+        await store.record_checkpoint(self._database, self._run_id, step, manifest)
+
+    async def _last_update(self, policy_id: str) -> int:
+        """Number of the newest update of a policy that a step before has taken."""
+        return max(
+            (
+                batch.update
+                for record in await store.list_steps(self._database, self._run_id)
+                for batch in record.batches
+                if batch.policy_id == policy_id
+            ),
+            default=0,
+        )
+
+    async def _versions(self) -> dict[str, str]:
+        """What the engines serve now."""
+        return {
+            policy.policy_id: version_text((await policy.fleet.describe())[0].version)
+            for policy in self._policies.values()
+        }
+
+    def _rollout_plan(self, step: int, plan: StepPlan, versions: Mapping[str, str]) -> RolloutPlan:
+        config = self._config
+        return RolloutPlan(
+            scope=self._run_id,
+            step=step,
+            seed=config.seed,
+            designs=plan.designs,
+            executions=plan.executions,
+            max_attempts=config.rollout.max_attempts,
+            designer_sampling=common_pb2.Sampling(
+                temperature=1.0, max_tokens=config.sampling.designer.max_tokens, training=True
+            ),
+            executor_sampling=common_pb2.Sampling(
+                temperature=1.0, max_tokens=config.sampling.executor.max_tokens, training=True
+            ),
+            designer_version=parse_version(versions[self._policy_of_role["designer"]]),
+            executor_version=parse_version(versions[self._policy_of_role["executor"]]),
+            budgets=config.budgets,
+            delivery_instruction=config.delivery_instruction,
+            rewards=config.rewards,
+        )
+
+    def _optimization(self, plan: StepPlan) -> dict[str, object]:
+        optimization = self._config.optimization
+        return MessageToDict(
+            learner_pb2.Optimization(
+                learning_rate=plan.learning_rate,
+                mini_batches=optimization.mini_batches,
+                clip_low=optimization.clip_low,
+                clip_high=optimization.clip_high,
+                max_grad_norm=optimization.max_grad_norm,
+                importance_cap=optimization.importance_cap,
+                reset_optimizer=plan.reset_optimizer,
+                scale_by_mini_batches=True,
+            )
+        )
+
+    def _step_folder(self, step: int) -> Path:
+        return self._folder / "steps" / f"{step:06d}"
+
+
+class _Progress(Silent):
+    """Counts executions that ended and tells the watchers now and then."""
+
+    _INTERVAL_SECONDS = 0.5
+
+    def __init__(self, events: EventLog, step: int, plan: StepPlan, tasks: int, tasks_done: int) -> None:
+        self._events = events
+        self._step = step
+        self._done = tasks_done * plan.designs * plan.executions
+        self._total = tasks * plan.designs * plan.executions
+
+    def execution_done(self) -> None:
+        self._done += 1
+
+    async def report(self) -> None:
+        while True:
+            await self._events.progress(
+                self._step,
+                training_pb2.StepProgress(
+                    state=training_pb2.STEP_STATE_ROLLING,
+                    executions_done=self._done,
+                    executions_total=self._total,
+                ),
+            )
+            await asyncio.sleep(self._INTERVAL_SECONDS)
+
+
+def _probe_sequences(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
+    """A few sequences of the batch, the shortest first: enough to tell one set of weights from another."""
+    return [sequence.token_ids.tolist() for sequence in sorted(sequences, key=lambda s: len(s.token_ids))[:_PROBES]]
+
+
+def version_text(version: common_pb2.PolicyVersion) -> str:
+    return f"{version.lineage}:{version.number}"
+
+
+def parse_version(text: str) -> common_pb2.PolicyVersion:
+    lineage, _, number = text.rpartition(":")
+    return common_pb2.PolicyVersion(lineage=lineage, number=int(number))

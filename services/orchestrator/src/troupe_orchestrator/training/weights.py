@@ -1,0 +1,143 @@
+"""Bringing every replica of a policy to the learner's weights, in four phases: begin, stage, commit, abort.
+
+The bytes go from the learner to the replicas; only names and digests pass through here. A version is current when every
+replica in rotation has it; one that cannot be brought there is taken out of rotation, never waited for.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from troupe.v1 import common_pb2, policy_pb2
+from troupe_contracts.errors import describe
+
+from troupe_orchestrator.fleet import PolicyFleet, Replica
+from troupe_orchestrator.training.learner import LearnerClient
+
+logger = structlog.get_logger()
+_PHASE_SECONDS = 300.0
+_ATTEMPTS = 2
+
+
+class WeightSyncError(RuntimeError):
+    """No replica could be brought to the learner's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did."""
+
+    version: common_pb2.PolicyVersion
+    seconds: float
+    paused_seconds: float
+    probe_mean_error: float
+    probe_max_error: float
+    failures: tuple[str, ...]
+    """Replicas that were taken out of rotation, with the remote text."""
+
+
+async def sync_weights(
+    learner: LearnerClient,
+    fleet: PolicyFleet,
+    fence: common_pb2.Fence,
+    probe_sequences: Sequence[Sequence[int]],
+    probe_bound: float,
+) -> SyncReport:
+    """Load the learner's current weights into every replica that does not have them.
+
+    Raises:
+        WeightSyncError: not one replica has them afterwards.
+    """
+    begun = time.perf_counter()
+    manifest = await learner.manifest()
+    probes = await learner.probes(probe_sequences) if probe_sequences else []
+    results = await asyncio.gather(
+        *(_bring_up(replica, learner.target, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
+    )
+    failures = []
+    for replica, result in zip(fleet.replicas(), results, strict=True):
+        if isinstance(result, str):
+            fleet.take_out(replica)
+            failures.append(f"{replica.target}: {result}")
+        else:
+            fleet.put_back(replica)
+    committed = [result for result in results if not isinstance(result, str)]
+    if not committed:
+        raise WeightSyncError(f"no replica of policy {learner.policy_id} took the update: {'; '.join(failures)}")
+    return SyncReport(
+        version=manifest.version,
+        seconds=time.perf_counter() - begun,
+        paused_seconds=max(result.paused_seconds for result in committed),
+        probe_mean_error=max(result.probe_mean_error for result in committed),
+        probe_max_error=max(result.probe_max_error for result in committed),
+        failures=tuple(failures),
+    )
+
+
+async def _bring_up(
+    replica: Replica,
+    learner_target: str,
+    manifest: policy_pb2.WeightManifest,
+    fence: common_pb2.Fence,
+    probes: list[policy_pb2.Probe],
+    probe_bound: float,
+) -> policy_pb2.CommitUpdateResponse | str:
+    """Commit the manifest's version on one replica, or why that failed."""
+    failure = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            state = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_PHASE_SECONDS)
+            serving = state.state in (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN)
+            if serving and state.version == manifest.version:
+                return policy_pb2.CommitUpdateResponse(version=manifest.version)
+            return await _update(replica, state.replica_id, learner_target, manifest, fence, probes, probe_bound)
+        except grpc.RpcError as error:
+            failure = describe(error)
+            logger.warning("weight update failed", replica=replica.target, error=failure)
+    return failure
+
+
+async def _update(
+    replica: Replica,
+    replica_id: str,
+    learner_target: str,
+    manifest: policy_pb2.WeightManifest,
+    fence: common_pb2.Fence,
+    probes: list[policy_pb2.Probe],
+    probe_bound: float,
+) -> policy_pb2.CommitUpdateResponse:
+    update_id = f"{manifest.policy_id}-{manifest.version.lineage}-{manifest.version.number}"
+    try:
+        await replica.stub.BeginUpdate(
+            policy_pb2.BeginUpdateRequest(
+                fence=fence,
+                update_id=update_id,
+                replica_id=replica_id,
+                manifest=manifest,
+                source=policy_pb2.WeightSource(learner_target=learner_target),
+            ),
+            timeout=_PHASE_SECONDS,
+        )
+        await replica.stub.StageWeights(
+            policy_pb2.StageWeightsRequest(fence=fence, update_id=update_id), timeout=_PHASE_SECONDS
+        )
+        return await replica.stub.CommitUpdate(
+            policy_pb2.CommitUpdateRequest(fence=fence, update_id=update_id, probes=probes, probe_bound=probe_bound),
+            timeout=_PHASE_SECONDS,
+        )
+    except grpc.RpcError:
+        await _abort(replica, fence, update_id)
+        raise
+
+
+async def _abort(replica: Replica, fence: common_pb2.Fence, update_id: str) -> None:
+    """Drop what was staged. The update's own error is the one to report."""
+    try:
+        await replica.stub.AbortUpdate(
+            policy_pb2.AbortUpdateRequest(fence=fence, update_id=update_id), timeout=_PHASE_SECONDS
+        )
+    except grpc.RpcError as error:
+        logger.warning("could not abort the update", replica=replica.target, error=describe(error))
