@@ -10,15 +10,22 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from troupe_workflow import LIBRARY
 
 Frame = dict[str, Any]
-LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); from workflow.runtime import main; sys.exit(main(int(sys.argv[1])))"
+LAUNCH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from workflow.runtime import main
+sys.exit(main(int(sys.argv[2])))
+"""
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,16 @@ class Peer:
     """The supervisor's end of the pipe, with the script's process."""
 
     def __init__(self, env: dict[str, str] | None = None) -> None:
+        # Files, not pipes: nobody reads what the script prints before it ends.
+        self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", LAUNCH, str(LIBRARY), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=self._stdout,
+                stderr=self._stderr,
                 env=env or {},
             )
         self.socket = ours
@@ -107,15 +116,18 @@ class Peer:
 
     def finish(self, execution: Execution | None = None) -> Execution:
         execution = execution or Execution()
-        stdout, stderr = self.process.communicate(timeout=20)
-        execution.exit_code = self.process.returncode
-        execution.stdout, execution.stderr = stdout.decode(), stderr.decode()
+        execution.exit_code = self.process.wait(timeout=20)
+        for stream in (self._stdout, self._stderr):
+            stream.seek(0)
+        execution.stdout, execution.stderr = self._stdout.read().decode(), self._stderr.read().decode()
         return execution
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self._stdout.close()
+        self._stderr.close()
         self._bytes.close()
         self.socket.close()
 
@@ -147,7 +159,11 @@ def serve(peer: Peer, agent: Agent, tool: Tool = run_python) -> Execution:
             output, verdict = tool(frame["code"])
             run_id = 1000 + frame["call_id"]
             peer.send(
-                type="tool_result", call_id=frame["call_id"], tool_run_id=run_id, output=output, verdict=verdict
+                type="tool_result",
+                call_id=frame["call_id"],
+                tool_run_id=run_id,
+                output=output,
+                verdict=verdict,
             )
     return peer.finish(execution)
 
@@ -210,4 +226,4 @@ def refusal() -> type[Refusal]:
 @pytest.fixture
 def python_on_path() -> dict[str, str]:
     """An environment in which a script finds `python`."""
-    return {"PATH": f"{os.path.dirname(sys.executable)}:{os.defpath}"}
+    return {"PATH": f"{Path(sys.executable).parent}:{os.defpath}"}

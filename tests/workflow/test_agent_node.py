@@ -13,9 +13,7 @@ FENCE = "Let me compute.\n```python\nprint({})\n```"
 
 
 def test_the_first_agent_sees_exactly_the_question(run_script: Any) -> None:
-    done = run_script(
-        ONE_AGENT.format(turns=1), start={"delivery_instruction": "Deliver."}, Solver=r"\boxed{12}"
-    )
+    done = run_script(ONE_AGENT.format(turns=1), start={"delivery_instruction": "Deliver."}, Solver=r"\boxed{12}")
     assert done.calls == [
         {
             "type": "agent_call",
@@ -190,9 +188,7 @@ w = Workflow()
 w.add_nodes([AgentNode(name, "") for name in ("Reader", "Planner", "Solver")])
 w.run(question)
 """
-    done = run_script(
-        script, Reader="I read.<delivery>\n3 * 4\n</delivery>", Planner=" Multiply. ", Solver="12"
-    )
+    done = run_script(script, Reader="I read.<delivery>\n3 * 4\n</delivery>", Planner=" Multiply. ", Solver="12")
     assert done.asked("Solver") == ["What is 3 * 4?\nReader: 3 * 4\nPlanner: Multiply."]
     assert [call["conversation_id"] for call in done.calls] == ["Reader#1", "Planner#2", "Solver#3"]
 
@@ -213,7 +209,10 @@ print(result.message_type.value, result.metadata["exception_type"], result.sende
 
 
 def test_text_that_utf8_cannot_say_does_not_break_the_pipe(run_script: Any) -> None:
-    script = 'from workflow import *\nWorkflow().add_node(AgentNode("A", "half \\ud800, whole \\U0001F600")).run(question)'
+    script = """
+from workflow import *
+Workflow().add_node(AgentNode("A", "half \\ud800, whole \\U0001F600")).run(question)
+"""
     done = run_script(script, A="é")
     assert done.calls[0]["messages"][0]["content"] == "half ?, whole \U0001f600"
     assert done.results == ["é"]

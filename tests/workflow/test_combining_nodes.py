@@ -85,10 +85,13 @@ def test_members_of_one_name_keep_a_line_each(run_script: Any) -> None:
 
 
 def test_members_see_what_came_before_the_ensemble_and_so_does_the_judge(run_script: Any) -> None:
-    script = HEAD + """
+    script = (
+        HEAD
+        + """
 vote = EnsembleNode("E", agents("A", "B"), "consensus", AgentNode("J", ""))
 Workflow().add_node(AgentNode("Reader", "")).add_node(vote).run(question)
 """
+    )
     done = run_script(script, Reader="<delivery>3 * 4</delivery>", A="x", B="y", J="z")
     assert done.asked("A") == ["What is 3 * 4?\nReader: 3 * 4"]
     assert done.asked("J") == [f"What is 3 * 4?\nReader: 3 * 4\nA: x\nB: y\n{JUDGE_LINE}"]
@@ -157,9 +160,7 @@ def test_templates_fill_their_fields_and_leave_every_other_brace(run_script: Any
     more = r""", num_iterations=1,
     reflection_prompt="{question} \\frac{1}{2} {response} {other} {}",
     refinement_prompt="{reflection}|{response}|{history}|\\boxed{}" """
-    done = run_script(
-        REFLECT.format(more=more), start={"question": r"\sqrt{4}"}, A=["{reflection}", "b"], C="c"
-    )
+    done = run_script(REFLECT.format(more=more), start={"question": r"\sqrt{4}"}, A=["{reflection}", "b"], C="c")
     assert done.asked("C") == [r"\sqrt{4} \frac{1}{2} {reflection} {other} {}"]
     assert done.asked("A")[1] == r"c|{reflection}||\boxed{}"
 
@@ -178,19 +179,25 @@ def test_an_agent_reviews_itself_without_a_critic(run_script: Any) -> None:
 
 @pytest.mark.parametrize(("route", "agent"), [("a", "A"), ("b", "B"), ("elsewhere", "B")])
 def test_a_router_runs_the_named_route_or_the_default(run_script: Any, route: str, agent: str) -> None:
-    script = HEAD + f"""
+    script = (
+        HEAD
+        + f"""
 a, b = agents("A", "B")
 run(RouterNode("R", {{"a": a, "b": b}}, lambda context: {route!r}, default_route="b"))
 """
+    )
     done = run_script(script, A="1", B="2")
     assert [call["agent"] for call in done.calls] == [agent]
 
 
 def test_what_a_route_said_is_passed_on_once(run_script: Any) -> None:
-    script = HEAD + """
+    script = (
+        HEAD
+        + """
 router = RouterNode("R", {"default": AgentNode("A", "")}, lambda context: "default")
 Workflow().add_nodes([router, AgentNode("B", "")]).run(question)
 """
+    )
     done = run_script(script, A="1", B="2")
     assert done.asked("B") == ["What is 3 * 4?\nR: 1"]
 
@@ -199,13 +206,14 @@ Workflow().add_nodes([router, AgentNode("B", "")]).run(question)
     ("question", "sensitive", "agent"),
     [("A SUM", False, "A"), ("A SUM", True, "D"), ("a proof", True, "P"), ("hello", False, "D")],
 )
-def test_a_keyword_router_takes_the_first_keyword(
-    run_script: Any, question: str, sensitive: bool, agent: str
-) -> None:
-    script = HEAD + f"""
+def test_a_keyword_router_takes_the_first_keyword(run_script: Any, question: str, sensitive: bool, agent: str) -> None:
+    script = (
+        HEAD
+        + f"""
 a, p, d = agents("A", "P", "D")
 run(create_keyword_router("R", {{"sum": a, "proof": p}}, d, case_sensitive={sensitive}))
 """
+    )
     done = run_script(script, start={"question": question}, A="1", P="2", D="3")
     assert [call["agent"] for call in done.calls] == [agent]
 

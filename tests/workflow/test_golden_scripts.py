@@ -1,9 +1,9 @@
-"""The two sample scripts of the paper's appendix, completed where the published page cuts them, run unchanged."""
+"""The two sample scripts of the paper's appendix run, completed where the published page cuts them."""
 
 from typing import Any
 
 # "math_ensemble_judge": three solvers, and a judge who always decides.
-ENSEMBLE_JUDGE = r'''
+ENSEMBLE_JUDGE = r"""
 from workflow import AgentNode, Workflow, ToolRegistry
 from workflow.nodes import EnsembleNode
 
@@ -52,7 +52,7 @@ print("FINAL ANSWER:")
 result = workflow.run(question)
 print(result.content)
 print("================================================")
-'''
+"""
 
 # A solver and a unit-test agent in reflection, with a code interpreter that the script brings itself.
 CODE_REFLECTION = r'''
@@ -111,9 +111,7 @@ result = workflow.run(question)
 print(result.content)
 '''
 
-GRID = (
-    "Place a digit in each cell of a 2x3 grid so that the rows sum to 999 and the columns to 99. In how many ways?"
-)
+GRID = "Place digits in a 2x3 grid so that the rows sum to 999 and the columns to 99. In how many ways?"
 EVERSION = "Count the eversions until the array no longer changes."
 FIRST_TRY = "<delivery>counts larger elements</delivery>\n<solution>\nprint(1)\n</solution>"
 SECOND_TRY = "<delivery>follows the chain of maxima</delivery>\n<solution>\n```python\nprint(2)\n```\n</solution>"
@@ -176,6 +174,8 @@ def test_the_code_reflection_runs_as_published(run_script: Any, python_on_path: 
     assert done.calls[3]["tool_run_ids"] == []
     assert done.of_type("tool_call") == []
     first_review = done.asked("UnitTestAgent")[0]
-    assert first_review.startswith(f"{EVERSION}\n\nAnswer:\ncounts larger elements\n<solution>\nprint(1)\n</solution>\n")
+    assert first_review.startswith(
+        f"{EVERSION}\n\nAnswer:\ncounts larger elements\n<solution>\nprint(1)\n</solution>\n"
+    )
     assert "Review:\n1. Logical flaw: duplicates fail." in done.asked("CodeSolver")[1]
     assert [kind for _, kind in done.entered()] == ["ReflectionNode", *["AgentNode"] * 4]

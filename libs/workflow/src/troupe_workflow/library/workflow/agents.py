@@ -81,6 +81,4 @@ class AgentNode(WorkflowNode):
         """
         if session.current().task.task_type == session.MATH:
             return True
-        return (
-            self.tool_registry.runs_python() and replies.solution(reply) is None and code not in already_run
-        )
+        return self.tool_registry.runs_python() and replies.solution(reply) is None and code not in already_run

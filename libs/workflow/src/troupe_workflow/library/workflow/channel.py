@@ -17,11 +17,11 @@ from .frames import HEADER_BYTES, Frame, FrameError, body_length, decode, encode
 MAX_CALLS_IN_FLIGHT = 64
 
 
-class ChannelClosed(ConnectionError):  # noqa: N818 - the state is the name
+class ChannelClosed(ConnectionError):
     """The pipe to the supervisor is gone: no agent or tool can answer any more."""
 
 
-class AgentRefused(RuntimeError):  # noqa: N818 - the event is the name
+class AgentRefused(RuntimeError):
     """The supervisor gave an agent no turn: a budget is spent, or the context is full."""
 
 
@@ -89,9 +89,7 @@ class Channel:
                 "timeout_seconds": timeout_seconds,
             }
         )
-        return ToolResult(
-            field(reply, "tool_run_id", int), field(reply, "output", str), field(reply, "verdict", str)
-        )
+        return ToolResult(field(reply, "tool_run_id", int), field(reply, "output", str), field(reply, "verdict", str))
 
     def send(self, frame: Frame) -> None:
         """Sends a frame that has no reply. Raises ChannelClosed, FrameError."""

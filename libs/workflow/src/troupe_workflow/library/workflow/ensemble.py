@@ -38,9 +38,7 @@ class EnsembleNode(WorkflowNode):
         if weights is not None:
             checks.numbers("EnsembleNode", "weights", weights)
             if len(weights) != len(agents):
-                raise ValueError(
-                    f"EnsembleNode: {len(weights)} weights for {len(agents)} agents: give one for each"
-                )
+                raise ValueError(f"EnsembleNode: {len(weights)} weights for {len(agents)} agents: give one for each")
         self.agents = list(agents)
         self.strategy = strategy
         self.consensus_agent = consensus_agent

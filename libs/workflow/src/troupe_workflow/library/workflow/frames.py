@@ -21,9 +21,7 @@ def encode(frame: Frame) -> bytes:
 
     Raises FrameError when the frame is beyond the cap, since the other side would end the script for it.
     """
-    body = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    )
+    body = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(
             f"a {frame['type']} frame of {len(body)} bytes is beyond the limit of {MAX_FRAME_BYTES}: "
@@ -55,7 +53,5 @@ def field(frame: Frame, name: str, kind: type) -> Any:
     """One field of a frame, of exactly the given type; FrameError otherwise."""
     value = frame.get(name)
     if type(value) is not kind:
-        raise FrameError(
-            f"field {name} of a {frame['type']} frame must be {kind.__name__}, got {value!r:.80}"
-        )
+        raise FrameError(f"field {name} of a {frame['type']} frame must be {kind.__name__}, got {value!r:.80}")
     return value

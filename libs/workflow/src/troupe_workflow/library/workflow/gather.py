@@ -26,9 +26,7 @@ def distinct_names(nodes: Sequence[WorkflowNode]) -> list[str]:
     return names
 
 
-def with_answers(
-    context: Context, names: Sequence[str], answers: Sequence[Message | None], closing: str
-) -> Context:
+def with_answers(context: Context, names: Sequence[str], answers: Sequence[Message | None], closing: str) -> Context:
     """The context with the named answers and a closing request added; None stands for a failed answer."""
     question = prompts.question_of(context)
     asked = Message(question.content, MessageType.USER_INPUT, {**question.metadata, prompts.CLOSING: closing})

@@ -86,6 +86,7 @@ class AgentGraph(Runnable):
         return self
 
     def _check_known(self, method: str, argument: str, name: object) -> None:
+        checks.name(f"AgentGraph.{method}", argument, name)
         if name not in self.nodes:
             known = ", ".join(self.nodes) or "none"
             raise ValueError(
@@ -116,9 +117,7 @@ class AgentGraph(Runnable):
         if len(batch) == 1:
             return [self.nodes[batch[0]](context)]
         branches = [context.branch() for _ in batch]
-        results = run_all(
-            [partial(self.nodes[name], branch) for name, branch in zip(batch, branches, strict=True)]
-        )
+        results = run_all([partial(self.nodes[name], branch) for name, branch in zip(batch, branches, strict=True)])
         for branch, result in zip(branches, results, strict=True):
             context.state.update(branch.state)
             context.add_message(result)

@@ -15,9 +15,7 @@ class MathEnvironment:
     of its own.
     """
 
-    def __init__(
-        self, timeout: float = DEFAULT_TIMEOUT_SECONDS, work_dir: str | PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT_SECONDS, work_dir: str | PathLike[str] | None = None) -> None:
         checks.number("MathEnvironment", "timeout", timeout, above=0)
         self.timeout = timeout
 

@@ -25,9 +25,7 @@ REFLECTION_TEMPLATE = (
     "{question}\n\nAnswer:\n{response}\n\n"
     "Check this answer. Say what is wrong. End with VERDICT: CORRECT or VERDICT: INCORRECT."
 )
-REFINEMENT_TEMPLATE = (
-    "{question}\n\nYour answer:\n{response}\n\nReview:\n{reflection}\n\nGive your improved answer."
-)
+REFINEMENT_TEMPLATE = "{question}\n\nYour answer:\n{response}\n\nReview:\n{reflection}\n\nGive your improved answer."
 HISTORY_TEMPLATE = (
     "{question}\n\nEarlier attempts:\n{history}\n\nYour answer:\n{response}\n\nReview:\n{reflection}\n\n"
     "Give your improved answer."
@@ -45,9 +43,7 @@ _FROM_NODES = (
 _FIELD = re.compile(r"\{(question|response|reflection|history)\}")
 
 
-def system_text(
-    system_prompt: str, delivery_instruction: str, tool_schemas: Sequence[Mapping[str, Any]]
-) -> str:
+def system_text(system_prompt: str, delivery_instruction: str, tool_schemas: Sequence[Mapping[str, Any]]) -> str:
     """The system message of an agent; empty parts take no line."""
     tools = ""
     if tool_schemas:
@@ -82,8 +78,7 @@ def user_text(context: Context) -> str:
             latest[sender] = message
     lines = [question.text]
     lines += [
-        f"{sender}: {replies.delivery(message.text) or message.text.strip()}"
-        for sender, message in latest.items()
+        f"{sender}: {replies.delivery(message.text) or message.text.strip()}" for sender, message in latest.items()
     ]
     closing = question.metadata.get(CLOSING)
     return "\n".join([*lines, closing] if closing else lines)

@@ -87,9 +87,7 @@ class ReflectionNode(WorkflowNode):
                 "ended": ended,
                 "generator_agent": self.agent.name,
                 "critic_agent": self.critic_agent.name,
-                "history": [
-                    {"response": attempt.answer, "reflection": attempt.review} for attempt in attempts
-                ],
+                "history": [{"response": attempt.answer, "reflection": attempt.review} for attempt in attempts],
             },
         )
 

@@ -57,8 +57,6 @@ def create_keyword_router(
         text = latest.text if latest else ""
         if not case_sensitive:
             text = text.lower()
-        return next(
-            (word for word in keywords if (word if case_sensitive else word.lower()) in text), "default"
-        )
+        return next((word for word in keywords if (word if case_sensitive else word.lower()) in text), "default")
 
     return RouterNode(name, {**keyword_routes, "default": default_node}, first_keyword)

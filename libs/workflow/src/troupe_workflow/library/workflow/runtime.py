@@ -95,11 +95,11 @@ def _exit_code(exit_: SystemExit) -> int:
 
 
 def _print_error(error: BaseException) -> None:
-    """The traceback from the script's first frame on, without the runtime's own."""
+    """The traceback from the script's first frame on; only the error where the script never began."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != SCRIPT_NAME:
         trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace or error.__traceback__)
+    traceback.print_exception(type(error), error, trace)
 
 
 def _flush() -> None:

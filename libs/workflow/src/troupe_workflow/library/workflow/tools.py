@@ -1,5 +1,6 @@
 """Tools that a script gives to its agents, and python that runs in a process of its own."""
 
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -140,9 +141,6 @@ def _within(turn: AgentTurn, work: Callable[[], str]) -> str:
 
 
 def _schema_of(func: Callable[..., Any]) -> dict[str, Any]:
-    # Imported when needed: it is the largest module that the library could ask for.
-    import inspect
-
     try:
         parameters = inspect.signature(func).parameters.values()
     except ValueError:

@@ -1,7 +1,7 @@
 r"""Reads a critic's verdict. Pure.
 
-Only an explicit verdict counts: the last line when that is nothing but a judgement, else what follows the last
-"verdict". "INCORRECT", "not correct", "isn't correct" and "CORRECT or INCORRECT" are no approval.
+Only an explicit verdict counts: the last line when that is nothing but a judgement, else what follows the
+last "verdict". "INCORRECT", "not correct", "isn't correct" and "CORRECT or INCORRECT" are no approval.
 """
 
 import re
@@ -9,15 +9,11 @@ import re
 _MARKUP = re.compile(r"</?\w+>|\\(?:boxed|text|textbf)|[*_`{}$#]")
 _NOT = r"(?P<not>not|never|hardly|n't|isn't|cannot be|can't be)?"
 _JUDGEMENT = rf"{_NOT}\s*(?:quite |fully |entirely |completely )?(?P<word>correct|incorrect)\b"
-_SUBJECT = (
-    r"(?:(?:so|therefore|thus|hence)?,?\s*(?:the|this|that|your|my|it)\s*(?:\w+\s){0,3}?(?:is|was)\s*)?"
-)
+_SUBJECT = r"(?:(?:so|therefore|thus|hence)?,?\s*(?:the|this|that|your|my|it)\s*(?:\w+\s){0,3}?(?:is|was)\s*)?"
 # A choice that is only repeated ("CORRECT or INCORRECT"), asked ("CORRECT?") or made conditional decides
 # nothing.
 _NOT_REPEATED = r"(?!\s*(?:or|/|\||\?|if|only|except|but|apart))"
-_VERDICT = re.compile(
-    rf"\bverdict\b\s*(?:is|:|=|-|–|—)*\s*{_SUBJECT}{_JUDGEMENT}{_NOT_REPEATED}", re.IGNORECASE
-)
+_VERDICT = re.compile(rf"\bverdict\b\s*(?:is|:|=|-|–|—)*\s*{_SUBJECT}{_JUDGEMENT}{_NOT_REPEATED}", re.IGNORECASE)
 _LAST_LINE = re.compile(rf"{_SUBJECT}{_JUDGEMENT}\s*[.!]*", re.IGNORECASE)
 
 
