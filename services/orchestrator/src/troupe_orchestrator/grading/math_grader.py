@@ -26,6 +26,8 @@ from troupe_orchestrator.grading.numbers import PlainNumber, read_number
 Symbolic = Callable[[str, str, float | None], bool]
 """`symbolic(reference, answer, tolerance)`: are two expressions equal; exactly, or within an absolute tolerance?"""
 
+_MAX_DEPTH = 40
+"""Deepest nesting of brackets: beyond it the library's grammar is slow, and no answer is near it."""
 _RELATIVE_TOLERANCE = Fraction(1, 1_000_000)
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 _BASED = re.compile(r"[0-9A-Z]+\s*_\s*\{?\s*\d+\s*\}?")
@@ -81,6 +83,13 @@ def is_correct(reference: MathReference, answer: str, symbolic: Symbolic) -> boo
     """
     if len(answer) > MAX_CHARACTERS:
         return False
+    if isinstance(reference.answer, str) and not reference.multiple:
+        # Most answers are plain numbers: no need to look at them as LaTeX first.
+        number, found = read_number(reference.answer), read_number(answer.strip())
+        if number is not None and found is not None:
+            return abs(found.value - number.value) <= _allowed(number, reference.tolerance)
+    if _depth(answer) > _MAX_DEPTH:
+        return False
     answer = _in_unit_of(reference, answer)
     values = reference.values
     if reference.multiple and len(values) == 1:
@@ -129,19 +138,22 @@ def plain_letter(text: str) -> str:
 
 
 def _same_number(number: PlainNumber, due: str, given: str, tolerance: float | None, symbolic: Symbolic) -> bool:
-    allowed = None
-    if number.half_unit is not None:
-        allowed = (
-            Fraction(tolerance)
-            if tolerance is not None
-            else min(abs(number.value) * _RELATIVE_TOLERANCE, number.half_unit)
-        )
+    allowed = _allowed(number, tolerance)
     found = read_number(given)
     if found is not None:
-        return abs(found.value - number.value) <= (allowed or 0)
+        return abs(found.value - number.value) <= allowed
     if _BASED.fullmatch(given) or not _is_mathematics(due, given) or len(split_top_level(given)) > 1:
         return False
-    return symbolic(due, given, None if allowed is None else float(allowed))
+    return symbolic(due, given, float(allowed) if allowed else None)
+
+
+def _allowed(number: PlainNumber, tolerance: float | None) -> Fraction:
+    """Largest difference from a reference that is this number: 0 unless it is a decimal."""
+    if number.half_unit is None:
+        return Fraction(0)
+    if tolerance is not None:
+        return Fraction(tolerance)
+    return min(abs(number.value) * _RELATIVE_TOLERANCE, number.half_unit)
 
 
 def _same_structure(due: str, given: str, tolerance: float | None, symbolic: Symbolic) -> bool:
@@ -225,6 +237,17 @@ def _brackets(text: str) -> tuple[str, str] | None:
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]" or not _closes_at_end(text):
         return None
     return (text[0], text[-1]) if len(split_top_level(text[1:-1])) > 1 else None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in _OPENING:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in _CLOSING:
+            depth -= 1
+    return deepest
 
 
 def _closes_at_end(text: str) -> bool:

@@ -13,6 +13,8 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_la
 from math_verify import verify  # type: ignore[import-untyped]
 from math_verify.grader import should_treat_as_complex  # type: ignore[import-untyped]
 
+from troupe_orchestrator.grading.reach import differ_at_a_point, within_reach
+
 # It warns that nobody else limits its time; the worker's parent does.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -40,9 +42,12 @@ def symbolically_equal(reference: str, answer: str, tolerance: float | None) -> 
         due, given = _parsed(reference), _parsed(answer)
     except UnreadableError:
         return False
+    if not within_reach(due, given):
+        return False
     if tolerance is not None:
         return _within(due, given, tolerance)
-    return bool(verify(_exact(due), _exact(given), strict=True, timeout_seconds=None))
+    due, given = _exact(due), _exact(given)
+    return not differ_at_a_point(due, given) and bool(verify(due, given, strict=True, timeout_seconds=None))
 
 
 def _parsed(text: str) -> Any:
