@@ -1,0 +1,179 @@
+"""`troupe solve`, `troupe eval`, `troupe train`: work for the orchestrator, watched until it ends."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
+
+from troupe_client import frame, render_eval, render_solve
+from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption, TargetOption
+from troupe_client.interrupt import Interrupts
+from troupe_client.render_train import TrainView
+from troupe_client.sdk import Client
+from troupe_client.session import orchestrator
+from troupe_client.wiring import Purpose
+
+MAX_DATASET_BYTES: Final = 48 * 2**20
+MAX_CONFIG_BYTES: Final = 2**20
+
+
+class TaskType(StrEnum):
+    """How an answer is due."""
+
+    MATH = "math"
+    CODE = "code"
+
+
+TemperatureOption = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")]
+MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", min=0, help="Tokens of one generation; 0 takes what the context leaves.")
+]
+
+
+def solve(
+    question: Annotated[str, typer.Argument(help="What to answer.")],
+    task_type: Annotated[TaskType, typer.Option("--type", help="Whether a value or a program is asked for.")] = (
+        TaskType.MATH
+    ),
+    temperature: TemperatureOption = 1.0,
+    seed: SeedOption = None,
+    max_tokens: MaxTokensOption = 0,
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Design a workflow for one question, run it, and show how it goes."""
+    place = frame.place(target, state, profile)
+    if not question.strip():
+        raise typer.BadParameter("the question is empty")
+    sampling = common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
+    kind = common_pb2.TaskType.Value(f"TASK_TYPE_{task_type.value.upper()}")
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.INFERENCE) as address,
+            Client(address) as client,
+        ):
+            answered = False
+            async for event in client.solve(question, kind, sampling):
+                render_solve.show(frame.out, event)
+                answered = event.WhichOneof("event") == "answer" and event.answer.status == "ok"
+        return 0 if answered else 1
+
+    frame.execute(command)
+
+
+def evaluate(
+    dataset: Annotated[Path, typer.Option(help="Problem file: JSON lines, gzip allowed.")],
+    samples: Annotated[int, typer.Option(min=1, help="Executions per problem.")] = 1,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first so many problems; 0 is all.")] = 0,
+    dataset_format: Annotated[
+        str, typer.Option("--format", help="gsm8k, math, aime, humaneval, …; told from the first line if empty.")
+    ] = "",
+    temperature: TemperatureOption = 1.0,
+    seed: SeedOption = None,
+    max_tokens: MaxTokensOption = 0,
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Run the current policies over a problem file and say how often they succeed."""
+    place = frame.place(target, state, profile)
+    request = evaluation_pb2.CreateEvalJobRequest(
+        dataset_name=dataset.name,
+        dataset=frame.read_file(dataset, MAX_DATASET_BYTES),
+        format=dataset_format,
+        samples=samples,
+        limit=limit,
+        sampling=common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
+    )
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.INFERENCE) as address,
+            Client(address) as client,
+        ):
+            job = await client.create_eval(request)
+            render_eval.show_dataset_errors(frame.err, job)
+            job = await _watched(client, job)
+            if job.state != evaluation_pb2.EVAL_STATE_SUCCEEDED:
+                name = evaluation_pb2.EvalState.Name(job.state).removeprefix("EVAL_STATE_").lower()
+                raise CommandError(f"eval job {job.job_id} {name}: {job.reason or 'no reason given'}")
+            render_eval.show_summary(frame.out, job)
+            await _show_examples(client, job.job_id)
+        return 0
+
+    frame.execute(command)
+
+
+def train(
+    config: Annotated[Path | None, typer.Option(help="Config of a new run, YAML.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Id of a paused or failed run to go on with.")] = None,
+    run_id: Annotated[str, typer.Option("--run-id", help="Id of the new run; chosen for you if empty.")] = "",
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Train the policies, and show each step."""
+    place = frame.place(target, state, profile)
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("give either --config FILE or --resume RUN")
+    text = "" if config is None else _utf8(config)
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.TRAINING) as address,
+            Client(address) as client,
+        ):
+            run = await client.create_run(text, run_id) if resume is None else await client.resume_run(resume)
+            frame.err.print(f"run {run.run_id} in {run.folder}")
+            after = 0
+            with TrainView(frame.out, run.total_steps, run.committed_steps) as view:
+                async for event in client.watch_run(run.run_id, after):
+                    view.show(event)
+            return _ended(await client.get_run(run.run_id))
+
+    frame.execute(command)
+
+
+def _ended(run: training_pb2.Run) -> int:
+    """Says how a run ended; the exit status."""
+    name = training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+    said = f"run {run.run_id} {name} after {run.committed_steps} of {run.total_steps} steps"
+    if run.state in (training_pb2.RUN_STATE_FAILED, training_pb2.RUN_STATE_CANCELLED):
+        raise CommandError(f"{said}: {run.reason or 'no reason given'}")
+    frame.err.print(f"{said}: {run.folder}")
+    return 0
+
+
+async def _watched(client: Client, job: evaluation_pb2.EvalJob) -> evaluation_pb2.EvalJob:
+    """The job as it ended, with a bar while it runs."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=frame.err, disable=not frame.err.is_terminal, transient=True) as progress:
+        bar = progress.add_task("items", total=job.items_total, completed=job.items_done)
+        async for event in client.watch_eval(job.job_id):
+            progress.update(bar, completed=event.job.items_done, total=event.job.items_total)
+    return await client.get_eval(job.job_id)
+
+
+async def _show_examples(client: Client, job_id: str) -> None:
+    """Names an execution that succeeded and one that did not, to look at with `troupe trace`."""
+    shown: set[bool] = set()
+    async for item in client.eval_items(job_id):
+        if item.execution_id and item.success not in shown:
+            shown.add(item.success)
+            kind = "success" if item.success else "failure"
+            frame.err.print(f"a {kind}: troupe trace {item.execution_id}")
+        if len(shown) == 2:
+            return
+
+
+def _utf8(path: Path) -> str:
+    try:
+        return frame.read_file(path, MAX_CONFIG_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,51 @@
+"""`troupe trace`, `troupe runs`: what earlier work left behind."""
+
+from typing import Annotated
+
+import typer
+
+from troupe_client import frame, render_status, render_trace
+from troupe_client.frame import DEFAULT_STATE_OPTION, ProfileOption, StateOption, TargetOption
+from troupe_client.interrupt import Interrupts
+from troupe_client.sdk import Client
+from troupe_client.session import orchestrator
+from troupe_client.wiring import Purpose
+
+
+def trace(
+    execution: Annotated[str, typer.Argument(help="Id of an execution, or the first six or more characters of it.")],
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Show one execution: script, turns, tokens, reward terms, advantages."""
+    place = frame.place(target, state, profile)
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
+            Client(address) as client,
+        ):
+            render_trace.show(frame.out, await client.execution(execution))
+        return 0
+
+    frame.execute(command)
+
+
+def runs(
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """List the training runs, newest first."""
+    place = frame.place(target, state, profile)
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
+            Client(address) as client,
+        ):
+            frame.out.print(render_status.runs([run async for run in client.runs()]))
+        return 0
+
+    frame.execute(command)

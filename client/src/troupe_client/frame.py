@@ -1,0 +1,88 @@
+"""What all commands share: where they find services, how they end, what they write to.
+
+A command that fails writes one line to stderr and exits with 1; wrong usage exits with 2, Ctrl-C with 130.
+Results go to stdout, everything else to stderr.
+"""
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import grpc
+import typer
+from rich.console import Console
+from troupe_contracts.errors import describe
+
+from troupe_client.interrupt import InterruptedCommandError, Interrupts, run
+from troupe_client.local import OnReady, ServiceEndedError
+from troupe_client.profile import ProfileError
+from troupe_client.session import DEFAULT_STATE, NoServicesError, Place
+from troupe_client.state import AlreadyRunningError
+
+# Numbers that rich would colour are our own to mark; text of models is never markup.
+out: Final = Console(highlight=False, markup=False, soft_wrap=False)
+err: Final = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+StateOption = Annotated[Path, typer.Option("--state", help="Folder of the local services.")]
+ProfileOption = Annotated[
+    Path | None, typer.Option("--profile", help="Profile to start; that of the state folder unless given.")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", help="host:port of a running orchestrator; starts nothing.")
+]
+DEFAULT_STATE_OPTION: Final = DEFAULT_STATE
+
+
+class CommandError(RuntimeError):
+    """A command could not do what it was asked; the text is all that is shown."""
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Ends the command with one line (or a few) on stderr."""
+    err.print(f"troupe: {message}")
+    raise typer.Exit(status)
+
+
+def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
+    """Runs a command's coroutine, which returns the exit status, and turns what it raises into one line."""
+    try:
+        status = run(command)
+    except grpc.RpcError as error:
+        fail(describe(error))
+    except (CommandError, ServiceEndedError, ProfileError, NoServicesError, AlreadyRunningError) as error:
+        fail(str(error))
+    except InterruptedCommandError as interrupt:
+        raise typer.Exit(interrupt.exit_status) from None
+    raise typer.Exit(status)
+
+
+def starting(profile: str) -> OnReady:
+    """Shows services as they come up."""
+    err.print(f"starting the services of profile {profile}", style="dim")
+
+    def ready(service: str, seconds: float) -> None:
+        err.print(f"  {service} serves after {seconds:.1f} s", style="dim")
+
+    return ready
+
+
+def place(target: str | None, state: Path, profile: Path | None) -> Place:
+    """Where this command finds its services."""
+    if target is not None and profile is not None:
+        raise typer.BadParameter("--target starts nothing: leave out --profile")
+    return Place(target=target, state=state, profile=profile)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A file that an option names.
+
+    Raises:
+        typer.BadParameter: it cannot be read, or is larger than `limit` bytes.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from error
+    if len(content) > limit:
+        raise typer.BadParameter(f"{path} has {len(content)} bytes, the limit is {limit}: split it")
+    return content

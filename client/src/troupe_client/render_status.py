@@ -1,0 +1,42 @@
+"""`troupe status` and `troupe runs` on the terminal."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.table import Table
+from troupe.v1 import training_pb2
+
+from troupe_client.probe import Report
+from troupe_client.render_text import plain
+
+_HEALTH_STYLES: Final = {"serving": "green", "starting": "yellow"}
+
+
+def services(reports: Iterable[Report]) -> Table:
+    """A row for each service."""
+    table = Table("service", "health", "target", "serves", "in use", "process")
+    for report in reports:
+        table.add_row(
+            report.service,
+            plain(report.health.replace("_", " "), _HEALTH_STYLES.get(report.health, "red")),
+            report.target,
+            plain(report.serves),
+            plain(report.capacity),
+            str(report.pid),
+        )
+    return table
+
+
+def runs(found: Iterable[training_pb2.Run]) -> Table:
+    """A row for each run, newest first."""
+    table = Table("run", "state", "steps", "started", "folder", "reason")
+    for run in found:
+        table.add_row(
+            plain(run.run_id),
+            training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower(),
+            f"{run.committed_steps} of {run.total_steps}",
+            run.create_time.ToDatetime().isoformat(" ", "seconds") + " UTC",
+            plain(run.folder),
+            plain(run.reason),
+        )
+    return table

@@ -1,0 +1,224 @@
+"""Clients of the three public services: `Client` for async code, `SyncClient` for everything else.
+
+    async with Client("127.0.0.1:4100") as client:
+        async for event in client.solve("What is 37 * 58 + 12?"):
+            print(event)
+
+    with SyncClient("127.0.0.1:4100") as client:
+        for run in client.runs():
+            print(run.run_id)
+
+Watches survive a lost connection: they go on from the last event that was seen. Errors are `grpc.RpcError`;
+`troupe_contracts.errors.describe` makes one readable line of each.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+from troupe.v1 import (
+    common_pb2,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
+    solver_pb2,
+    solver_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+from troupe_contracts.channel import connect
+
+Result = TypeVar("Result")
+
+# How often a watch calls again without having seen anything new, and how long it waits before.
+_RECONNECTS: Final = 8
+_RECONNECT_SECONDS: Final = 0.5
+_LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class Client:
+    """Training, evaluation and solving at one orchestrator."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = connect(target)
+        self._training: training_pb2_grpc.TrainingAsyncStub = training_pb2_grpc.TrainingStub(self._channel)
+        self._evaluation: evaluation_pb2_grpc.EvaluationAsyncStub = evaluation_pb2_grpc.EvaluationStub(self._channel)
+        self._solver: solver_pb2_grpc.SolverAsyncStub = solver_pb2_grpc.SolverStub(self._channel)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def solve(
+        self,
+        question: str,
+        task_type: "common_pb2.TaskType.ValueType" = common_pb2.TASK_TYPE_UNSPECIFIED,
+        sampling: common_pb2.Sampling | None = None,
+    ) -> AsyncIterator[solver_pb2.SolveEvent]:
+        """What happens while one question is solved; the last event is the answer."""
+        request = solver_pb2.SolveRequest(question=question, task_type=task_type, sampling=sampling)
+        async for event in self._solver.Solve(request):
+            yield event
+
+    async def create_run(self, config: str, run_id: str = "") -> training_pb2.Run:
+        """Starts a run; `config` is YAML. The same id and config return the existing run."""
+        return await self._training.CreateRun(training_pb2.CreateRunRequest(run_id=run_id, config=config))
+
+    async def get_run(self, run_id: str) -> training_pb2.Run:
+        return await self._training.GetRun(training_pb2.GetRunRequest(run_id=run_id))
+
+    async def pause_run(self, run_id: str) -> training_pb2.Run:
+        """Stops the run at its next step boundary."""
+        return await self._training.PauseRun(training_pb2.PauseRunRequest(run_id=run_id))
+
+    async def resume_run(self, run_id: str) -> training_pb2.Run:
+        """Goes on with a paused or failed run."""
+        return await self._training.ResumeRun(training_pb2.ResumeRunRequest(run_id=run_id))
+
+    async def cancel_run(self, run_id: str) -> training_pb2.Run:
+        return await self._training.CancelRun(training_pb2.CancelRunRequest(run_id=run_id))
+
+    async def runs(self) -> AsyncIterator[training_pb2.Run]:
+        """All runs, newest first."""
+        token = ""
+        while True:
+            page = await self._training.ListRuns(training_pb2.ListRunsRequest(page_token=token))
+            for run in page.runs:
+                yield run
+            if not (token := page.next_page_token):
+                return
+
+    async def watch_run(self, run_id: str, after_event_id: int = 0) -> AsyncIterator[training_pb2.RunEvent]:
+        """The run's events after one, until it has ended."""
+
+        def call(after: int) -> Any:
+            return self._training.WatchRun(training_pb2.WatchRunRequest(run_id=run_id, after_event_id=after))
+
+        async for event in _resumed(call, after_event_id):
+            yield event
+
+    async def execution(self, execution_id: str) -> training_pb2.ExecutionTrace:
+        """One execution, whole, by its id or a prefix of at least six characters."""
+        request = training_pb2.GetExecutionRequest(execution_id=execution_id)
+        return await self._training.GetExecution(request)
+
+    async def create_eval(self, request: evaluation_pb2.CreateEvalJobRequest) -> evaluation_pb2.EvalJob:
+        """Starts an eval job."""
+        return await self._evaluation.CreateEvalJob(request)
+
+    async def get_eval(self, job_id: str) -> evaluation_pb2.EvalJob:
+        return await self._evaluation.GetEvalJob(evaluation_pb2.GetEvalJobRequest(job_id=job_id))
+
+    async def cancel_eval(self, job_id: str) -> evaluation_pb2.EvalJob:
+        """Ends the job; finished items stay."""
+        return await self._evaluation.CancelEvalJob(evaluation_pb2.CancelEvalJobRequest(job_id=job_id))
+
+    async def evals(self) -> AsyncIterator[evaluation_pb2.EvalJob]:
+        """All eval jobs, newest first."""
+        token = ""
+        while True:
+            page = await self._evaluation.ListEvalJobs(evaluation_pb2.ListEvalJobsRequest(page_token=token))
+            for job in page.jobs:
+                yield job
+            if not (token := page.next_page_token):
+                return
+
+    async def watch_eval(self, job_id: str, after_event_id: int = 0) -> AsyncIterator[evaluation_pb2.EvalEvent]:
+        """The job after each item that ends, until it has ended."""
+
+        def call(after: int) -> Any:
+            return self._evaluation.WatchEvalJob(
+                evaluation_pb2.WatchEvalJobRequest(job_id=job_id, after_event_id=after)
+            )
+
+        async for event in _resumed(call, after_event_id):
+            yield event
+
+    async def eval_items(self, job_id: str) -> AsyncIterator[evaluation_pb2.EvalItem]:
+        """The job's finished items, by problem and sample."""
+        token = ""
+        while True:
+            request = evaluation_pb2.ListEvalItemsRequest(job_id=job_id, page_token=token)
+            page = await self._evaluation.ListEvalItems(request)
+            for item in page.items:
+                yield item
+            if not (token := page.next_page_token):
+                return
+
+
+class SyncClient:
+    """The same methods as `Client` for code without an event loop; what streams there is an iterator here."""
+
+    def __init__(self, target: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="troupe-client", daemon=True)
+        self._thread.start()
+        self._client = self._wait(_opened(target))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            return self._wait(result) if asyncio.iscoroutine(result) else self._iterate(result)
+
+        return call
+
+    def close(self) -> None:
+        """Ends the connection and the thread behind it."""
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _iterate(self, items: AsyncIterator[Result]) -> Iterator[Result]:
+        async def advance() -> tuple[bool, Any]:
+            try:
+                return True, await anext(items)
+            except StopAsyncIteration:
+                return False, None
+
+        while (step := self._wait(advance()))[0]:
+            yield step[1]
+
+
+async def _opened(target: str) -> Client:
+    return Client(target)
+
+
+async def _resumed(call: Callable[[int], Any], after: int) -> AsyncIterator[Any]:
+    """A watch that calls again from the last event when the connection is lost."""
+    attempts = 0
+    while True:
+        try:
+            async for event in call(after):
+                attempts, after = 0, max(after, event.event_id)
+                yield event
+        except grpc.aio.AioRpcError as error:
+            attempts += 1
+            if error.code() not in _LOST or attempts > _RECONNECTS:
+                raise
+            await asyncio.sleep(_RECONNECT_SECONDS)
+        else:
+            return

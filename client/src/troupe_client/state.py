@@ -1,0 +1,122 @@
+"""What a local deployment writes down, so that another shell can find it: `<state>/local.json`, and a lock
+beside it.
+
+The lock is held, by the kernel, for as long as the supervisor lives; the file says who it is and where the
+services are. A file without a lock is stale: its processes are looked up by number *and* start, never by
+number alone.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from troupe_client.processes import Identity, boot_id
+
+
+class AlreadyRunningError(RuntimeError):
+    """Another supervisor holds the state folder."""
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service of a deployment. `target` is empty until it serves; `policy_id` is, where it has no
+    policy."""
+
+    pid: int
+    start_ticks: int
+    log: str
+    policy_id: str = ""
+    target: str = ""
+    metrics: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.pid, self.start_ticks)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A supervisor and its services, by name, as of the last change."""
+
+    supervisor: Identity
+    tag: str
+    profile: str
+    ready: bool = False
+    services: Mapping[str, ServiceState] = field(default_factory=dict)
+
+    def processes(self) -> list[Identity]:
+        """The services' main processes."""
+        return [service.identity for service in self.services.values()]
+
+
+class StateFolder:
+    """The folder of one local deployment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path / "local.json"
+        self._lock = path / "local.lock"
+
+    def create(self) -> None:
+        """Makes the folder if it is not there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder, for a supervisor's life.
+
+        Raises:
+            AlreadyRunningError: another supervisor has it; the text names both.
+        """
+        self.create()
+        with self._lock.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunningError(self.held_text()) from None
+            yield
+
+    def is_held(self) -> bool:
+        """True while a supervisor has the folder."""
+        if not self._lock.exists():
+            return False
+        with self._lock.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def write(self, deployment: Deployment) -> None:
+        """Replaces the file, whole or not at all."""
+        draft = self._file.with_suffix(".draft")
+        draft.write_text(json.dumps({"boot_id": boot_id(), **asdict(deployment)}, indent=2) + "\n")
+        draft.replace(self._file)
+
+    def read(self) -> Deployment | None:
+        """What is written; None without a file, or with one from before the machine's last boot."""
+        try:
+            written: dict[str, Any] = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return None
+        if written.pop("boot_id") != boot_id():
+            return None
+        services = {name: ServiceState(**service) for name, service in written.pop("services").items()}
+        return Deployment(supervisor=Identity(**written.pop("supervisor")), services=services, **written)
+
+    def clear(self) -> None:
+        """Removes the file."""
+        self._file.unlink(missing_ok=True)
+
+    def held_text(self) -> str:
+        """Who holds the folder, and what to do."""
+        deployment = self.read()
+        who = f"process {deployment.supervisor.pid}" if deployment is not None else "another process"
+        return (
+            f"{self.path} is in use by {who}: stop it with `troupe down --state {self.path}`, "
+            "or take another folder with --state"
+        )

@@ -1,0 +1,209 @@
+"""How each service of a profile is started: its command, its environment, and whose target it needs.
+
+This is the one table between profile keys and the services' settings. Pure: nothing is started here.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from troupe_client.profile import Learner, Policy, Profile, Service
+
+SANDBOX, LEARNER, DESIGNER_LEARNER = "sandbox", "learner", "designer_learner"
+EXECUTOR, DESIGNER, ORCHESTRATOR = "executor", "designer", "orchestrator"
+LEARNERS: Final = frozenset({LEARNER, DESIGNER_LEARNER})
+
+# What a child may see of our own environment. Everything else stays here: a service is told what it needs.
+INHERITED: Final = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+# Short, so that stopping everything stays within five seconds.
+DRAIN_SECONDS: Final = 1.0
+
+
+class Purpose(Enum):
+    """What services are started for."""
+
+    RECORDS = "reading what earlier runs and jobs left: the orchestrator alone"
+    INFERENCE = "solving and evaluating: no learners"
+    TRAINING = "everything"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One service to start."""
+
+    service: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a local deployment keeps its files."""
+
+    state: Path
+
+    def ready_file(self, service: str) -> Path:
+        return self.state / "run" / f"{service}.json"
+
+    def log(self, service: str) -> Path:
+        return self.state / "logs" / f"{service}.log"
+
+    def work(self, service: str) -> Path:
+        return self.state / "work" / service
+
+    @property
+    def data(self) -> Path:
+        """The orchestrator's: runs, eval jobs, store."""
+        return self.state / "data"
+
+
+def services_of(profile: Profile, purpose: Purpose) -> tuple[str, ...]:
+    """The services that a purpose needs."""
+    if purpose is Purpose.RECORDS:
+        return (ORCHESTRATOR,)
+    learners = []
+    if purpose is Purpose.TRAINING and profile.learner is not None:
+        learners.append(LEARNER)
+    if purpose is Purpose.TRAINING and profile.designer_learner is not None:
+        learners.append(DESIGNER_LEARNER)
+    return (SANDBOX, *learners, EXECUTOR, DESIGNER, ORCHESTRATOR)
+
+
+def needs(service: str, services: Iterable[str], profile: Profile) -> frozenset[str]:
+    """The services whose targets `service` is started with."""
+    if service == DESIGNER and profile.designer.engine == "remote":
+        return frozenset({EXECUTOR})
+    if service == ORCHESTRATOR:
+        return frozenset(services) - {ORCHESTRATOR}
+    return frozenset()
+
+
+def launch(
+    service: str, profile: Profile, folders: Folders, targets: Mapping[str, str], own: Mapping[str, str]
+) -> Launch:
+    """How to start `service`.
+
+    Args:
+        targets: of the services that `needs` names.
+        own: the supervisor's environment.
+    """
+    folders = Folders(folders.state.resolve())
+    environment = {name: own[name] for name in INHERITED if name in own}
+    if service == SANDBOX:
+        return Launch(service, _sandbox(profile, folders), environment)
+    section: Service
+    match service:
+        case "executor":
+            section, wired = profile.executor, _policy(profile.executor, service)
+        case "designer":
+            section, wired = profile.designer, _designer(profile, targets)
+        case "learner":
+            assert profile.learner is not None
+            section, wired = profile.learner, _learner(profile.learner, profile.executor, folders.work(service))
+        case "designer_learner":
+            assert profile.designer_learner is not None
+            section = profile.designer_learner
+            wired = _learner(section, profile.designer, folders.work(service))
+        case "orchestrator":
+            section, wired = profile.orchestrator, _orchestrator(targets, folders)
+        case _:
+            raise ValueError(f"there is no service {service!r}")
+    environment |= {name: own[name] for name in section.inherit if name in own}
+    environment |= section.environment
+    settings: dict[str, object] = {**section.settings, **wired, **_supervised(service, folders)}
+    environment |= {f"TROUPE_{name.upper()}": _text(value) for name, value in settings.items()}
+    module = "learner" if service in LEARNERS else service
+    return Launch(service, (sys.executable, "-m", f"troupe_{module}"), environment)
+
+
+def _supervised(service: str, folders: Folders) -> dict[str, object]:
+    return {
+        "listen": "127.0.0.1:0",
+        "metrics": "127.0.0.1:0",
+        "ready_file": folders.ready_file(service),
+        "die_with_parent": True,
+        "drain_seconds": DRAIN_SECONDS,
+    }
+
+
+def _sandbox(profile: Profile, folders: Folders) -> tuple[str, ...]:
+    return (
+        *(sys.executable, "-m", "troupe_sandbox"),
+        *("--listen", "127.0.0.1:0"),
+        *("--metrics", "127.0.0.1:0"),
+        *("--ready-file", str(folders.ready_file(SANDBOX))),
+        "--die-with-parent",
+        *("--workflow-slots", str(profile.sandbox.workflow_slots)),
+        *("--test-slots", str(profile.sandbox.test_slots)),
+        *("--profile", profile.sandbox.profile),
+    )
+
+
+def _policy(policy: Policy, service: str) -> dict[str, object]:
+    wired: dict[str, object] = {
+        "engine": policy.engine,
+        "policy_id": policy.policy_id,
+        "replica_id": f"{service}-0",
+    }
+    if policy.model is not None:
+        wired["model"] = policy.model
+    if policy.context_length is not None:
+        wired["context_length"] = policy.context_length
+    return wired
+
+
+def _designer(profile: Profile, targets: Mapping[str, str]) -> dict[str, object]:
+    wired = _policy(profile.designer, DESIGNER)
+    if profile.designer.engine == "remote":
+        wired["remote_target"] = targets[EXECUTOR]
+    if profile.designer.prompt is not None:
+        wired["prompt"] = profile.designer.prompt
+    return wired
+
+
+def _learner(learner: Learner, policy: Policy, work: Path) -> dict[str, object]:
+    return {
+        "engine": learner.engine,
+        "ranks": learner.ranks,
+        "model": policy.model or "",
+        "policy_id": policy.policy_id,
+        "work_dir": work,
+    }
+
+
+def _orchestrator(targets: Mapping[str, str], folders: Folders) -> dict[str, object]:
+    return {**targets, "data_dir": folders.data}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def own_environment() -> dict[str, str]:
+    """The environment of this process."""
+    return dict(os.environ)
