@@ -142,7 +142,7 @@ def test_the_ensemble_with_a_judge_runs_as_published(run_script: Any) -> None:
     assert done.asked("AlgebraicSolver") == [GRID]
     assert done.asked("MathJudge") == [
         f"{GRID}\n"
-        "AlgebraicSolver: a+b+c = 8 gives 45\n"
+        "AlgebraicSolver: a+b+c = 8 gives 45\n\\boxed{45}\n"
         "CombinatorialSolver: C(10,2)\n\\boxed{45}\n"
         "CaseAnalyzer: Too many cases. \\boxed{54}\n"
         "Compare these answers and give the right answer."

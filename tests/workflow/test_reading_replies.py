@@ -220,7 +220,10 @@ def test_errors_are_not_shown_to_later_agents_and_only_the_last_word_of_an_agent
     ("reply", "view"),
     [
         (" all of it ", "all of it"),
-        (r"long <delivery>12 is it</delivery> \boxed{12}", "12 is it"),
+        (r"long <delivery>12</delivery> \boxed{12}", "12"),
+        (r"<delivery>it is \boxed{12}</delivery> \boxed{12}", r"it is \boxed{12}"),
+        (r"long <delivery>12 cases</delivery> \boxed{2}", "12 cases\n\\boxed{2}"),
+        ("<delivery><solution>x</solution></delivery>", "<solution>x</solution>"),
         (r"long <delivery>by parity</delivery> \boxed{12}", "by parity\n\\boxed{12}"),
         ("<delivery>a loop</delivery><solution>x</solution>", "a loop\n<solution>\nx\n</solution>"),
     ],

@@ -1,6 +1,4 @@
-"""`python -m workflow FD`: runs the script whose frames come over a stream socket, for trying the library
-by hand.
-"""
+"""`python -m workflow FD`: runs the script whose frames come over a stream socket, for trying the library by hand."""
 
 import sys
 

@@ -76,9 +76,7 @@ class AgentNode(WorkflowNode):
         return [tools.call_for(turn, self.tool_registry, call) for call in replies.tool_calls(reply)]
 
     def _wants_run(self, code: str, reply: str, already_run: set[str]) -> bool:
-        """Whether a fenced block is a tool's input. In a code task it may as well be the answer, shown in a
-        fence.
-        """
+        """Whether a fenced block is a tool's input. In a code task it may as well be the answer, shown in a fence."""
         if session.current().task.task_type == session.MATH:
             return True
         return self.tool_registry.runs_python() and replies.solution(reply) is None and code not in already_run

@@ -1,5 +1,4 @@
-"""Checks of the arguments that a script passes. Scripts are generated: a wrong argument is a clear error,
-at once.
+"""Checks of the arguments that a script passes. Scripts are generated: a wrong argument is a clear error, at once.
 
 Each check names the class, the argument, what it must be and what it was; it raises TypeError or ValueError
 and returns nothing, so that type checkers keep what they know.

@@ -38,9 +38,7 @@ _lane: ContextVar[Lane] = ContextVar("lane", default=_main_lane)
 
 
 def next_label() -> str:
-    """The next label of the branch that the caller is in: 1, 2, … or, within branch 3 of fan-out 1, 1.3.1,
-    1.3.2, …
-    """
+    """The next label of the branch that the caller is in: 1, 2, … or, within branch 3 of fan-out 1, 1.3.1, 1.3.2, …"""
     return _lane.get().next_label()
 
 
@@ -58,9 +56,7 @@ class _Outcome(Generic[Result]):
 
 
 def run_all(branches: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Runs all branches side by side; their results in the order given. Raises the first error in that
-    order.
-    """
+    """Runs all branches side by side; their results in the order given. Raises the first error in that order."""
     if len(branches) == 1:
         return [branches[0]()]
     fan_out = next_label()
@@ -91,9 +87,7 @@ def run_all(branches: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def _start_helpers(work: Callable[[], None], wanted: int) -> list[threading.Thread]:
-    """Starts as many helpers as are wanted and free. With none at all the caller does all the work, one by
-    one.
-    """
+    """Starts as many helpers as are wanted and free. With none at all the caller does all the work, one by one."""
 
     def help_out() -> None:
         try:

@@ -10,9 +10,10 @@ from .node import WorkflowNode
 
 
 class DebateNode(WorkflowNode):
-    """Round 1 answers the question; in each later round every debater sees the answers of the round before;
-    then the judge, the first debater if none is given, decides on the answers of the last round. A round is
-    run side by side.
+    """Agents answer in rounds, each run side by side, and a judge decides.
+
+    Round 1 answers the question; in each later round every debater sees the answers of the round before; then the
+    judge, the first debater if none is given, decides on the answers of the last round.
     """
 
     def __init__(

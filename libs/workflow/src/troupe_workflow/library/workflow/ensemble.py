@@ -76,9 +76,7 @@ class EnsembleNode(WorkflowNode):
     def _voted(
         self, members: Sequence[Message | None], answers: Sequence[str | None], weights: Sequence[float]
     ) -> Message:
-        """The member whose answer wins; if nobody gave an answer, the first of the greatest weight that
-        said anything.
-        """
+        """The member whose answer wins; if nobody gave an answer, the first of the greatest weight."""
         position = votes.winner(answers, weights)
         if position is None:
             spoke = [index for index, member in enumerate(members) if member is not None]

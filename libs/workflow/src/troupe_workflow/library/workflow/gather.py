@@ -1,6 +1,4 @@
-"""How nodes that combine others ask them: side by side on one question, and with each other's answers
-before them.
-"""
+"""How nodes that combine others ask them: side by side on one question, and with each other's answers before them."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -33,11 +33,11 @@ class Edge:
 
 
 class AgentGraph(Runnable):
-    """Runs from the entry point along its edges until a finish point has run, nothing is due, or
-    `max_steps` nodes have run.
+    """Runs nodes along edges.
 
-    Stops at the first ERROR. A branch's context holds what was said before it forked, and all is there
-    where branches meet.
+    It begins at the entry point and ends when a finish point has run, nothing is due, or `max_steps` nodes
+    have run. It stops at the first ERROR. A branch's context holds what was said before it forked, and all is
+    there where branches meet.
     """
 
     def __init__(self, name: str = "agent_graph", max_steps: int = 50) -> None:
@@ -64,10 +64,10 @@ class AgentGraph(Runnable):
         return self
 
     def add_conditional_edges(self, source: str, routing_func: Router) -> "AgentGraph":
-        """`routing_func(context)` names the node, or a list of nodes, that comes after `source`, in place
-        of its edges.
+        """Routes from `source` by a function, in place of its edges.
 
-        A name that no node has (END, for example) ends the branch.
+        `routing_func(context)` names the node, or a list of nodes, that comes next. A name that no node has
+        (END, for example) ends the branch.
         """
         self._check_known("add_conditional_edges", "source", source)
         checks.function("AgentGraph.add_conditional_edges", "routing_func", routing_func)
@@ -131,9 +131,8 @@ class AgentGraph(Runnable):
         return [edge.target for edge in self.edges if edge.source == name and edge.is_open(context)]
 
     def _ready(self, due: list[str]) -> list[str]:
-        """The due nodes that no other due node leads to, loops apart. Never empty: outside loops edges are
-        an order.
-        """
+        """The due nodes that no other due node leads to, loops apart. Never empty: outside loops edges are an
+        order."""
         reach = {name: self._reachable(name) for name in due}
         return [
             name

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class WorkflowNode(ABC):
-    """One unit of a workflow. Subclasses define `process`; calling a node runs it and appends its result to
-    the context.
+    """One unit of a workflow.
 
-    An exception in `process` becomes an ERROR message. Further keyword arguments are kept as `config` and
-    have no effect of their own.
+    Subclasses define `process`; calling a node runs it and appends its result to the context. An exception in
+    `process` becomes an ERROR message. Further keyword arguments are kept as `config` and have no effect of
+    their own.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -68,8 +68,7 @@ class WorkflowNode(ABC):
 
 def _reported_type(cls: type) -> str:
     """The library's class that a node is, for the trace; the node's own class when a script made it from
-    scratch.
-    """
+    scratch."""
     for base in cls.__mro__:
         if base is WorkflowNode:
             break

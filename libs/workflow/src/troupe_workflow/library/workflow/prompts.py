@@ -1,5 +1,4 @@
-r"""Every word that the library itself says to an agent. Pure, and stable: policies are trained on these
-texts.
+r"""Every word that the library itself says to an agent. Pure, and stable: policies are trained on these texts.
 
 system   the agent's system prompt
          the task's delivery instruction
@@ -56,9 +55,7 @@ def system_text(system_prompt: str, delivery_instruction: str, tool_schemas: Seq
 
 
 def question_of(context: Context) -> Message:
-    """The message that holds the question: the first input, else the latest message. ValueError in an empty
-    context.
-    """
+    """The message that holds the question: the first input, else the latest message. ValueError in an empty context."""
     inputs = context.get_messages_by_type(MessageType.USER_INPUT)
     question = inputs[0] if inputs else context.get_latest_message()
     if question is None:
@@ -85,24 +82,20 @@ def user_text(context: Context) -> str:
 
 
 def shared_view(reply: str) -> str:
-    r"""What a critic, a judge or a debater sees of a reply: its delivery and its answer, or all of it if it
-    has no delivery.
-    """
+    """What critics, judges and debaters see of a reply: its delivery and answer, or all of it without a delivery."""
     delivered = replies.delivery(reply)
     if delivered is None:
         return reply.strip()
     program, value = replies.solution(reply), replies.boxed(reply)
-    if program is not None:
-        return delivered if program in delivered else f"{delivered}\n<solution>\n{program}\n</solution>"
-    if value is not None and value not in delivered:
+    if program is not None and program not in (delivered, replies.solution(delivered)):
+        return f"{delivered}\n<solution>\n{program}\n</solution>"
+    if program is None and value and value not in (delivered, replies.boxed(delivered)):
         return f"{delivered}\n\\boxed{{{value}}}"
     return delivered
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """Replaces {question}, {response}, {reflection} and {history}, and no other brace; what is put in stays
-    as it is.
-    """
+    """Replaces {question}, {response}, {reflection} and {history} once, and no other brace."""
     return _FIELD.sub(lambda match: fields.get(match.group(1), match.group(0)), template)
 
 

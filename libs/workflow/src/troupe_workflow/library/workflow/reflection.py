@@ -10,20 +10,20 @@ from .node import WorkflowNode
 
 @dataclass(frozen=True)
 class Attempt:
-    """An answer, and the review of it if there is one."""
+    """An answer and the review of it."""
 
     answer: str
-    review: str | None = None
+    review: str
 
 
 class ReflectionNode(WorkflowNode):
-    """The agent answers; then, `num_iterations` times, the critic (the agent itself if none is given)
-    reviews the answer and the agent improves it.
+    """The agent answers; then the critic reviews the answer and the agent improves it, `num_iterations`
+    times.
 
-    It ends early when the critic states that the answer is correct, when an improvement leaves the answer
-    as it was, or when the critic or the agent fails: an answer that exists is kept. Templates use
-    {question}, {response}, {reflection} and {history}; other braces stay as they are. `include_history`
-    shows earlier attempts to the agent.
+    The critic is the agent itself if none is given. It ends early when the critic states that the answer is
+    correct, when an improvement leaves the answer as it was, or when the critic or the agent fails: an answer
+    that exists is kept. Templates use {question}, {response}, {reflection} and {history}; other braces stay
+    as they are. `include_history` shows earlier attempts to the agent.
     """
 
     def __init__(
@@ -101,17 +101,16 @@ class ReflectionNode(WorkflowNode):
         attempts: list[Attempt],
     ) -> str | None:
         """What a node says to a filled template; None if it fails."""
-        review = attempts[-1].review if attempts else None
+        review = attempts[-1].review if attempts else ""
         earlier = attempts[:-1] if self.include_history else []
         prompt = prompts.fill(
             template,
             {
                 "question": question,
                 "response": prompts.shared_view(answer),
-                "reflection": prompts.shared_view(review or ""),
+                "reflection": prompts.shared_view(review),
                 "history": prompts.history_text(
-                    (prompts.shared_view(attempt.answer), prompts.shared_view(attempt.review or ""))
-                    for attempt in earlier
+                    (prompts.shared_view(attempt.answer), prompts.shared_view(attempt.review)) for attempt in earlier
                 ),
             },
         )

@@ -9,9 +9,7 @@ from .node import WorkflowNode
 
 
 class RouterNode(WorkflowNode):
-    """Runs the route that `routing_func(context)` names, or the default route if there is none of that
-    name.
-    """
+    """Runs the route that `routing_func(context)` names, or the default route if there is none of that name."""
 
     def __init__(
         self,

@@ -1,6 +1,4 @@
-"""What workflows and graphs have in common: they run on a question, and the top-level run reports its
-result.
-"""
+"""What workflows and graphs have in common: they run on a question, and the top-level run reports its result."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -56,13 +54,3 @@ def last_message(context: Context) -> Message:
     message = context.get_latest_message()
     assert message is not None
     return message
-
-
-def failure(name: str, what: str, error: Exception) -> Message:
-    """The ERROR message for a function of the script's that raised."""
-    return Message(
-        content=f"{what} of {name} raised {type(error).__name__}: {error}",
-        message_type=MessageType.ERROR,
-        metadata={"exception_type": type(error).__name__, "node": name},
-        sender=name,
-    )

@@ -1,5 +1,4 @@
-"""Runs one script: `main(fd)` reads the start frame from a stream socket, runs the script as `__main__`,
-reports the result.
+"""Runs one script, whose frames come over a stream socket, as `__main__`.
 
 In this order: the start frame is read whole before anything of the script is compiled; the channel's thread
 starts; the script runs with its question in the global `question`; if no top-level run reported a result,
@@ -15,7 +14,7 @@ import traceback
 import types
 
 from . import session
-from .channel import Channel, ChannelClosed
+from .channel import Channel
 from .frames import Frame, FrameError, field
 from .runs import Runnable
 from .session import Session, Task
@@ -109,6 +108,3 @@ def _flush() -> None:
         # The script closed it, replaced it, or nobody reads it any more.
         except (OSError, ValueError, AttributeError):
             continue
-
-
-__all__ = ["EXIT_NO_START", "EXIT_OK", "EXIT_SCRIPT_FAILED", "ChannelClosed", "main"]

@@ -16,9 +16,7 @@ Tool = dict[str, Any]
 
 
 class ToolRegistry:
-    """Functions that agents may call by name. Parameters are a JSON schema, read off the signature when not
-    given.
-    """
+    """Functions that agents may call by name. Parameters are a JSON schema, read off the signature when not given."""
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}

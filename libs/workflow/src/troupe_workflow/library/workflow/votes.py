@@ -57,9 +57,7 @@ def normalise_program(program: str) -> str:
 
 
 def normalise_value(value: str) -> str:
-    """One spelling for equal values: exact rationals as p/q in lowest terms, other text without LaTeX's
-    spacing.
-    """
+    """One spelling for equal values: exact rationals as p/q in lowest terms, other text without LaTeX's spacing."""
     text = _WRAPPED.sub(r"\1", value)
     text = _SPACING.sub("", text).rstrip(".")
     rational = _rational(text)

@@ -12,8 +12,7 @@ Condition = Callable[[Context], Any]
 
 
 class Workflow(Runnable):
-    """Runs its nodes in order; each sees the question and what the earlier ones said. Stops at the first
-    ERROR.
+    """Runs its nodes in order; each sees the question and what the earlier ones said. Stops at the first ERROR.
 
     `ai_client`, `tokenizer`, `server_address`, `ppo_trainer_config` and `enable_thinking` are accepted and
     have no effect: the sandbox routes all turns.
