@@ -1,0 +1,134 @@
+"""Loads a problem file: JSON lines, plain or gzipped. Pure: bytes in, tasks out.
+
+A malformed line is an error with file and line, and the other lines are kept. What makes the whole file useless is a
+`DatasetError`.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from troupe_orchestrator.datasets.formats import Format, known_formats
+from troupe_orchestrator.datasets.rows import Row, RowError, RowPlace
+from troupe_orchestrator.datasets.task import Task
+
+MAX_BYTES = 1 << 30
+"""Largest file after decompression."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class DatasetError(ValueError):
+    """A file that cannot be used at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """A line that holds no task."""
+
+    file: str
+    line: int
+    """From 1."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDataset:
+    """The tasks of a file in its order, and the lines that hold none."""
+
+    tasks: tuple[Task, ...]
+    errors: tuple[LineError, ...]
+    format: str
+
+
+def load(name: str, content: bytes, format: str | None = None) -> LoadedDataset:
+    """Load a problem file.
+
+    Args:
+        name: of the file, for errors and for ids of tasks that have none.
+        format: name of a format; None tells it from the keys of the first good line.
+
+    Raises:
+        DatasetError: unknown format, no line whose format can be told, or bytes that are no such file.
+    """
+    rows, errors = _rows(name, _decompressed(name, content))
+    chosen = _format(name, rows, errors, format)
+    tasks: dict[str, Task] = {}
+    lines: dict[str, int] = {}
+    stem = PurePath(name).name.split(".")[0] or "tasks"
+    for line, row in rows:
+        try:
+            task = chosen.read(row, RowPlace(stem, line))
+        except RowError as error:
+            errors.append(LineError(name, line, str(error)))
+            continue
+        if task.task_id in tasks:
+            errors.append(
+                LineError(name, line, f"the id {task.task_id!r} is taken by line {lines[task.task_id]}")
+            )
+            continue
+        tasks[task.task_id] = task
+        lines[task.task_id] = line
+    errors.sort(key=lambda error: error.line)
+    return LoadedDataset(tuple(tasks.values()), tuple(errors), chosen.name)
+
+
+def _decompressed(name: str, content: bytes) -> bytes:
+    if not content.startswith(_GZIP_MAGIC):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as unpacked:
+            plain = unpacked.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{name}: not a whole gzip file: {error}") from error
+    if len(plain) > MAX_BYTES:
+        raise DatasetError(f"{name}: more than {MAX_BYTES} bytes after decompression; split the file")
+    return plain
+
+
+def _rows(name: str, content: bytes) -> tuple[list[tuple[int, Row]], list[LineError]]:
+    """The JSON objects with their lines, and the lines that are none. Blank lines are neither."""
+    rows: list[tuple[int, Row]] = []
+    errors: list[LineError] = []
+    for line, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            parsed: Any = json.loads(raw.decode())
+        except UnicodeDecodeError as error:
+            errors.append(LineError(name, line, f"not UTF-8: {error.reason} at byte {error.start}"))
+        except (ValueError, RecursionError) as error:
+            errors.append(LineError(name, line, f"not JSON: {error}"))
+        else:
+            if isinstance(parsed, dict):
+                rows.append((line, parsed))
+            else:
+                errors.append(LineError(name, line, f"must be a JSON object, got {type(parsed).__name__}"))
+    return rows, errors
+
+
+def _format(name: str, rows: list[tuple[int, Row]], errors: list[LineError], asked: str | None) -> Format:
+    known = known_formats()
+    if asked is not None:
+        if asked not in known:
+            raise DatasetError(f"no format is named {asked!r}; known: {', '.join(sorted(known))}")
+        return known[asked]
+    for _, row in rows:
+        for candidate in known.values():
+            if candidate.matches(row):
+                return candidate
+    if not rows:
+        first = f"; {errors[0]}" if errors else ""
+        raise DatasetError(f"{name}: holds no JSON object, one per line is due{first}")
+    line, row = rows[0]
+    raise DatasetError(
+        f"{name}:{line}: the keys {', '.join(sorted(row))[:200]} are those of no known format; name one of "
+        f"{', '.join(sorted(known))}"
+    )
