@@ -131,8 +131,7 @@ class AgentGraph(Runnable):
         return [edge.target for edge in self.edges if edge.source == name and edge.is_open(context)]
 
     def _ready(self, due: list[str]) -> list[str]:
-        """The due nodes that no other due node leads to, loops apart. Never empty: outside loops edges are an
-        order."""
+        """The due nodes that no other due node leads to, loops apart; never empty, since loops apart edges order nodes."""
         reach = {name: self._reachable(name) for name in due}
         return [
             name

@@ -67,8 +67,7 @@ class WorkflowNode(ABC):
 
 
 def _reported_type(cls: type) -> str:
-    """The library's class that a node is, for the trace; the node's own class when a script made it from
-    scratch."""
+    """The library's class that a node is, for the trace; the node's own class when a script made it from scratch."""
     for base in cls.__mro__:
         if base is WorkflowNode:
             break

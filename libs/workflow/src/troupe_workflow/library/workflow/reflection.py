@@ -17,8 +17,7 @@ class Attempt:
 
 
 class ReflectionNode(WorkflowNode):
-    """The agent answers; then the critic reviews the answer and the agent improves it, `num_iterations`
-    times.
+    """The agent answers; then the critic reviews and the agent improves the answer, `num_iterations` times.
 
     The critic is the agent itself if none is given. It ends early when the critic states that the answer is
     correct, when an improvement leaves the answer as it was, or when the critic or the agent fails: an answer
