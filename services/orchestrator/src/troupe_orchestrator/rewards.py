@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from troupe_orchestrator.grading.answers import TaskType, delivery, formatted_answer
+from troupe_orchestrator.datasets.task import TaskType
+from troupe_orchestrator.grading.answers import delivery, formatted_answer
 from troupe_orchestrator.tree import TermRecord
 
 Weight = Annotated[float, Field(ge=0)]

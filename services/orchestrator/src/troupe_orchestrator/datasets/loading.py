@@ -70,9 +70,7 @@ def load(name: str, content: bytes, format: str | None = None) -> LoadedDataset:
             errors.append(LineError(name, line, str(error)))
             continue
         if task.task_id in tasks:
-            errors.append(
-                LineError(name, line, f"the id {task.task_id!r} is taken by line {lines[task.task_id]}")
-            )
+            errors.append(LineError(name, line, f"the id {task.task_id!r} is taken by line {lines[task.task_id]}"))
             continue
         tasks[task.task_id] = task
         lines[task.task_id] = line

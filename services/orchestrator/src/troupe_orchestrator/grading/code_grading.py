@@ -43,9 +43,7 @@ def tests_request(task: Task, solution: str, job_id: str, limits: sandbox_pb2.Li
     Raises:
         ValueError: the task is no code task.
     """
-    request = sandbox_pb2.RunTestsRequest(
-        job_id=job_id, solution=solution, limits=limits, stop_at_first_failure=True
-    )
+    request = sandbox_pb2.RunTestsRequest(job_id=job_id, solution=solution, limits=limits, stop_at_first_failure=True)
     match task.reference:
         case StdinTests(cases, checker):
             request.stdin_tests.checker = _CHECKERS[checker]
@@ -60,9 +58,7 @@ def tests_request(task: Task, solution: str, job_id: str, limits: sandbox_pb2.Li
     return request
 
 
-def grade_outcome(
-    task: Task, results: list[sandbox_pb2.CaseResult], outcome: sandbox_pb2.TestsOutcome | None
-) -> Grade:
+def grade_outcome(task: Task, results: list[sandbox_pb2.CaseResult], outcome: sandbox_pb2.TestsOutcome | None) -> Grade:
     """What the sandbox's answer means.
 
     Args:
@@ -115,9 +111,7 @@ async def grade_code(
     results: list[sandbox_pb2.CaseResult] = []
     outcome: sandbox_pb2.TestsOutcome | None = None
     try:
-        async for response in sandbox.RunTests(
-            tests_request(task, solution, job_id, limits), timeout=timeout_seconds
-        ):
+        async for response in sandbox.RunTests(tests_request(task, solution, job_id, limits), timeout=timeout_seconds):
             match response.WhichOneof("message"):
                 case "case_result":
                     results.append(response.case_result)

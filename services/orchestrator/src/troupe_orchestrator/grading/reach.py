@@ -1,8 +1,8 @@
 """What algebra is not asked about: expressions whose comparison would not end. Pure; looks at sizes, evaluates nothing.
 
-A final answer is a value in closed form. An integral or sum that is left to be computed is none, unless the reference has one
-too; nor is a number of more digits than could be written down. And two expressions that differ at a point are different,
-which is found out in milliseconds where `simplify` may take minutes.
+A final answer is a value in closed form. An integral or sum that is left to be computed is none, unless the reference has
+one too; nor is a number of more digits than could be written down. And two expressions that differ at a point are
+different, which is found out in milliseconds where `simplify` may take minutes.
 """
 
 import math

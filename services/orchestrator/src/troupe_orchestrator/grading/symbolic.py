@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex  # type: ignore[import-untyped]
-from math_verify import verify  # type: ignore[import-untyped]
-from math_verify.grader import should_treat_as_complex  # type: ignore[import-untyped]
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
 
 from troupe_orchestrator.grading.reach import differ_at_a_point, within_reach
 
