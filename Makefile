@@ -6,8 +6,10 @@ UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 EXTRA ?= cpu
 RUN := .venv/bin
+PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/workflow/src services/designer/src \
+  services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup quickstart test lint protos
+.PHONY: help setup quickstart test test-rust lint format protos check-protos
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -27,3 +29,31 @@ protos: .venv/.ready ## generate the Python stubs from proto/
 	  --plugin=protoc-gen-mypy=$(RUN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(RUN)/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:libs/contracts/src --mypy_grpc_out=quiet:libs/contracts/src proto/troupe/v1/*.proto
 	touch libs/contracts/src/troupe/v1/__init__.py
+
+check-protos: .venv/.ready
+	cd proto && ../$(RUN)/buf lint && ../$(RUN)/buf format -d --exit-code
+	@if [ -f proto/released.binpb ]; then cd proto && ../$(RUN)/buf breaking --against released.binpb; fi
+	@before=$$(cat libs/contracts/src/troupe/v1/*.py* | sha256sum); $(MAKE) --no-print-directory protos >/dev/null; \
+	  after=$$(cat libs/contracts/src/troupe/v1/*.py* | sha256sum); \
+	  [ "$$before" = "$$after" ] || { echo "the generated stubs were out of date: commit what 'make protos' made"; exit 1; }
+
+lint: .venv/.ready check-protos ## lint, formats and types of Python and Rust, and the contracts
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/mypy $(PYTHON_SOURCES)
+	cd services/sandbox_rs && cargo fmt --check && cargo clippy --all-targets --quiet -- -D warnings
+
+format: .venv/.ready ## format Python, Rust and the contracts
+	$(RUN)/ruff check --fix-only --quiet
+	$(RUN)/ruff format
+	cd proto && ../$(RUN)/buf format -w
+	cd services/sandbox_rs && cargo fmt
+
+test: .venv/.ready ## run the Python tests, end-to-end ones included
+	$(RUN)/pytest
+
+test-rust: .venv/.ready ## run the Rust tests
+	cd services/sandbox_rs && cargo test --quiet
+
+quickstart: .venv/.ready ## train the starter profile on this machine and compare before with after
+	$(RUN)/troupe quickstart

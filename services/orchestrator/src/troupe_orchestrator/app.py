@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,9 +22,8 @@ from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.service import EvaluationServicer
 from troupe_orchestrator.evaluation.solver import SolverServicer
 from troupe_orchestrator.fleet import PolicyFleet
-from troupe_orchestrator.grading.code_grading import CodeGrader
 from troupe_orchestrator.grading.workers import MathGrader
-from troupe_orchestrator.rollout.judge import Judge
+from troupe_orchestrator.rollout.judge import Judge, TaskGrader
 from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.run_config import ServingConfig, parse_config
 from troupe_orchestrator.settings import OrchestratorSettings, targets
@@ -82,7 +82,8 @@ class Orchestrator:
         """Add the three services."""
         training_pb2_grpc.add_TrainingServicer_to_server(TrainingServicer(self.runs, self._database), server)
         evaluation_pb2_grpc.add_EvaluationServicer_to_server(EvaluationServicer(self.jobs, self._database), server)
-        solver_pb2_grpc.add_SolverServicer_to_server(SolverServicer(self._services, self._serving), server)
+        ungraded = replace(self._services, judge=Judge(None))
+        solver_pb2_grpc.add_SolverServicer_to_server(SolverServicer(ungraded, self._serving), server)
 
 
 async def _build(
@@ -99,7 +100,7 @@ async def _build(
         pick_executor=executor_fleet.pick,
         sandbox=sandbox,
         workflow_slots=asyncio.Semaphore(isolation.workflow_slots),
-        judge=Judge(grader, CodeGrader(sandbox, isolation.test_slots)),
+        judge=Judge(TaskGrader(grader, sandbox)),
     )
     boundary = asyncio.Lock()
     runs = Runs(database, settings.data_dir, services, policies, boundary)

@@ -16,7 +16,7 @@ import structlog
 from troupe.v1 import common_pb2, evaluation_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
 
-from troupe_orchestrator.datasets import load
+from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.fleet import PolicyFleet

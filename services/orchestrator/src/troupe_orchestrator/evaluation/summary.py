@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from troupe.v1 import evaluation_pb2
 
-from troupe_orchestrator.statistics import bootstrap_interval, mean_of_problems
+from troupe_orchestrator.statistics import estimate
 from troupe_orchestrator.store.evals import ItemRecord
 
 _FAULT = "infrastructure_fault"
@@ -41,15 +41,14 @@ def _group(family: str, items: Sequence[tuple[ItemRecord, evaluation_pb2.EvalIte
     by_problem: dict[str, list[float]] = defaultdict(list)
     for record, item in items:
         by_problem[record.problem_id].append(float(item.success))
-    samples = list(by_problem.values())
-    low, high = bootstrap_interval(samples) if samples else (0.0, 0.0)
+    success = estimate(by_problem) if by_problem else None
     parseable = [item.success for record, item in items if record.parseable]
     return evaluation_pb2.EvalGroup(
         family=family,
-        problems=len(samples),
-        success=mean_of_problems(samples) if samples else 0.0,
-        success_low=low,
-        success_high=high,
+        problems=len(by_problem),
+        success=success.mean if success else 0.0,
+        success_low=success.low if success else 0.0,
+        success_high=success.high if success else 0.0,
         parseable=_share([record.parseable for record, _ in items]),
         success_parseable=_share(parseable),
         patterns=Counter(item.pattern or "invalid" for _, item in items),

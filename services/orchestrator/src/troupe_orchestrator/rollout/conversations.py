@@ -28,7 +28,6 @@ class Conversation:
     transcript: transcript_pb2.Transcript = field(default_factory=transcript_pb2.Transcript)
     busy: bool = False
     """A turn is being generated; the script may not ask for another meanwhile."""
-    tool_run_ids: list[int] = field(default_factory=list)
 
     def append(self, appended: transcript_pb2.Transcript) -> None:
         """Add what one generation appended."""

@@ -180,7 +180,6 @@ class _Execution:
                 reply.refusal = "the conversation no longer fits the model's context"
             else:
                 conversation.append(response.appended)
-                conversation.tool_run_ids.extend(agent_call.tool_run_ids)
                 reply.text = response.text
                 self._observer.turn(
                     solver_pb2.AgentTurn(

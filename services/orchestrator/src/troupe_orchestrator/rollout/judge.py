@@ -3,3 +3,199 @@
 Nothing that a script printed is looked at. A result counts only if a recorded turn of the executor (or an attested tool run
 that such a turn asked for) says the same; a grader that dies is a fault of ours, never a wrong answer.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
+
+from troupe_orchestrator.datasets.task import MathReference, Task
+from troupe_orchestrator.grading.code_grading import grade_code
+from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault
+from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.patterns import NodeEvent, pattern_of
+from troupe_orchestrator.provenance import Provenance, RecordedConversation, answer_in_script, trace_result
+from troupe_orchestrator.rewards import ExecutionFacts, RewardConfig, delivery_share, reward, solution_share
+from troupe_orchestrator.rollout.conversations import Conversation
+from troupe_orchestrator.rollout.execution import ExecutionRecord
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError
+from troupe_orchestrator.run_config import Budgets
+from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeVisit, ToolRunRecord
+
+_GRADING_SECONDS = 600.0
+"""Deadline of all hidden tests of one solution."""
+
+
+class Grader(Protocol):
+    """Says whether an answer is right."""
+
+    async def grade(self, task: Task, answer: str, execution_id: str, budgets: Budgets) -> Grade: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGrader:
+    """Values by the math grader's workers, programs by all hidden tests in the sandbox."""
+
+    math: MathGrader
+    sandbox: sandbox_pb2_grpc.SandboxAsyncStub
+
+    async def grade(self, task: Task, answer: str, execution_id: str, budgets: Budgets) -> Grade:
+        """Grade one answer. Never raises for what the answer is."""
+        if isinstance(task.reference, MathReference):
+            return await self.math.grade(task.reference, answer)
+        limits = sandbox_pb2.Limits(cpu_seconds=budgets.test_cpu_seconds, memory_bytes=budgets.memory_bytes)
+        return await grade_code(self.sandbox, task, answer, execution_id, limits, _GRADING_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Turns records into payloads. Without a grader (solving) nothing is graded and nothing succeeds."""
+
+    grader: Grader | None
+
+    async def judge(
+        self,
+        task: Task,
+        script: str,
+        record: ExecutionRecord,
+        execution_id: str,
+        budgets: Budgets,
+        rewards: RewardConfig,
+    ) -> ExecutionPayload:
+        """Judge one execution.
+
+        Raises:
+            InfrastructureFaultError: the grader died or overran in every attempt.
+        """
+        outcome = record.outcome
+        provenance = trace_result(
+            outcome.result if outcome.has_result else "",
+            task.task_type,
+            [_recorded(conversation) for conversation in record.conversations],
+            [_tool_run(run) for run in record.tool_runs],
+        )
+        success, reason = False, ""
+        if provenance.answer is None:
+            reason = _why_no_answer(record)
+        elif not provenance.ok:
+            reason = provenance.reason
+        elif self.grader is not None:
+            grade = await self.grader.grade(task, provenance.answer.text, execution_id, budgets)
+            if isinstance(grade, GraderFault):
+                raise InfrastructureFaultError("grader", grade.reason)
+            success = isinstance(grade, Correct)
+            reason = "" if isinstance(grade, Correct) else grade.reason
+        return _payload(task, script, record, provenance, rewards, success, reason)
+
+
+def _payload(
+    task: Task,
+    script: str,
+    record: ExecutionRecord,
+    provenance: Provenance,
+    rewards: RewardConfig,
+    success: bool,
+    reason: str,
+) -> ExecutionPayload:
+    outcome, answer = record.outcome, provenance.answer
+    last_turns = [conversation.replies()[-1] for conversation in record.conversations if conversation.replies()]
+    breakdown = reward(
+        rewards,
+        ExecutionFacts(
+            success=success,
+            delivery_format=delivery_share(last_turns),
+            solution_format=solution_share(provenance.turn or None, task.task_type),
+            agent_calls=outcome.agent_calls,
+        ),
+    )
+    return ExecutionPayload(
+        status=ExecutionStatus.OK if provenance.ok else ExecutionStatus.POLICY_FAULT,
+        reason=reason,
+        result=outcome.result,
+        answer="" if answer is None else answer.text,
+        success=success,
+        parseable=answer is not None and answer.formatted and provenance.ok,
+        executed_pattern=pattern_of([_node_event(event) for event in record.node_events]),
+        visits=_visits(record.node_events),
+        tool_runs=tuple(_tool_run(run) for run in record.tool_runs),
+        terms=breakdown.terms,
+        flags=tuple(_flags(script, outcome, "" if answer is None else answer.text, task, record.refusals)),
+        agent_calls=outcome.agent_calls,
+        cpu_seconds=outcome.use.cpu_seconds,
+        wall_seconds=outcome.use.wall_seconds,
+        waiting_seconds=outcome.use.waiting_seconds,
+        profile=outcome.profile,
+    )
+
+
+def _why_no_answer(record: ExecutionRecord) -> str:
+    """The first cause that is the policy's doing."""
+    outcome = record.outcome
+    if record.refusals:
+        return record.refusals[0]
+    if outcome.verdict != sandbox_pb2.VERDICT_OK:
+        last_line = outcome.error.strip().splitlines()[-1:] or [""]
+        return f"{_verdict(outcome.verdict)}: {last_line[0]}".rstrip(": ")
+    return "the workflow returned no final answer" if outcome.has_result else "the script ran no workflow"
+
+
+def _flags(
+    script: str, outcome: sandbox_pb2.WorkflowOutcome, answer: str, task: Task, refusals: Sequence[str]
+) -> list[str]:
+    flags = []
+    if answer and answer_in_script(script, answer, task.task_type):
+        flags.append("answer_in_script")
+    if outcome.own_question:
+        flags.append("own_question")
+    if refusals:
+        flags.append("refused_turns")
+    if outcome.verdict != sandbox_pb2.VERDICT_OK:
+        flags.append(_verdict(outcome.verdict))
+    return flags
+
+
+def _recorded(conversation: Conversation) -> RecordedConversation:
+    return RecordedConversation(
+        conversation_id=conversation.conversation_id,
+        turns=tuple(conversation.replies()),
+    )
+
+
+def _tool_run(run: sandbox_pb2.ToolRun) -> ToolRunRecord:
+    return ToolRunRecord(
+        tool_run_id=run.tool_run_id,
+        conversation_id=run.conversation_id,
+        code=run.code,
+        output=run.output,
+        verdict=_verdict(run.verdict),
+    )
+
+
+def _node_event(event: sandbox_pb2.NodeEvent) -> NodeEvent:
+    return NodeEvent(
+        entered=event.kind == sandbox_pb2.NodeEvent.KIND_ENTER,
+        visit_id=event.visit_id,
+        parent_visit_id=event.parent_visit_id,
+        node=event.node,
+        node_type=event.node_type,
+        result_type=event.result_type,
+    )
+
+
+def _visits(events: Sequence[sandbox_pb2.NodeEvent]) -> tuple[NodeVisit, ...]:
+    """The visits in the order in which they began, each with the type of its result."""
+    visits: dict[int, NodeVisit] = {}
+    for event in events:
+        visits[event.visit_id] = NodeVisit(
+            visit_id=event.visit_id,
+            parent_visit_id=event.parent_visit_id,
+            node=event.node,
+            node_type=event.node_type,
+            result_type=event.result_type,
+        )
+    return tuple(visits.values())
+
+
+def _verdict(verdict: sandbox_pb2.Verdict.ValueType) -> str:
+    return sandbox_pb2.Verdict.Name(verdict).removeprefix("VERDICT_").lower()

@@ -206,7 +206,9 @@ class _TaskRollout:
             )
         ended = time.perf_counter()
         self._timings.execution += ended - begun
-        payload = await self._services.judge.judge(self._task, design.payload, record, execution_id, plan.budgets)
+        payload = await self._services.judge.judge(
+            self._task, design.payload.script, record, execution_id, plan.budgets, plan.rewards
+        )
         self._timings.grading += time.perf_counter() - ended
         execution = Node(
             id=execution_id, parent_id=design.id, kind=NodeKind.EXECUTION, attempt=attempt, payload=payload

@@ -13,7 +13,7 @@ import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
-from troupe_orchestrator.datasets import load
+from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.fleet import NoReplicasError
 from troupe_orchestrator.rollout.task import Services
