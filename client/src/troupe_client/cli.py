@@ -10,6 +10,7 @@ from typing import Final
 import typer
 
 from troupe_client import cli_jobs, cli_records, cli_services
+from troupe_client.quickstart import quickstart
 
 app: Final = typer.Typer(
     name="troupe",
@@ -19,6 +20,7 @@ app: Final = typer.Typer(
     add_completion=False,
 )
 for command in (
+    quickstart,
     cli_services.up,
     cli_services.down,
     cli_services.status,

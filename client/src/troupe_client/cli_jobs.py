@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
 
 from troupe_client import frame, render_eval, render_solve
@@ -14,6 +13,7 @@ from troupe_client.interrupt import Interrupts
 from troupe_client.render_train import TrainView
 from troupe_client.sdk import Client
 from troupe_client.session import orchestrator
+from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
 MAX_DATASET_BYTES: Final = 48 * 2**20
@@ -99,7 +99,7 @@ def evaluate(
         ):
             job = await client.create_eval(request)
             render_eval.show_dataset_errors(frame.err, job)
-            job = await _watched(client, job)
+            job = await watch_eval(client, job)
             if job.state != evaluation_pb2.EVAL_STATE_SUCCEEDED:
                 name = evaluation_pb2.EvalState.Name(job.state).removeprefix("EVAL_STATE_").lower()
                 raise CommandError(f"eval job {job.job_id} {name}: {job.reason or 'no reason given'}")
@@ -148,16 +148,6 @@ def _ended(run: training_pb2.Run) -> int:
         raise CommandError(f"{said}: {run.reason or 'no reason given'}")
     frame.err.print(f"{said}: {run.folder}")
     return 0
-
-
-async def _watched(client: Client, job: evaluation_pb2.EvalJob) -> evaluation_pb2.EvalJob:
-    """The job as it ended, with a bar while it runs."""
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=frame.err, disable=not frame.err.is_terminal, transient=True) as progress:
-        bar = progress.add_task("items", total=job.items_total, completed=job.items_done)
-        async for event in client.watch_eval(job.job_id):
-            progress.update(bar, completed=event.job.items_done, total=event.job.items_total)
-    return await client.get_eval(job.job_id)
 
 
 async def _show_examples(client: Client, job_id: str) -> None:

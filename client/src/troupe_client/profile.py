@@ -52,14 +52,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Service(Section):
-    """What any service can be given."""
+class Process(Section):
+    """What any process can be given. Nothing else of the supervisor's environment reaches it but what it needs."""
 
-    settings: dict[str, Scalar] = {}
     environment: dict[str, str] = {}
     """Variables that are not ours, such as VLLM_CPU_KVCACHE_SPACE."""
     inherit: tuple[str, ...] = ()
     """Names of variables to hand on from the supervisor's own environment, such as an API key."""
+
+
+class Service(Process):
+    """What any Python service can be given."""
+
+    settings: dict[str, Scalar] = {}
 
     @field_validator("settings")
     @classmethod
@@ -98,7 +103,7 @@ class Learner(Service):
     ranks: Positive = 1
 
 
-class Sandbox(Section):
+class Sandbox(Process):
     """The sandbox; the numbers are programs that run at once."""
 
     workflow_slots: Positive = 8

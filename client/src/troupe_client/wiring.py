@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from troupe_client.profile import Learner, Policy, Profile, Service
+from troupe_client.profile import Learner, Policy, Process, Profile, Service
 
 SANDBOX, LEARNER, DESIGNER_LEARNER = "sandbox", "learner", "designer_learner"
 EXECUTOR, DESIGNER, ORCHESTRATOR = "executor", "designer", "orchestrator"
@@ -113,9 +113,8 @@ def launch(
         own: the supervisor's environment.
     """
     folders = Folders(folders.state.resolve())
-    environment = {name: own[name] for name in INHERITED if name in own}
     if service == SANDBOX:
-        return Launch(service, _sandbox(profile, folders), environment)
+        return Launch(service, _sandbox(profile, folders), _environment(profile.sandbox, own))
     section: Service
     match service:
         case "executor":
@@ -133,12 +132,16 @@ def launch(
             section, wired = profile.orchestrator, _orchestrator(targets, folders)
         case _:
             raise ValueError(f"there is no service {service!r}")
-    environment |= {name: own[name] for name in section.inherit if name in own}
-    environment |= section.environment
     settings: dict[str, object] = {**section.settings, **wired, **_supervised(service, folders)}
+    environment = _environment(section, own)
     environment |= {f"TROUPE_{name.upper()}": _text(value) for name, value in settings.items()}
     module = "learner" if service in LEARNERS else service
     return Launch(service, (sys.executable, "-m", f"troupe_{module}"), environment)
+
+
+def _environment(process: Process, own: Mapping[str, str]) -> dict[str, str]:
+    passed = {name: own[name] for name in (*INHERITED, *process.inherit) if name in own}
+    return passed | process.environment
 
 
 def _supervised(service: str, folders: Folders) -> dict[str, object]:
