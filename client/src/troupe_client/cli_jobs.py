@@ -17,7 +17,6 @@ from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
 MAX_DATASET_BYTES: Final = 48 * 2**20
-MAX_CONFIG_BYTES: Final = 2**20
 
 
 class TaskType(StrEnum):
@@ -122,7 +121,7 @@ def train(
     place = frame.place(target, state, profile)
     if (config is None) == (resume is None):
         raise typer.BadParameter("give either --config FILE or --resume RUN")
-    text = "" if config is None else _utf8(config)
+    text = "" if config is None else frame.read_text(config)
 
     async def command(interrupts: Interrupts) -> int:
         async with (
@@ -160,10 +159,3 @@ async def _show_examples(client: Client, job_id: str) -> None:
             frame.err.print(f"a {kind}: troupe trace {item.execution_id}")
         if len(shown) == 2:
             return
-
-
-def _utf8(path: Path) -> str:
-    try:
-        return frame.read_file(path, MAX_CONFIG_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error

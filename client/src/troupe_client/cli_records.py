@@ -1,5 +1,6 @@
 """`troupe trace`, `troupe runs`: what earlier work left behind."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,6 +47,27 @@ def runs(
             Client(address) as client,
         ):
             frame.out.print(render_status.runs([run async for run in client.runs()]))
+        return 0
+
+    frame.execute(command)
+
+
+def config(
+    config_file: Annotated[Path, typer.Option("--config", help="Config of a run, YAML.")],
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Show the effective config of a run: every key, its value, and where that comes from."""
+    place = frame.place(target, state, profile)
+    text = frame.read_text(config_file)
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
+            Client(address) as client,
+        ):
+            frame.out.print(render_status.config_entries(await client.describe_config(text)))
         return 0
 
     frame.execute(command)

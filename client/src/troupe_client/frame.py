@@ -86,3 +86,15 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise typer.BadParameter(f"{path} has {len(content)} bytes, the limit is {limit}: split it")
     return content
+
+
+def read_text(path: Path, limit: int = 2**20) -> str:
+    """A UTF-8 file that an option names.
+
+    Raises:
+        typer.BadParameter: it cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        return read_file(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error

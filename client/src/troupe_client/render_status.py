@@ -40,3 +40,13 @@ def runs(found: Iterable[training_pb2.Run]) -> Table:
             plain(run.reason),
         )
     return table
+
+
+def config_entries(entries: Iterable[training_pb2.ConfigEntry]) -> Table:
+    """A row for each key of an effective config."""
+    table = Table("key", "value", "origin")
+    for entry in entries:
+        table.add_row(
+            plain(entry.key), plain(entry.value), plain(entry.origin, "dim" if entry.origin == "default" else "")
+        )
+    return table

@@ -74,6 +74,11 @@ class Client:
         """Starts a run; `config` is YAML. The same id and config return the existing run."""
         return await self._training.CreateRun(training_pb2.CreateRunRequest(run_id=run_id, config=config))
 
+    async def describe_config(self, config: str) -> list[training_pb2.ConfigEntry]:
+        """Every key of the config that a run would have, with its value and origin."""
+        response = await self._training.DescribeConfig(training_pb2.DescribeConfigRequest(config=config))
+        return list(response.entries)
+
     async def get_run(self, run_id: str) -> training_pb2.Run:
         return await self._training.GetRun(training_pb2.GetRunRequest(run_id=run_id))
 

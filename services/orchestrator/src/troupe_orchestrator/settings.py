@@ -1,8 +1,9 @@
 """What the orchestrator process is told at start: where its store is and who the other services are."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import field_validator
+from pydantic import model_validator
 from troupe_contracts.settings import ServiceSettings
 
 
@@ -13,9 +14,10 @@ class OrchestratorSettings(ServiceSettings):
     """SQLAlchemy URL of the metadata store; empty is SQLite in `data_dir`."""
     data_dir: Path = Path(".troupe/data")
     """Folder of runs and eval jobs: trees, batches, checkpoints' names."""
-    designer: str
-    executor: str
-    sandbox: str
+    designer: str = ""
+    executor: str = ""
+    sandbox: str = ""
+    """All three, or none: then the orchestrator only shows what earlier runs and jobs left."""
     learner: str = ""
     """Empty: evaluation and solving only."""
     designer_learner: str = ""
@@ -26,12 +28,18 @@ class OrchestratorSettings(ServiceSettings):
     lease_seconds: float = 15.0
     """How long the store stays ours after the last renewal."""
 
-    @field_validator("designer", "executor", "sandbox")
-    @classmethod
-    def _has_a_target(cls, value: str) -> str:
-        if not targets(value):
-            raise ValueError("needs at least one host:port")
-        return value
+    @model_validator(mode="after")
+    def _names_all_engines_or_none(self) -> Self:
+        engines = {"TROUPE_DESIGNER": self.designer, "TROUPE_EXECUTOR": self.executor, "TROUPE_SANDBOX": self.sandbox}
+        missing = [name for name, value in engines.items() if not targets(value)]
+        if missing and (len(missing) < len(engines) or self.learner):
+            raise ValueError(f"{', '.join(missing)} needs at least one host:port, as the others have")
+        return self
+
+    @property
+    def records_only(self) -> bool:
+        """Started without engines."""
+        return not self.executor
 
     def database_url(self) -> str:
         """The URL to connect to, with SQLite in the data folder as the default."""

@@ -40,6 +40,11 @@ class TrainingStub:
                 request_serializer=troupe_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=troupe_dot_v1_dot_training__pb2.Run.FromString,
                 _registered_method=True)
+        self.DescribeConfig = channel.unary_unary(
+                '/troupe.v1.Training/DescribeConfig',
+                request_serializer=troupe_dot_v1_dot_training__pb2.DescribeConfigRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_training__pb2.DescribeConfigResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/troupe.v1.Training/GetRun',
                 request_serializer=troupe_dot_v1_dot_training__pb2.GetRunRequest.SerializeToString,
@@ -84,6 +89,13 @@ class TrainingServicer:
     def CreateRun(self, request, context):
         """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
         the policies, or the two sides of a digest mismatch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeConfig(self, request, context):
+        """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +157,11 @@ def add_TrainingServicer_to_server(servicer, server):
                     servicer.CreateRun,
                     request_deserializer=troupe_dot_v1_dot_training__pb2.CreateRunRequest.FromString,
                     response_serializer=troupe_dot_v1_dot_training__pb2.Run.SerializeToString,
+            ),
+            'DescribeConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeConfig,
+                    request_deserializer=troupe_dot_v1_dot_training__pb2.DescribeConfigRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_training__pb2.DescribeConfigResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -210,6 +227,33 @@ class Training:
             '/troupe.v1.Training/CreateRun',
             troupe_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
             troupe_dot_v1_dot_training__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.Training/DescribeConfig',
+            troupe_dot_v1_dot_training__pb2.DescribeConfigRequest.SerializeToString,
+            troupe_dot_v1_dot_training__pb2.DescribeConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class TrainingStub:
     """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
     the policies, or the two sides of a digest mismatch.
     """
+    DescribeConfig: _grpc.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]
+    """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]
     """The run as it is now. NOT_FOUND if there is none."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
@@ -61,6 +63,8 @@ class TrainingAsyncStub(TrainingStub):
     """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
     the policies, or the two sides of a digest mismatch.
     """
+    DescribeConfig: _aio.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]  # type: ignore[assignment]
+    """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """The run as it is now. NOT_FOUND if there is none."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -88,6 +92,14 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
         the policies, or the two sides of a digest mismatch.
         """
+
+    @_abc_1.abstractmethod
+    def DescribeConfig(
+        self,
+        request: _training_pb2.DescribeConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DescribeConfigResponse, _abc.Awaitable[_training_pb2.DescribeConfigResponse]]:
+        """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
 
     @_abc_1.abstractmethod
     def GetRun(

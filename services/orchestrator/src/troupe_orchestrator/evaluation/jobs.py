@@ -18,17 +18,17 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 
 from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.summary import summarise
-from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, Timings, roll_task
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database, LeaseLostError
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemRecord
 from troupe_orchestrator.store.runs import index_executions
 from troupe_orchestrator.store.trees import execution_ids, write_trees
-from troupe_orchestrator.training.run_loop import parse_version, version_text
+from troupe_orchestrator.training.policies import parse_version, version_text
 from troupe_orchestrator.tree import DesignPayload, ExecutionPayload, NodeKind, Tree, generated_tokens
 
 logger = structlog.get_logger()
@@ -52,16 +52,13 @@ class EvalJobs:
         self,
         database: Database,
         data_dir: Path,
-        services: Services,
-        designer: PolicyFleet,
-        executor: PolicyFleet,
+        engines: Engines | None,
         serving: ServingConfig,
         boundary: asyncio.Lock,
     ) -> None:
         self._database = database
         self._data_dir = data_dir
-        self._services = services
-        self._fleets = {"designer": designer, "executor": executor}
+        self._engines = engines
         self._serving = serving
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
@@ -80,6 +77,7 @@ class EvalJobs:
             FailedPrecondition: the id belongs to another job.
         """
         _check(request)
+        require(self._engines)
         job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
         stored_request = evaluation_pb2.CreateEvalJobRequest()
         stored_request.CopyFrom(request)
@@ -177,7 +175,9 @@ class EvalJobs:
                 active.changed.notify_all()
 
     async def _run(self, record: EvalRecord, active: _Active) -> None:
-        versions = {role: version_text((await fleet.describe())[0].version) for role, fleet in self._fleets.items()}
+        engines = require(self._engines)
+        fleets = {"designer": engines.designer, "executor": engines.executor}
+        versions = {role: version_text((await fleet.describe())[0].version) for role, fleet in fleets.items()}
         if record.versions and record.versions != versions:
             await store.end_job(
                 self._database,
@@ -220,7 +220,7 @@ class EvalJobs:
     async def _problem(self, task: Task, plan: RolloutPlan, versions: dict[str, str]) -> list[ItemRecord]:
         """All samples of one problem."""
         try:
-            tree = await roll_task(task, plan, self._services, Silent(), Timings())
+            tree = await roll_task(task, plan, require(self._engines).services, Silent(), Timings())
         except TaskDroppedError as drop:
             return [
                 _record(

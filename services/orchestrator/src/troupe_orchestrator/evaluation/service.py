@@ -10,7 +10,7 @@ from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord
-from troupe_orchestrator.training.run_loop import parse_version
+from troupe_orchestrator.training.policies import parse_version
 from troupe_orchestrator.training.service import page_size, parse_page_token, required, timestamp
 
 

@@ -3,13 +3,16 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from troupe.v1 import common_pb2, designer_pb2, sandbox_pb2, solver_pb2, solver_pb2_grpc
 from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument, Unavailable
 
 from troupe_orchestrator.datasets.task import AssertionTests, MathReference, Task
-from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.engines import Engines, require
+from troupe_orchestrator.rollout.judge import Judge
+from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, Timings, roll_task
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.tree import DesignPayload, ExecutionPayload, NodeKind, Tree
 
@@ -19,15 +22,16 @@ MAX_QUESTION_CHARACTERS = 100_000
 class SolverServicer(solver_pb2_grpc.SolverServicer):
     """Serves troupe.v1.Solver. Solving takes the engines as they are, between or within the steps of a run."""
 
-    def __init__(self, services: Services, serving: ServingConfig) -> None:
-        self._services = services
+    def __init__(self, engines: Engines | None, serving: ServingConfig) -> None:
+        self._engines = engines
         self._serving = serving
 
     async def Solve(self, request: solver_pb2.SolveRequest, context: Context) -> AsyncIterator[solver_pb2.SolveEvent]:
         _check(request)
+        services = replace(require(self._engines).services, judge=Judge(None))
         told = _Told()
         task = _ungraded(request)
-        rolling = asyncio.create_task(roll_task(task, self._plan(request), self._services, told, Timings()))
+        rolling = asyncio.create_task(roll_task(task, self._plan(request), services, told, Timings()))
         rolling.add_done_callback(lambda _: told.events.put_nowait(None))
         try:
             while (event := await told.events.get()) is not None:

@@ -34,7 +34,7 @@ def refusal(solution: str) -> Incorrect | None:
     return None
 
 
-def tests_request(task: Task, solution: str, job_id: str, limits: sandbox_pb2.Limits) -> sandbox_pb2.RunTestsRequest:
+def run_tests_request(task: Task, solution: str, job_id: str, limits: sandbox_pb2.Limits) -> sandbox_pb2.RunTestsRequest:
     """All hidden tests of a code task as one job, which ends at the first that fails.
 
     Args:
@@ -93,7 +93,7 @@ def grade_error(error: grpc.RpcError) -> GraderFault:
 
 
 async def grade_code(
-    sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
+    sandbox: "sandbox_pb2_grpc.SandboxAsyncStub",
     task: Task,
     solution: str,
     job_id: str,
@@ -111,7 +111,7 @@ async def grade_code(
     results: list[sandbox_pb2.CaseResult] = []
     outcome: sandbox_pb2.TestsOutcome | None = None
     try:
-        async for response in sandbox.RunTests(tests_request(task, solution, job_id, limits), timeout=timeout_seconds):
+        async for response in sandbox.RunTests(run_tests_request(task, solution, job_id, limits), timeout=timeout_seconds):
             match response.WhichOneof("message"):
                 case "case_result":
                     results.append(response.case_result)

@@ -9,7 +9,11 @@ import re
 from typing import Any
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended import (  # type: ignore[import-untyped]
+    NormalizationConfig,
+    latex2sympy,
+    normalize_latex,
+)
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 

@@ -7,7 +7,7 @@ update by replaying sealed batches, and goes on; no batch is trained twice and n
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,7 +15,6 @@ from google.protobuf.json_format import MessageToDict
 from troupe.v1 import common_pb2, learner_pb2, training_pb2
 
 from troupe_orchestrator.datasets.task import Task
-from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.rollout.observer import Silent
 from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, Timings, roll_task
 from troupe_orchestrator.run_config import RunConfig
@@ -27,8 +26,9 @@ from troupe_orchestrator.store.trees import execution_ids, read_trees, write_tre
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch, write_batch
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.learner import LearnerClient, LearnerError
+from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.metrics import rollout_metrics
+from troupe_orchestrator.training.policies import Policy, parse_version, version_text
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
 from troupe_orchestrator.training.weights import SyncReport, sync_weights
 from troupe_orchestrator.tree import Tree
@@ -39,16 +39,6 @@ _LEARNER_WAIT_SECONDS = 300.0
 _LEARNER_POLL_SECONDS = 0.5
 _LEARNER_ATTEMPTS = 3
 _PROBES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """One set of weights: who trains it, who serves it, which roles it plays."""
-
-    policy_id: str
-    learner: LearnerClient
-    fleet: PolicyFleet
-    roles: tuple[str, ...]
 
 
 class EverythingDroppedError(RuntimeError):
@@ -499,12 +489,3 @@ class _Progress(Silent):
 def _probe_sequences(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
     """A few sequences of the batch, the shortest first: enough to tell one set of weights from another."""
     return [sequence.token_ids.tolist() for sequence in sorted(sequences, key=lambda s: len(s.token_ids))[:_PROBES]]
-
-
-def version_text(version: common_pb2.PolicyVersion) -> str:
-    return f"{version.lineage}:{version.number}"
-
-
-def parse_version(text: str) -> common_pb2.PolicyVersion:
-    lineage, _, number = text.rpartition(":")
-    return common_pb2.PolicyVersion(lineage=lineage, number=int(number))

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 
 from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.fleet import NoReplicasError
-from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.run_config import ConfigError, RunConfig, dump_run_config, parse_run_config
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseLostError
@@ -24,7 +23,7 @@ from troupe_orchestrator.store.runs import RunRecord, RunState
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.queue import NoTasksError
-from troupe_orchestrator.training.run_loop import EverythingDroppedError, Policy, RunLoop
+from troupe_orchestrator.training.run_loop import EverythingDroppedError, RunLoop
 from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
@@ -55,20 +54,20 @@ class Runs:
         self,
         database: Database,
         data_dir: Path,
-        services: Services,
-        policies: Sequence[Policy],
+        engines: Engines | None,
         boundary: asyncio.Lock,
     ) -> None:
         self._database = database
         self._data_dir = data_dir
-        self._services = services
-        self._policies = policies
+        self._engines = engines
         self._boundary = boundary
         self._logs: dict[str, EventLog] = {}
         self._active: dict[str, _Active] = {}
 
     async def resume_interrupted(self) -> None:
         """Go on with the run that was running when the orchestrator before this one ended."""
+        if not require(self._engines).policies:
+            return
         for record in await store.list_runs(self._database, limit=1000):
             if record.state is RunState.RUNNING:
                 logger.info("resuming", run=record.run_id)
@@ -91,10 +90,6 @@ class Runs:
             if existing.config != effective:
                 raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
             return existing
-        if not self._policies:
-            raise FailedPrecondition(
-                "learner", "this orchestrator was started without a learner; set TROUPE_LEARNER to train"
-            )
         self._check_free()
         await asyncio.to_thread(_load_tasks, config)
         folder = (self._data_dir / "runs" / run_id).resolve()
@@ -167,6 +162,11 @@ class Runs:
             await log.end()
 
     def _check_free(self) -> None:
+        """Nothing else trains, and there is something to train."""
+        if not require(self._engines).policies:
+            raise FailedPrecondition(
+                "learner", "this orchestrator was started without a learner; set TROUPE_LEARNER to train"
+            )
         if self._active:
             holder = next(iter(self._active))
             raise FailedPrecondition(
@@ -174,6 +174,7 @@ class Runs:
             )
 
     async def _launch(self, record: RunRecord) -> None:
+        engines = require(self._engines)
         config = _parse(record.config)
         tasks = await asyncio.to_thread(_load_tasks, config)
         events = await self.events(record.run_id)
@@ -185,8 +186,8 @@ class Runs:
             Path(record.folder),
             self._database,
             events,
-            self._services,
-            self._policies,
+            engines.services,
+            engines.policies,
             self._boundary,
         )
         task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")

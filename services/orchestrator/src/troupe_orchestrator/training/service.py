@@ -7,6 +7,8 @@ from troupe.v1 import training_pb2, training_pb2_grpc
 from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument
 
+from troupe_orchestrator.config_origins import describe_config
+from troupe_orchestrator.run_config import ConfigError
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord
@@ -25,6 +27,19 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
 
     async def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.Run:
         return await self._message(await self._runs.create(request.run_id, request.config))
+
+    async def DescribeConfig(
+        self, request: training_pb2.DescribeConfigRequest, context: Context
+    ) -> training_pb2.DescribeConfigResponse:
+        try:
+            values = describe_config(request.config)
+        except ConfigError as error:
+            raise InvalidArgument.every((f"config.{key}", message) for key, message in error.problems) from error
+        return training_pb2.DescribeConfigResponse(
+            entries=[
+                training_pb2.ConfigEntry(key=value.key, value=value.value, origin=value.origin) for value in values
+            ]
+        )
 
     async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.Run:
         return await self._message(await self._runs.get(required(request.run_id, "run_id")))
