@@ -34,7 +34,9 @@ def refusal(solution: str) -> Incorrect | None:
     return None
 
 
-def run_tests_request(task: Task, solution: str, job_id: str, limits: sandbox_pb2.Limits) -> sandbox_pb2.RunTestsRequest:
+def run_tests_request(
+    task: Task, solution: str, job_id: str, limits: sandbox_pb2.Limits
+) -> sandbox_pb2.RunTestsRequest:
     """All hidden tests of a code task as one job, which ends at the first that fails.
 
     Args:
@@ -111,7 +113,9 @@ async def grade_code(
     results: list[sandbox_pb2.CaseResult] = []
     outcome: sandbox_pb2.TestsOutcome | None = None
     try:
-        async for response in sandbox.RunTests(run_tests_request(task, solution, job_id, limits), timeout=timeout_seconds):
+        async for response in sandbox.RunTests(
+            run_tests_request(task, solution, job_id, limits), timeout=timeout_seconds
+        ):
             match response.WhichOneof("message"):
                 case "case_result":
                     results.append(response.case_result)
