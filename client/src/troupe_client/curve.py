@@ -4,11 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
-
 _BANDS = {"executor": "#dbe9f6", "designer": "#fde8d0", "both": "#e6e6e6"}
 
 
@@ -35,6 +30,9 @@ class HeldOut:
 
 def write_curve(path: Path, points: Sequence[CurvePoint], held_out: Sequence[HeldOut]) -> None:
     """Draw the curve; success on training tasks is of one step's rollouts and so noisy."""
+    # Imported here: it takes two seconds, which every other command would pay.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     for first, last, trains in _stages(points):
