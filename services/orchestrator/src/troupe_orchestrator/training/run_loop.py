@@ -26,7 +26,7 @@ from troupe_orchestrator.store.trees import execution_ids, read_trees, write_tre
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch, write_batch
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.learner import LearnerError
+from troupe_orchestrator.training.learning import Learning
 from troupe_orchestrator.training.metrics import rollout_metrics
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
@@ -35,9 +35,6 @@ from troupe_orchestrator.tree import Tree
 
 logger = structlog.get_logger()
 
-_LEARNER_WAIT_SECONDS = 300.0
-_LEARNER_POLL_SECONDS = 0.5
-_LEARNER_ATTEMPTS = 3
 _PROBES = 4
 
 
@@ -70,6 +67,7 @@ class RunLoop:
         self._policies = {policy.policy_id: policy for policy in policies}
         self._policy_of_role = {role: policy.policy_id for policy in policies for role in policy.roles}
         self._boundary = boundary
+        self._learning = Learning(database, run_id)
         self._stop = asyncio.Event()
         self._probes: dict[str, list[list[int]]] = {policy_id: [] for policy_id in self._policies}
 
@@ -103,7 +101,7 @@ class RunLoop:
             for batch in record.batches:
                 updates[batch.policy_id] = batch.update
         for policy_id, update in updates.items():
-            await self._bring_learner_to(self._policies[policy_id], update)
+            await self._learning.bring_to(self._policies[policy_id], update)
             await self._sync(self._policies[policy_id])
 
     async def _step(self, newest: StepRecord | None) -> None:
@@ -146,7 +144,7 @@ class RunLoop:
                 f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
             )
         folder = self._step_folder(record.step)
-        updates = {policy_id: await self._last_update(policy_id) + 1 for policy_id in self._policies}
+        updates = {policy_id: await self._learning.last_update(policy_id) + 1 for policy_id in self._policies}
         batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates)
         queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
         metrics = rollout_metrics(trees)
@@ -250,7 +248,9 @@ class RunLoop:
         versions = dict(record.versions)
         metrics = dict(record.metrics)
         for batch in record.batches:
-            result = await self._apply(self._policies[batch.policy_id], batch)
+            sequences = await asyncio.to_thread(read_batch, Path(batch.file))
+            self._probes[batch.policy_id] = _probe_sequences(sequences)
+            result = await self._learning.apply(self._policies[batch.policy_id], batch, sequences)
             versions[batch.policy_id] = version_text(result.version)
             prefix = f"{batch.policy_id}/" if len(self._policies) > 1 else ""
             metrics |= {f"learner_{prefix}{name}": value for name, value in result.metrics.items()}
@@ -258,78 +258,6 @@ class RunLoop:
         trained = replace(record, versions=versions, metrics=metrics)
         await store.advance_step(self._database, trained, StepState.TRAINED)
         return replace(trained, state=StepState.TRAINED)
-
-    async def _apply(self, policy: Policy, batch: BatchRecord) -> learner_pb2.TrainStepResult:
-        """Apply one batch; a learner that died is brought back by replay, a few times."""
-        sequences = await asyncio.to_thread(read_batch, Path(batch.file))
-        self._probes[policy.policy_id] = _probe_sequences(sequences)
-        for attempt in range(1, _LEARNER_ATTEMPTS + 1):
-            try:
-                await self._bring_learner_to(policy, batch.update - 1)
-                return await policy.learner.train(
-                    self._database.fence,
-                    self._run_id,
-                    batch.update,
-                    bytes.fromhex(batch.digest),
-                    sequences,
-                    batch.optimization,
-                )
-            except LearnerError as error:
-                if attempt == _LEARNER_ATTEMPTS:
-                    raise
-                logger.warning("the learner failed, trying again", error=str(error))
-        raise AssertionError("unreachable: the loop returns or raises")
-
-    async def _bring_learner_to(self, policy: Policy, update: int) -> None:
-        """Restore and replay until the learner has applied `update` updates of this run (or already one more).
-
-        Raises:
-            LearnerError: it does not get ready, belongs to another run, or is further than what is sealed.
-        """
-        state = await self._ready_learner(policy)
-        if state.run_id not in ("", self._run_id):
-            raise LearnerError(
-                f"the learner of policy {policy.policy_id} belongs to run {state.run_id}; restart it, or wait for that run"
-            )
-        if state.applied_step > update + 1:
-            raise LearnerError(
-                f"the learner of policy {policy.policy_id} has applied {state.applied_step} updates, the store knows "
-                f"{update}; restore it from a checkpoint of this run"
-            )
-        applied = state.applied_step
-        if applied < update:
-            for _, manifest in await store.list_checkpoints(self._database, self._run_id):
-                saved = manifest[policy.policy_id]
-                if applied < saved["update"] <= update:
-                    applied = (await policy.learner.restore(self._database.fence, saved["uri"])).step
-                    break
-        if applied >= update:
-            return
-        for record in await store.list_steps(self._database, self._run_id):
-            for batch in record.batches:
-                if batch.policy_id == policy.policy_id and applied < batch.update <= update:
-                    logger.info("replaying a sealed batch", policy=policy.policy_id, update=batch.update)
-                    sequences = await asyncio.to_thread(read_batch, Path(batch.file))
-                    await policy.learner.train(
-                        self._database.fence,
-                        self._run_id,
-                        batch.update,
-                        bytes.fromhex(batch.digest),
-                        sequences,
-                        batch.optimization,
-                    )
-
-    async def _ready_learner(self, policy: Policy) -> learner_pb2.LearnerInfo:
-        give_up = time.monotonic() + _LEARNER_WAIT_SECONDS
-        while True:
-            state = await policy.learner.get()
-            if state.state == learner_pb2.GANG_STATE_READY:
-                return state
-            if state.state == learner_pb2.GANG_STATE_FAILED or time.monotonic() > give_up:
-                raise LearnerError(
-                    f"the learner of policy {policy.policy_id} is {learner_pb2.GangState.Name(state.state)}: {state.detail}"
-                )
-            await asyncio.sleep(_LEARNER_POLL_SECONDS)
 
     async def _synchronise(self, record: StepRecord) -> StepRecord:
         """Bring the engines to the new weights of every policy that has some."""
@@ -398,18 +326,6 @@ class RunLoop:
                 "version": version_text(saved.version),
             }
         await store.record_checkpoint(self._database, self._run_id, step, manifest)
-
-    async def _last_update(self, policy_id: str) -> int:
-        """Number of the newest update of a policy that a step before has taken."""
-        return max(
-            (
-                batch.update
-                for record in await store.list_steps(self._database, self._run_id)
-                for batch in record.batches
-                if batch.policy_id == policy_id
-            ),
-            default=0,
-        )
 
     async def _versions(self) -> dict[str, str]:
         """What the engines serve now."""
