@@ -109,9 +109,7 @@ class Transcript:
 
     def appended(self, more: "Transcript") -> "Transcript":
         """A new transcript with `more` after this one; runs are never joined."""
-        return Transcript(
-            self.token_ids + more.token_ids, self.runs + more.runs, self.messages + more.messages
-        )
+        return Transcript(self.token_ids + more.token_ids, self.runs + more.runs, self.messages + more.messages)
 
     def trained_mask(self) -> tuple[bool, ...]:
         """For each token, whether it was sampled from the policy."""

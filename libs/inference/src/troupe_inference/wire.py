@@ -71,9 +71,7 @@ def to_proto(transcript: Transcript) -> transcript_pb2.Transcript:
     )
 
 
-def from_proto(
-    transcript: transcript_pb2.Transcript, field: str = "transcript", *, log_probs_required: bool = True
-) -> Transcript:
+def from_proto(transcript: transcript_pb2.Transcript, field: str = "transcript") -> Transcript:
     """The transcript that came; `field` is what errors call it.
 
     Raises:
@@ -86,10 +84,7 @@ def from_proto(
         )
     return Transcript(
         tuple(transcript.token_ids),
-        tuple(
-            _run_from_proto(run, f"{field}.runs[{index}]", log_probs_required)
-            for index, run in enumerate(transcript.runs)
-        ),
+        tuple(_run_from_proto(run, f"{field}.runs[{index}]") for index, run in enumerate(transcript.runs)),
         tuple(
             message_from_proto(message, f"{field}.messages[{index}]")
             for index, message in enumerate(transcript.messages)
@@ -109,7 +104,7 @@ def _run_to_proto(run: TokenRun) -> transcript_pb2.TokenRun:
     )
 
 
-def _run_from_proto(run: transcript_pb2.TokenRun, field: str, log_probs_required: bool) -> TokenRun:
+def _run_from_proto(run: transcript_pb2.TokenRun, field: str) -> TokenRun:
     if run.length == 0:
         raise InvalidArgument(f"{field}.length", "is 0: a run has at least one token")
     if run.kind == transcript_pb2.TOKEN_RUN_KIND_INSERTED:
@@ -121,8 +116,6 @@ def _run_from_proto(run: transcript_pb2.TokenRun, field: str, log_probs_required
     if run.kind != transcript_pb2.TOKEN_RUN_KIND_GENERATED:
         raise InvalidArgument(f"{field}.kind", f"is {run.kind}: set INSERTED or GENERATED")
     log_probs = tuple(run.log_probs)
-    if not log_probs and not log_probs_required:
-        log_probs = (float("nan"),) * run.length
     if len(log_probs) != run.length:
         raise InvalidArgument(
             f"{field}.log_probs", f"has {len(log_probs)} values for {run.length} tokens: send one per token"

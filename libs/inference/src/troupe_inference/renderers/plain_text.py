@@ -34,9 +34,7 @@ class TemplateEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._controls = {
-            token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()
-        }
+        self._controls = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
         self._twin = _without_added_tokens(tokenizer)
         self.control_token_ids = frozenset(self._controls.values())
 
@@ -87,8 +85,7 @@ def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
         )
     if model.get("unk_token") in added:
         raise RendererError(
-            f"the tokenizer encodes unknown text as the control token {model['unk_token']!r}: "
-            "use a byte-level one"
+            f"the tokenizer encodes unknown text as the control token {model['unk_token']!r}: use a byte-level one"
         )
     model["vocab"] = {token: token_id for token, token_id in vocabulary.items() if token not in added}
     twin: Tokenizer = Tokenizer.from_str(json.dumps(description))
