@@ -1,7 +1,10 @@
 """Command line of the starter.
 
-python -m troupe_starter tasks --split held_out --count 450 --out FILE.jsonl
-python -m troupe_starter coldstart --out FOLDER --seed 0
+    python -m troupe_starter prepare --out FOLDER --seed 0          all that the starter profile needs
+    python -m troupe_starter coldstart --out FOLDER --seed 0        the policy alone
+    python -m troupe_starter tasks --split held_out --count 450 --out FILE.jsonl
+
+Progress is printed as lines `DONE/PLANNED PHASE`.
 """
 
 import argparse
@@ -18,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "tasks":
             tasks.write_jsonl(tasks.sample(options.split, options.count, options.seed), options.out)
         else:
-            _cold_start(options)
+            _train(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"troupe_starter {options.command}: {error}", file=sys.stderr)
         return 1
@@ -33,27 +36,32 @@ def _parser() -> argparse.ArgumentParser:
     of_tasks.add_argument("--count", type=int, required=True)
     of_tasks.add_argument("--seed", type=int, default=0)
     of_tasks.add_argument("--out", type=Path, required=True)
-    of_cold_start = commands.add_parser("coldstart", help="train the policy that reinforcement learning starts from")
-    of_cold_start.add_argument("--out", type=Path, required=True, help="model folder to write; must not exist")
-    of_cold_start.add_argument("--seed", type=int, default=0)
-    of_cold_start.add_argument("--threads", type=int, default=2)
+    for name, what in (
+        ("prepare", "write all that the starter profile needs"),
+        ("coldstart", "train the policy that reinforcement learning starts from"),
+    ):
+        training = commands.add_parser(name, help=what)
+        training.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
+        training.add_argument("--seed", type=int, default=0)
+        training.add_argument("--threads", type=int, default=2, help="torch threads; at most the cores")
     return parser
 
 
-def _cold_start(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> None:
     # Imported when needed: torch takes longer to load than the task suite to write.
     import torch
 
-    from troupe_starter import coldstart
+    from troupe_starter import coldstart, preparation
 
     torch.set_num_threads(options.threads)
-
-    def show(done: int, total: int, what: str) -> None:
-        if done % 50 == 0 or done == total:
-            print(f"{done}/{total} {what}", flush=True)
-
-    outcome = coldstart.run(options.out, options.seed, coldstart.Settings(), show)
+    work = preparation.prepare if options.command == "prepare" else coldstart.run
+    outcome = work(options.out, options.seed, coldstart.Settings(), _show)
     print(f"{options.out}: {outcome.steps} steps in {outcome.seconds:.0f} s, {outcome.measured}")
+
+
+def _show(done: int, planned: int, phase: str) -> None:
+    if done % 10 == 0 or done == planned:
+        print(f"{done}/{planned} {phase}", flush=True)
 
 
 if __name__ == "__main__":

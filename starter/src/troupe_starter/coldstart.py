@@ -30,8 +30,9 @@ from troupe_starter.training import Recipe, fit
 # Conversations that the tokenizer is trained on.
 TOKENIZER_CONVERSATIONS = 4_000
 
-# Called often: steps done, steps planned (it grows when a guard is not met), and what is going on.
+# Called at every step: what is done, what is planned (it grows when a guard is not met), and the phase.
 Progress = Callable[[int, int, str], None]
+TRAINING, REHEARSING = "cold start", "cold start: rehearsal"
 
 
 class ColdStartFailed(RuntimeError):
@@ -46,6 +47,8 @@ class Settings:
     noise: Noise = field(default_factory=Noise)
     recipe: Recipe = field(default_factory=Recipe)
     floors: Floors = field(default_factory=Floors)
+    # Training tasks that the guards are measured on.
+    rehearsal_tasks: int = 180
     # Rounds of further training where a guard is not met, and the steps of each.
     extra_rounds: int = 3
     extra_steps: int = 300
@@ -72,7 +75,7 @@ def run(folder: Path, seed: int, settings: Settings, progress: Progress) -> Outc
         raise FileExistsError(f"{folder} exists: remove it, or write the cold start to another folder")
     began = monotonic()
     demonstrator = Demonstrator(designer_system(), settings.noise)
-    progress(0, settings.recipe.steps, "training the tokenizer")
+    progress(0, settings.recipe.steps, TRAINING)
     tokenizer = tokenizers.train(texts(demonstrator), settings.shape.vocabulary)
     backend = tokenizer.backend_tokenizer
     renderer = get_renderer("qwen3", backend)
@@ -89,8 +92,9 @@ def run(folder: Path, seed: int, settings: Settings, progress: Progress) -> Outc
     for more in chain((settings.recipe.steps,), repeat(settings.extra_steps, settings.extra_rounds)):
         fit(policy, batches, more, settings.recipe, _step_counter(progress, steps, steps + more))
         steps += more
-        progress(steps, steps, "rehearsing")
-        measured = guards.measure(stage, demonstrator.designer_system, seed)
+        progress(0, 1, REHEARSING)
+        measured = guards.measure(stage, demonstrator.designer_system, settings.rehearsal_tasks, seed)
+        progress(1, 1, REHEARSING)
         if not measured.shortfalls(settings.floors):
             break
     else:
@@ -114,11 +118,6 @@ def texts(demonstrator: Demonstrator) -> Iterator[str]:
         yield "\n\n"
 
 
-def _step_counter(progress: Progress, done: int, total: int) -> Callable[[float], None]:
-    """Turns each step's loss into progress."""
+def _step_counter(progress: Progress, done: int, total: int) -> Callable[[], None]:
     steps = iter(range(done + 1, total + 1))
-
-    def step_ended(loss: float) -> None:
-        progress(next(steps), total, f"loss {loss:.2f}")
-
-    return step_ended
+    return lambda: progress(next(steps), total, TRAINING)

@@ -15,9 +15,6 @@ from troupe_starter.rehearsal import Stage
 from troupe_starter.task import Task
 from troupe_starter.tasks import FAMILIES
 
-# Tasks rehearsed, all families together.
-TASKS = 180
-
 
 @dataclass(frozen=True)
 class Floors:
@@ -57,9 +54,9 @@ class Measured:
         return [line for line, short in found if short]
 
 
-def measure(stage: Stage, designer_system: str, seed: int) -> Measured:
-    """Rehearses training tasks: the policy's own designs, then each family's winning design."""
-    drawn = tasks.sample("train", TASKS, seed)
+def measure(stage: Stage, designer_system: str, count: int, seed: int) -> Measured:
+    """Rehearses `count` training tasks: the policy's own designs, then each family's winning design."""
+    drawn = tasks.sample("train", count, seed)
     proposed = stage.propose(drawn, designer_system)
     runnable = [(task, design) for task, design in zip(drawn, proposed, strict=True) if design is not None]
     played = stage.play(runnable)

@@ -15,7 +15,7 @@ from troupe_starter.model import Policy
 
 MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 5
+_ITERATIONS = 3
 
 
 class Muon:

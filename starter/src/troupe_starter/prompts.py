@@ -3,7 +3,7 @@
 from pathlib import Path
 
 # Holds system.txt and user.txt, in which {question} stands for the question.
-PROMPT_FOLDER = Path(__file__).parent / "prompt"
+PROMPT_FOLDER = Path(__file__).parent / "config" / "prompt"
 
 
 def designer_system() -> str:

@@ -98,4 +98,10 @@ def _rows(packed: list[list[TokenSequence]], length: int) -> Rows:
             start += size
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     mask = (owner[:, :, None] == owner[:, None, :]) & causal
-    return Rows(tokens, positions, mask[:, None], torch.tensor(predicts), torch.tensor(targets))
+    return Rows(
+        tokens,
+        positions,
+        mask[:, None],
+        torch.tensor(predicts, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+    )

@@ -53,8 +53,7 @@ class Task:
 
 def digest(*parts: object) -> int:
     """A number of 64 bits that depends on the parts alone: the same on every machine and in every process."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
 def task_id(family: str, *operands: object) -> str:
