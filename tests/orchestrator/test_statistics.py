@@ -58,7 +58,8 @@ def test_a_difference_is_paired_by_problem() -> None:
 
 
 def test_nothing_to_estimate_from_is_refused() -> None:
-    for samples in ({}, {"a": []}):
+    nothing: list[dict[str, list[float]]] = [{}, {"a": []}]
+    for samples in nothing:
         with pytest.raises(ValueError, match="problem"):
             estimate(samples)
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -38,7 +38,9 @@ BY_GROUPS = [
 @st.composite
 def batches(draw: st.DrawFn) -> Outcomes:
     """Tasks of 1 to 4 designs, some invalid, of 1 to 4 executions, of 1 to 3 turns."""
-    designs, executions, turns = [], [], []
+    designs: list[DesignOutcome] = []
+    executions: list[ExecutionOutcome] = []
+    turns: list[TurnOutcome] = []
     for task in range(draw(st.integers(1, 3))):
         for design in range(draw(st.integers(1, 4))):
             design_id = f"t{task}d{design}"
@@ -55,15 +57,10 @@ def batches(draw: st.DrawFn) -> Outcomes:
 
 
 def same(one: Advantages, other: Advantages) -> bool:
-    pairs: tuple[tuple[Mapping[object, float], Mapping[object, float]], ...] = (
-        (dict(one.designer), dict(other.designer)),
-        (dict(one.executor), dict(other.executor)),
-        (dict(one.turns), dict(other.turns)),
-    )
-    return all(
-        first.keys() == second.keys()
-        and all(math.isclose(first[key], second[key], rel_tol=1e-6, abs_tol=1e-6) for key in first)
-        for first, second in pairs
+    return (
+        one.designer == pytest.approx(other.designer)
+        and one.executor == pytest.approx(other.executor)
+        and one.turns == pytest.approx(other.turns)
     )
 
 

@@ -70,5 +70,5 @@ def test_a_program_is_read_from_solution_then_fence_then_whole_text() -> None:
 def test_text_full_of_what_never_closes_is_read_in_linear_time(piece: str) -> None:
     begun = time.process_time()
     for task_type in ("math", "code"):
-        final_answer(piece * 50_000, task_type)  # type: ignore[arg-type]
+        final_answer(piece * 50_000, task_type)
     assert time.process_time() - begun < 2

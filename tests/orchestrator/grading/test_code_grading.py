@@ -15,7 +15,7 @@ def outcome(passed: bool, cases_passed: int, run: int, total: int) -> sandbox_pb
     return sandbox_pb2.TestsOutcome(passed=passed, cases_passed=cases_passed, cases_run=run, cases_total=total)
 
 
-def result(index: int, verdict: sandbox_pb2.Verdict) -> sandbox_pb2.CaseResult:
+def result(index: int, verdict: sandbox_pb2.Verdict.ValueType) -> sandbox_pb2.CaseResult:
     return sandbox_pb2.CaseResult(index=index, verdict=verdict)
 
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import sympy
-from latex2sympy2_extended import (  # type: ignore[import-untyped]
+from latex2sympy2_extended import (
     NormalizationConfig,
     latex2sympy,
     normalize_latex,

@@ -20,6 +20,7 @@ from troupe_orchestrator.grading.math_grader import LibraryNeededError, is_corre
 
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL")
 _ATTEMPTS = 2
+_WALL_FACTOR = 4
 
 
 class WorkerFailedError(Exception):
@@ -39,7 +40,8 @@ class MathGrader:
         """
         Args:
             workers: processes that grade at the same time.
-            seconds: wall and CPU time of one comparison.
+            seconds: CPU time of one comparison. Wall time may be four times as much: that the machine is busy
+                elsewhere is not the answer's doing.
             memory_bytes: address space of a worker; the library alone takes about 300 MiB of it.
             start_seconds: wall time until a new worker is ready.
         """
@@ -98,7 +100,7 @@ class _Worker:
         answered = False
         try:
             process = self._process or await self._start()
-            answer = await self._exchange(process, json.dumps(request), self._seconds)
+            answer = await self._exchange(process, json.dumps(request), self._seconds * _WALL_FACTOR)
             answered = True
         finally:
             if not answered:
