@@ -1,0 +1,419 @@
+"""The front: state of the learner, and the one place that tells the gang what to do. No torch.
+
+States and what they let through:
+
+    STARTING      nothing yet
+    READY         everything
+    TRAINING      Score and ExportWeights wait their turn; another change of the weights is refused, naming the operation
+    RESTARTING    a rank ended: the ledger is back at the last checkpoint (or the initial weights), calls are UNAVAILABLE
+    FAILED        generations kept ending; calls are UNAVAILABLE with the reason
+
+A generation that ends takes the trained steps since the last checkpoint with it. The ledger says so at once, under a
+version that was never used for other weights (`lineages`); whoever holds the sealed batches replays them.
+"""
+
+import asyncio
+import errno
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from troupe_contracts.errors import Exhausted, FailedPrecondition, ServiceError, Unavailable
+from troupe_contracts.log import get_logger
+
+from troupe_learner import checkpoint as checkpoints
+from troupe_learner.batch_file import read_scores, write_sequences
+from troupe_learner.batches import BatchStore
+from troupe_learner.channel import Message
+from troupe_learner.checkpoint import Checkpoint, Layout
+from troupe_learner.checkpoint_layout import MODEL
+from troupe_learner.exports import Export, describe
+from troupe_learner.gang import CommandRefused, Generation, GenerationLost, RankPlan
+from troupe_learner.ledger import Ledger, Version
+from troupe_learner.lineages import Lineages
+from troupe_learner.model_folder import ModelFolder
+from troupe_learner.operations import Operation, Operations
+from troupe_learner.optimization import Optimization
+from troupe_learner.settings import LearnerSettings
+from troupe_learner.supervisor import Supervisor
+from troupe_learner.work_folder import WorkFolder
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_Result = TypeVar("_Result")
+_log = get_logger()
+
+
+class State(Enum):
+    """Whether the gang can work; the table stands in the module's docstring."""
+
+    STARTING = "starting"
+    READY = "ready"
+    TRAINING = "training"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+
+
+class StartFailed(RuntimeError):
+    """The first generation could not be formed."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities and entropies of all tokens but the first of each sequence, end to end."""
+
+    version: Version
+    log_probs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+
+
+class Front:
+    """One learner. For use on the event loop only; `open` before anything else, `close` at the end."""
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        model: ModelFolder,
+        folder: WorkFolder,
+        lineages: Lineages,
+        on_failed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.model = model
+        self.layout = Layout(settings.engine, settings.ranks, settings.zero_stage, settings.dtype)
+        self.policy_id = settings.policy_id
+        self.batches = BatchStore(folder.batches)
+        self.operations = Operations()
+        self.engine = ""
+        self._folder = folder
+        self._lineages = lineages
+        self.ledger = Ledger("", lineages.first(settings.lineage))
+        self._initial = self.ledger.version
+        # What a new generation starts from: a published checkpoint, or the initial weights.
+        self._base: Checkpoint | None = None
+        self._supervisor = Supervisor(
+            _rank_plan(settings, model, folder.ranks), self._roll_back, self._load_base, on_failed
+        )
+        self._changing: Operation | None = None
+        # Held from a command to the end of what it changes here, so that weights never go under another version's name.
+        self._turn = asyncio.Lock()
+        self._export: Export | None = None
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Forms the first generation.
+
+        Raises:
+            StartFailed: it ended before it was ready, or the model is not what its folder says.
+        """
+        try:
+            generation = await self._supervisor.start()
+        except GenerationLost as error:
+            raise StartFailed(str(error)) from error
+        ranks = generation.description
+        shapes = {name: tuple(shape) for name, shape in ranks["tensors"]}
+        if problem := self.model.mismatch(shapes, ranks["tied"]):
+            await self.close()
+            raise StartFailed(f"the model cannot be exported under its own names: {problem}")
+        zero = f" ZeRO-{self.layout.zero_stage}" if self.layout.engine == "deepspeed" else ""
+        cores = ",".join(str(core) for core in ranks["cores"])
+        self.engine = (
+            f"{self.layout.engine}{zero} (torch {ranks['torch']}), {self.layout.dtype}, "
+            f"{self.layout.ranks} rank(s) x {ranks['threads']} thread(s) on cores {cores}"
+        )
+
+    async def close(self) -> None:
+        """Ends the ranks. Operations under way fail."""
+        await self._supervisor.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def state(self) -> State:
+        if self._supervisor.failed:
+            return State.FAILED
+        if self._supervisor.generation is None:
+            return State.RESTARTING if self._supervisor.detail else State.STARTING
+        return State.READY if self._changing is None else State.TRAINING
+
+    @property
+    def detail(self) -> str:
+        """Why a generation was lost last; empty if none was."""
+        return self._supervisor.detail
+
+    @property
+    def rank_pids(self) -> list[int]:
+        return self._supervisor.generation.pids if self._supervisor.generation else []
+
+    def bind(self, run_id: str) -> None:
+        """Takes the learner for a run (`Ledger.bound_to`)."""
+        self.ledger = self.ledger.bound_to(run_id)
+
+    # --- changes of the weights, one at a time ----------------------------------------------------------------------
+
+    def train(self, run_id: str, step: int, digest: bytes, optimization: Optimization) -> Operation:
+        """Starts a step, or gives the operation of the same one.
+
+        Raises:
+            ServiceError: see `Ledger`, `BatchStore.path`, and the table of states.
+        """
+        self.bind(run_id)
+        subject = f"train-{step}-{digest.hex()[:16]}"
+        if self._changing is not None and self._changing.subject == subject:
+            return self._changing
+        stored = self.ledger.stored_result(step, digest)
+        if stored is not None:
+            operation = self.operations.begin(subject)
+            operation.finish(step=stored)
+            return operation
+        generation = self._supervisor.ready()
+        batch = self.batches.path(step, digest)
+        command = {"command": "train", "batch": str(batch), "optimization": asdict(optimization)}
+
+        async def work(operation: Operation) -> None:
+            result = await generation.run(command, operation.advance)
+            ledger = self.ledger.with_step(digest, result["metrics"])
+            await asyncio.to_thread(self._lineages.produced, ledger.version)
+            await self._still(generation)
+            self.ledger = ledger
+            await asyncio.to_thread(self.batches.forget_before, step)
+            operation.finish(step=ledger.steps[-1])
+
+        return self._change(subject, work)
+
+    def save(self, uri: str) -> Operation:
+        """Starts a checkpoint; a folder that holds this very state already is the result."""
+        target = checkpoints.local_folder(uri)
+        generation = self._supervisor.ready()
+
+        async def work(operation: Operation) -> None:
+            if await asyncio.to_thread(target.exists):
+                found = await asyncio.to_thread(checkpoints.read, target)
+                held, ours = found.ledger, self.ledger
+                if (held.run_id, held.version, held.applied_digest) != (
+                    ours.run_id,
+                    ours.version,
+                    ours.applied_digest,
+                ):
+                    raise FailedPrecondition(
+                        str(target),
+                        f"exists and holds step {held.applied_step} of run {held.run_id!r}: choose another place",
+                    )
+            else:
+                found = await self._written(generation, target)
+            self._base = found
+            operation.finish(checkpoint=found)
+
+        return self._change("save", work)
+
+    def restore(self, uri: str) -> Operation:
+        """Starts loading a checkpoint; the learner is then bound to its run."""
+        target = checkpoints.local_folder(uri)
+        generation = self._supervisor.ready()
+
+        async def work(operation: Operation) -> None:
+            found = await asyncio.to_thread(checkpoints.read, target)
+            self._check_fits(found)
+            await asyncio.to_thread(checkpoints.verify, target)
+            await generation.run({"command": "load", "folder": str(target)})
+            ledger = await self._renamed(found.ledger)
+            await self._still(generation)
+            self._base = replace(found, ledger=ledger)
+            self.ledger = ledger
+            operation.finish(checkpoint=self._base)
+
+        return self._change("restore", work)
+
+    # --- reads ------------------------------------------------------------------------------------------------------
+
+    async def export(self, version: Version | None) -> Export:
+        """The current weights as a file with its manifest.
+
+        Raises:
+            FailedPrecondition: `version` is not current, or is no longer when its turn comes.
+        """
+
+        async def work() -> Export:
+            current = self.ledger.version
+            if version is not None and version != current:
+                raise FailedPrecondition(f"version {version}", f"is not current: {current} is, export that one")
+            if self._export is None or self._export.version != current:
+                path = self._folder.exports / f"{next(self._numbers)}.safetensors"
+                await self._run({"command": "export", "weights": str(path)})
+                if self._export is not None:
+                    self._export.path.unlink(missing_ok=True)
+                self._export = await asyncio.to_thread(describe, current, path)
+            return self._export
+
+        return await self._to_the_end(work())
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
+        """Scores sequences under the weights that are current when their turn comes."""
+
+        async def work() -> Scores:
+            number = next(self._numbers)
+            tokens = self._folder.scores / f"{number}-tokens.npz"
+            scores = self._folder.scores / f"{number}-scores.npz"
+            try:
+                await asyncio.to_thread(write_sequences, tokens, sequences)
+                await self._run({"command": "score", "sequences": str(tokens), "scores": str(scores)})
+                return Scores(self.ledger.version, *await asyncio.to_thread(read_scores, scores))
+            finally:
+                tokens.unlink(missing_ok=True)
+                scores.unlink(missing_ok=True)
+
+        return await self._to_the_end(work())
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _change(self, subject: str, work: Callable[[Operation], Awaitable[None]]) -> Operation:
+        if self._changing is not None:
+            raise FailedPrecondition(
+                self._changing.name, "is under way: wait for its end (WatchOperation), then call again"
+            )
+        operation = self._changing = self.operations.begin(subject)
+        self._spawn(self._carry_out(operation, work))
+        return operation
+
+    async def _carry_out(self, operation: Operation, work: Callable[[Operation], Awaitable[None]]) -> None:
+        """Runs the work; whatever can go wrong with it ends in the operation."""
+        try:
+            async with self._turn:
+                await work(operation)
+        except GenerationLost as error:
+            operation.fail(
+                "UNAVAILABLE",
+                f"{operation.subject} was lost with the gang: {error}; wait for READY, then replay from the step "
+                "after GetLearner's applied_step",
+            )
+        except CommandRefused as error:
+            operation.fail(error.code, str(error))
+        except ServiceError as error:
+            operation.fail(error.code.name, error.message)
+        except OSError as error:
+            code = "RESOURCE_EXHAUSTED" if error.errno in _NO_ROOM else "INTERNAL"
+            operation.fail(code, f"{operation.subject}: {error}; nothing was left behind")
+        finally:
+            self._changing = None
+            if not operation.now.done:
+                operation.fail("CANCELLED", f"{operation.subject} ended with the learner")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Takes a turn that goes on when the caller goes away: the ranks still read and write its files."""
+
+        async def turn() -> _Result:
+            async with self._turn:
+                return await work
+
+        return await asyncio.shield(self._spawn(turn()))
+
+    async def _run(self, command: Message) -> None:
+        """A command that changes nothing here; what the ranks say becomes the call's error."""
+        try:
+            await self._supervisor.ready().run(command)
+        except (GenerationLost, CommandRefused) as error:
+            raise _as_service_error(error) from error
+
+    async def _still(self, generation: Generation) -> None:
+        """Nothing may be recorded of a generation that was lost meanwhile."""
+        if self._supervisor.generation is not generation:
+            raise GenerationLost(await generation.lost())
+
+    async def _written(self, generation: Generation, target: Path) -> Checkpoint:
+        """A new checkpoint of the current state at `target`, whole or not at all."""
+        draft = checkpoints.Draft(target)
+        try:
+            folder = await asyncio.to_thread(draft.create)
+            await asyncio.to_thread(self.model.copy_definition, folder / MODEL)
+            await generation.run({"command": "save", "folder": str(folder)})
+            await self._still(generation)
+            return await asyncio.to_thread(
+                draft.publish, self.policy_id, self.layout, self.model.architecture_digest, self.ledger
+            )
+        finally:
+            await asyncio.to_thread(draft.discard)
+
+    def _check_fits(self, found: Checkpoint) -> None:
+        for what, theirs, ours in (
+            ("policy", found.policy_id, self.policy_id),
+            ("layout", found.layout, self.layout),
+            ("architecture", found.architecture_digest, self.model.architecture_digest),
+        ):
+            if theirs != ours:
+                raise FailedPrecondition(
+                    str(found.folder),
+                    f"is of {what} {theirs}, this learner is of {ours}: start one that is the same, or set TROUPE_MODEL "
+                    f"to {found.folder / MODEL} to go on from its weights without the optimizer's moments",
+                )
+
+    async def _roll_back(self) -> None:
+        """What a lost generation leaves: the base, and the run that the learner belongs to."""
+        base = self._base.ledger if self._base else Ledger("", self._initial.lineage)
+        ledger = await self._renamed(base)
+        if self._base is None:
+            self._initial = ledger.version
+        else:
+            self._base = replace(self._base, ledger=ledger)
+        self.ledger = replace(ledger, run_id=self.ledger.run_id)
+        self._export = None
+
+    async def _renamed(self, ledger: Ledger) -> Ledger:
+        """The ledger under a lineage in which its version is the newest."""
+        return ledger.in_lineage(await asyncio.to_thread(self._lineages.resumed, ledger.version))
+
+    async def _load_base(self, generation: Generation) -> None:
+        """Brings a new generation to the base. A base that is gone is no reason to stay down: the initial weights are."""
+        if self._base is None:
+            return
+        folder = self._base.folder
+        try:
+            await asyncio.to_thread(checkpoints.verify, folder)
+            await generation.run({"command": "load", "folder": str(folder)})
+        except (CommandRefused, ServiceError, OSError) as error:
+            _log.error("the last checkpoint cannot be loaded, at the initial weights", reason=str(error))
+            self._supervisor.detail += f"; at the initial weights, since {folder} cannot be loaded: {error}"
+            self._base = None
+            await self._roll_back()
+
+    def _spawn(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _as_service_error(error: GenerationLost | CommandRefused) -> ServiceError:
+    if isinstance(error, GenerationLost):
+        return Unavailable(f"the gang was lost: {error}", retry_after_seconds=1.0)
+    if error.code == "RESOURCE_EXHAUSTED":
+        return Exhausted(str(error), retry_after_seconds=10.0)
+    return FailedPrecondition("ranks", str(error))
+
+
+def _rank_plan(settings: LearnerSettings, model: ModelFolder, folder: Path) -> RankPlan:
+    return RankPlan(
+        ranks=settings.ranks,
+        threads=settings.threads,
+        folder=folder,
+        start={
+            "model": str(model.folder),
+            "engine": settings.engine,
+            "ranks": settings.ranks,
+            "zero_stage": settings.zero_stage,
+            "dtype": settings.dtype,
+            "threads": settings.threads,
+            "tokens_per_microbatch": settings.tokens_per_microbatch,
+            "recompute_old": settings.old_log_probs == "recompute",
+            "adamw": {
+                "beta1": settings.adam_beta1,
+                "beta2": settings.adam_beta2,
+                "eps": settings.adam_eps,
+                "weight_decay": settings.weight_decay,
+            },
+        },
+    )

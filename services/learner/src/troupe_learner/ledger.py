@@ -1,0 +1,112 @@
+"""Which steps have been applied, and what is to be done with a request for one. Pure.
+
+A learner applies the steps of one run in order, each once, each with one batch (its digest). The version's number is the
+count of applied steps. Decisions on (step, digest), n being the last applied step:
+
+    1 <= step <= n, same digest      the stored result
+    1 <= step <= n, other digest     ABORTED
+    step == n + 1                    train
+    step > n + 1                     FAILED_PRECONDITION "replay from n + 1"
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from troupe_contracts.errors import Aborted, FailedPrecondition, InvalidArgument
+
+
+@dataclass(frozen=True)
+class Version:
+    """A set of weights, by name: never two sets under one name."""
+
+    lineage: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.lineage}/{self.number}"
+
+
+@dataclass(frozen=True)
+class AppliedStep:
+    """One trained batch. `metrics` is empty for steps before the last one of a restored checkpoint."""
+
+    step: int
+    digest: bytes
+    version: Version
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Run, lineage and applied steps of a learner. `run_id` is empty until the first batch."""
+
+    run_id: str
+    lineage: str
+    steps: tuple[AppliedStep, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        return Version(self.lineage, len(self.steps))
+
+    @property
+    def applied_step(self) -> int:
+        return self.steps[-1].step if self.steps else 0
+
+    @property
+    def applied_digest(self) -> bytes:
+        return self.steps[-1].digest if self.steps else b""
+
+    def bound_to(self, run_id: str) -> "Ledger":
+        """This ledger for a run.
+
+        Raises:
+            InvalidArgument: the run has no name.
+            FailedPrecondition: it belongs to another run.
+        """
+        if not run_id:
+            raise InvalidArgument("run_id", "is empty: send the run's id")
+        if self.run_id and self.run_id != run_id:
+            raise FailedPrecondition(
+                f"run {self.run_id}",
+                f"holds this learner at step {self.applied_step}, so run {run_id} cannot train on it: "
+                "restore one of its own checkpoints, or start another learner",
+            )
+        return replace(self, run_id=run_id)
+
+    def stored_result(self, step: int, digest: bytes) -> AppliedStep | None:
+        """The result of a step that is applied already; None where it is the next to train.
+
+        Raises:
+            InvalidArgument: steps count from 1.
+            Aborted: the step was applied with another batch.
+            FailedPrecondition: steps before it are missing.
+        """
+        if step == 0:
+            raise InvalidArgument("step", "is 0: steps count from 1")
+        if step > self.applied_step + 1:
+            raise FailedPrecondition(
+                f"step {step}",
+                f"replay from {self.applied_step + 1}: the last applied step is {self.applied_step}",
+            )
+        if step == self.applied_step + 1:
+            return None
+        applied = self.steps[step - 1]
+        if applied.digest != digest:
+            raise Aborted(
+                f"step {step} was applied with batch {applied.digest.hex()}, not {digest.hex()}: "
+                "what was trained cannot be replaced; restore a checkpoint from before it"
+            )
+        return applied
+
+    def with_step(self, digest: bytes, metrics: Mapping[str, float]) -> "Ledger":
+        step = AppliedStep(self.applied_step + 1, digest, Version(self.lineage, len(self.steps) + 1), dict(metrics))
+        return replace(self, steps=(*self.steps, step))
+
+    def in_lineage(self, lineage: str) -> "Ledger":
+        """These weights under another lineage, from their last step on."""
+        if lineage == self.lineage:
+            return self
+        steps = self.steps
+        if steps:
+            steps = (*steps[:-1], replace(steps[-1], version=Version(lineage, len(steps))))
+        return replace(self, lineage=lineage, steps=steps)

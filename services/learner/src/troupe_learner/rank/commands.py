@@ -1,0 +1,145 @@
+"""What a rank does on each command of the front. One function per command; all ranks get the same commands.
+
+Results are plain values for the channel. A `Refused` leaves the rank as it was and is raised on every rank alike; any
+other exception ends the rank, and with it the generation.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from troupe_learner.batch_file import read_batch, read_sequences, write_scores
+from troupe_learner.channel import Message
+from troupe_learner.checkpoint_layout import MODEL_WEIGHTS, state_file
+from troupe_learner.optimization import Optimization
+from troupe_learner.rank.engine import Engine, copy_into, misfit, sum_over_ranks
+from troupe_learner.rank.model import SAFETENSORS_NAMES, bytes_of
+from troupe_learner.rank.scoring import score
+from troupe_learner.rank.training import StepRefused, train_step
+from troupe_learner.weight_file import TensorSpec, write_tensors
+
+_RNG = "rng.torch"
+
+
+class Refused(Exception):
+    """The command could not be done and nothing changed; `code` is a gRPC status name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank, ready for commands."""
+
+    engine: Engine
+    specs: list[TensorSpec]
+    tied: bool
+    token_budget: int
+    recompute_old: bool
+    progress: Callable[[float], None]
+
+
+def train(rank: Rank, command: Message) -> Message:
+    batch = read_batch(Path(command["batch"]))
+    optimization = Optimization(**command["optimization"])
+    try:
+        metrics = train_step(
+            rank.engine,
+            batch,
+            optimization,
+            token_budget=rank.token_budget,
+            recompute_old=rank.recompute_old,
+            progress=rank.progress,
+        )
+    except StepRefused as error:
+        raise Refused("INTERNAL", str(error)) from error
+    return {"metrics": metrics}
+
+
+def score_sequences(rank: Rank, command: Message) -> Message:
+    lengths, token_ids = read_sequences(Path(command["sequences"]))
+    log_probs, entropies = score(rank.engine, lengths, token_ids, rank.token_budget)
+    if rank.engine.rank == 0:
+        write_scores(Path(command["scores"]), log_probs, entropies)
+    return {}
+
+
+def export(rank: Rank, command: Message) -> Message:
+    _write_weights(rank, Path(command["weights"]))
+    return {}
+
+
+def save(rank: Rank, command: Message) -> Message:
+    """Writes this rank's part of a checkpoint into a folder that the front made and will publish or remove."""
+    folder = Path(command["folder"])
+    _write_weights(rank, folder / MODEL_WEIGHTS)
+    state = {**rank.engine.state(), _RNG: torch.get_rng_state()}
+    specs = [TensorSpec(name, tuple(each.shape), _STATE_NAMES[each.dtype]) for name, each in state.items()]
+    path = folder / state_file(rank.engine.rank)
+    with _disk_errors(path):
+        write_tensors(path, specs, ((name, bytes_of(each)) for name, each in state.items()))
+    return {}
+
+
+def load(rank: Rank, command: Message) -> Message:
+    """Reads everything, checks it on every rank, then overwrites in place: whole or not at all."""
+    folder = Path(command["folder"])
+    stored: dict[str, Tensor] = load_file(folder / state_file(rank.engine.rank))
+    rng = stored.pop(_RNG)
+    if rank.engine.replicated():
+        stored |= load_file(folder / MODEL_WEIGHTS)
+    live = rank.engine.live()
+    problem = misfit(live, stored)
+    misfits = sum_over_ranks(torch.tensor(float(problem is not None)), rank.engine.ranks)
+    if misfits > 0:
+        cause = problem or "another rank's part does not"
+        raise Refused("FAILED_PRECONDITION", f"{folder} does not fit this learner: {cause}")
+    copy_into(live, stored)
+    torch.set_rng_state(rng)
+    return {}
+
+
+COMMANDS: dict[str, Callable[[Rank, Message], Message]] = {
+    "train": train,
+    "score": score_sequences,
+    "export": export,
+    "save": save,
+    "load": load,
+}
+
+_STATE_NAMES = {**SAFETENSORS_NAMES, torch.uint8: "U8", torch.int64: "I64"}
+
+
+def _write_weights(rank: Rank, path: Path) -> None:
+    """Rank 0 writes; the others take part in gathering. A failed write never leaves them waiting for rank 0."""
+    weights = rank.engine.weights()
+    if rank.engine.rank == 0:
+        try:
+            with _disk_errors(path):
+                write_tensors(path, rank.specs, ((name, bytes_of(each)) for name, each in weights))
+        finally:
+            _drain(weights)
+    _drain(weights)
+
+
+def _drain(weights: Iterator[tuple[str, Tensor]]) -> None:
+    for _ in weights:
+        pass
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError of writing into a refusal that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            "RESOURCE_EXHAUSTED", f"cannot write {path}: {error.strerror}; make room there, then call again"
+        ) from error

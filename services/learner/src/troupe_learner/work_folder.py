@@ -1,0 +1,63 @@
+"""The learner's own folder: batches, exports, scores, rank logs. Held by one learner at a time.
+
+Everything but `lineages.json` is worthless once the process has ended, and is removed at the next start.
+"""
+
+import fcntl
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+
+class FolderInUse(RuntimeError):
+    """Another learner holds the folder."""
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Paths inside the folder. The lock is held as long as this object lives."""
+
+    root: Path
+    lock: IO[bytes]
+
+    @classmethod
+    def open(cls, root: Path) -> Self:
+        """Takes the folder and empties it.
+
+        Raises:
+            FolderInUse: another process has it.
+        """
+        root = root.resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / "lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise FolderInUse(f"TROUPE_WORK_DIR={root} is held by another learner: give each its own") from error
+        folder = cls(root, lock)
+        for each in (folder.batches, folder.exports, folder.scores, folder.ranks):
+            shutil.rmtree(each, ignore_errors=True)
+            each.mkdir()
+        return folder
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "exports"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    @property
+    def ranks(self) -> Path:
+        return self.root / "ranks"
+
+    @property
+    def lineages(self) -> Path:
+        return self.root / "lineages.json"
