@@ -1,5 +1,7 @@
 """A result counts only if somebody recorded said so."""
 
+import time
+
 import pytest
 from troupe_orchestrator.provenance import (
     ProvenanceReason,
@@ -104,6 +106,18 @@ def test_a_program_may_differ_from_its_turn_in_white_space_only() -> None:
 )
 def test_an_answer_stands_in_a_script_as_a_whole_token(script: str, answer: str, stands: bool) -> None:
     assert answer_in_script(script, answer, "math") is stands
+
+
+@pytest.mark.parametrize(
+    "answer", ["(1," * 900 + "1" + ")" * 900, ",".join(map(str, range(600))), "a" + " " * 100_000 + "b", "1," * 50_000]
+)
+def test_answers_beyond_all_bounds_are_compared_as_written_and_in_no_time(answer: str) -> None:
+    begun = time.process_time()
+    conversations = [RecordedConversation("a#1", (rf"\boxed{{{answer}}}",))]
+    assert trace_result(rf"\boxed{{{answer}}}", "math", conversations, []).ok
+    assert not trace_result(rf"\boxed{{{answer[:-1]}7}}", "math", conversations, []).ok
+    answer_in_script("solve it", answer, "math")
+    assert time.process_time() - begun < 2
 
 
 def test_a_program_stands_in_a_script_as_its_lines() -> None:

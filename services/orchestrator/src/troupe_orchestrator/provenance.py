@@ -15,8 +15,8 @@ from typing import Any
 
 from troupe_orchestrator.datasets.task import TaskType
 from troupe_orchestrator.grading.answers import Answer, final_answer
-from troupe_orchestrator.grading.latex import MAX_CHARACTERS, normalized
-from troupe_orchestrator.grading.math_grader import never_equal, same_value
+from troupe_orchestrator.grading.latex import normalized
+from troupe_orchestrator.grading.math_grader import is_gradeable, never_equal, same_value
 from troupe_orchestrator.grading.numbers import read_number
 from troupe_orchestrator.tree import ToolRunRecord
 
@@ -106,7 +106,7 @@ def same_answer(one: str, other: str, task_type: TaskType) -> bool:
     """Whether two final answers are one graded value. Algebra is not asked: a script has no business rewriting answers."""
     if task_type == "code":
         return _code_form(one) == _code_form(other)
-    if max(len(one), len(other)) > MAX_CHARACTERS:
+    if not (is_gradeable(one) and is_gradeable(other)):
         return one.strip() == other.strip()
     # A tolerance of 0: a decimal is the same only if it is the same.
     return same_value(one, other, 0.0, never_equal)
@@ -117,6 +117,8 @@ def answer_in_script(script: str, answer: str, task_type: TaskType) -> bool:
     if task_type == "code":
         form = _code_form(answer)
         return bool(form) and form in _code_form(script)
+    if not is_gradeable(answer):
+        return answer.strip() in script
     value = normalized(answer)
     if not value:
         return False

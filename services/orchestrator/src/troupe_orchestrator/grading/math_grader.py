@@ -28,6 +28,8 @@ Symbolic = Callable[[str, str, float | None], bool]
 
 _MAX_DEPTH = 40
 """Deepest nesting of brackets: beyond it the library's grammar is slow, and no answer is near it."""
+_MAX_ITEMS = 64
+"""Longest list that is compared item by item."""
 _RELATIVE_TOLERANCE = Fraction(1, 1_000_000)
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 _BASED = re.compile(r"[0-9A-Z]+\s*_\s*\{?\s*\d+\s*\}?")
@@ -81,14 +83,12 @@ def is_correct(reference: MathReference, answer: str, symbolic: Symbolic) -> boo
     Raises:
         LibraryNeededError: by `symbolic`.
     """
-    if len(answer) > MAX_CHARACTERS:
-        return False
     if isinstance(reference.answer, str) and not reference.multiple:
         # Most answers are plain numbers: no need to look at them as LaTeX first.
         number, found = read_number(reference.answer), read_number(answer.strip())
         if number is not None and found is not None:
             return abs(found.value - number.value) <= _allowed(number, reference.tolerance)
-    if _depth(answer) > _MAX_DEPTH:
+    if not is_gradeable(answer):
         return False
     answer = _in_unit_of(reference, answer)
     values = reference.values
@@ -102,8 +102,13 @@ def is_correct(reference: MathReference, answer: str, symbolic: Symbolic) -> boo
     return same_value(values[0], answer, reference.tolerance, symbolic)
 
 
+def is_gradeable(answer: str) -> bool:
+    """Whether a text is short and flat enough to be an answer, so that looking at it takes bounded time."""
+    return len(answer) <= MAX_CHARACTERS and _depth(answer) <= _MAX_DEPTH
+
+
 def same_value(reference: str, answer: str, tolerance: float | None, symbolic: Symbolic) -> bool:
-    """Whether an answer is the one value of a reference.
+    """Whether an answer is the one value of a reference. Both are gradeable.
 
     Args:
         tolerance: absolute, for a decimal reference; None is 1e-6 of it, at most half a unit of its last digit.
@@ -180,7 +185,7 @@ def _same_structure(due: str, given: str, tolerance: float | None, symbolic: Sym
 
 def _same_items(due: Sequence[str], given: Sequence[str], tolerance: float | None, symbolic: Symbolic) -> bool:
     """Each due item is found once, and nothing else is given."""
-    if len(due) != len(given):
+    if len(due) != len(given) or len(due) > _MAX_ITEMS:
         return False
     left = list(given)
     for item in due:
