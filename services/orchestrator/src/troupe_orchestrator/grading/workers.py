@@ -42,7 +42,7 @@ class MathGrader:
             workers: processes that grade at the same time.
             seconds: CPU time of one comparison. Wall time may be four times as much: that the machine is busy
                 elsewhere is not the answer's doing.
-            memory_bytes: address space of a worker; the library alone takes about 300 MiB of it.
+            memory_bytes: address space of a worker. An idle one has about 90 MiB resident.
             start_seconds: wall time until a new worker is ready.
         """
         if workers < 1:
