@@ -1,0 +1,59 @@
+"""The sandbox service: `python -m troupe_sandbox --listen HOST:PORT …`.
+
+Serves `troupe.v1.Sandbox` with health, reflection and metrics, from Rust; this file only reads the command line. The
+service refuses to start when a layer that the profile or `--require-layers` needs is missing, and says what would bring it.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import _native, settings
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options, with their defaults."""
+    cores = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(prog="python -m troupe_sandbox", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--listen", default="127.0.0.1:50054", help="address of the gRPC service")
+    parser.add_argument("--metrics", default="127.0.0.1:0", help="address of the Prometheus metrics")
+    parser.add_argument("--ready-file", type=Path, help="written as JSON once the service serves")
+    parser.add_argument("--workflow-slots", type=int, default=128, help="workflow scripts at once")
+    parser.add_argument("--test-slots", type=int, default=cores, help="test cases at once")
+    parser.add_argument("--profile", choices=("auto", "full", "pod"), default="auto")
+    parser.add_argument("--require-layers", default="", help="layers that must be in force, separated by commas")
+    parser.add_argument("--work-dir", type=Path, help="where work directories are made (default: the system's)")
+    parser.add_argument("--python", type=Path, help="interpreter of sandboxed programs (default: this one's base)")
+    parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
+    parser.add_argument("--log", default="info", help="log filter, such as info or debug")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Serves until a signal; the exit status."""
+    options = parse_arguments()
+    required = [name for name in options.require_layers.split(",") if name]
+    serving = {
+        "listen": options.listen,
+        "metrics": options.metrics,
+        "ready_file": None if options.ready_file is None else str(options.ready_file.resolve()),
+        "drain_seconds": options.drain_seconds,
+        "die_with_parent": options.die_with_parent,
+        "log": options.log,
+    }
+    try:
+        collected = settings.collect(
+            options.profile, required, options.workflow_slots, options.test_slots, options.work_dir, options.python
+        )
+        _native.serve(json.dumps(serving), collected)
+    except (RuntimeError, ValueError, OSError) as error:
+        print(f"troupe_sandbox: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+//! The zygote: a single-threaded interpreter with everything preloaded, which forks one process per program.
+//!
+//! `serve` returns only in a forked process that is in its jail already; the caller then runs the Python function for the
+//! kind that is returned. In the zygote itself it ends the process when the supervisor is gone.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::jail;
+use super::keeper;
+use super::wire::{At, Configure, Failure, Kind, LARGEST_PACKET, Report, Spawn, Spawned};
+use crate::layers::landlock::Files;
+use crate::layers::process::{Side, clone_for_parent};
+use crate::layers::seccomp::{Filter, assemble};
+use crate::layers::system_calls::{Grants, policy};
+use crate::layers::{Profile, check, descriptors, namespaces, no_new_privs, private_root};
+
+unsafe extern "C" {
+    fn PyOS_BeforeFork();
+    fn PyOS_AfterFork_Parent();
+    fn PyOS_AfterFork_Child();
+}
+
+/// What is the same for every program of a zygote, made once.
+pub struct Tables {
+    pub profile: Profile,
+    pub landlock_abi: u8,
+    pub files: Files,
+    pub files_with_interpreter: Files,
+    pub filter: Filter,
+    pub filter_with_children: Filter,
+}
+
+impl Tables {
+    fn new(configure: Configure) -> Self {
+        let Configure { profile, files, landlock_abi, signals } = configure;
+        let filter = |children| assemble(&policy(Grants { children, signals }));
+        Tables {
+            profile,
+            landlock_abi,
+            files_with_interpreter: files.clone(),
+            files: Files { executable: Vec::new(), ..files },
+            filter: filter(false),
+            filter_with_children: filter(true),
+        }
+    }
+}
+
+/// Exit status of a forked process whose jail could not be built.
+const NOT_JAILED: i32 = 120;
+
+/// Serves the socket on descriptor 0. The caller holds the GIL and has one thread.
+pub fn serve() -> Result<Kind, Failure> {
+    let control = take_control().at("control socket")?;
+    let mut buffer = vec![0; LARGEST_PACKET];
+    let (count, _) = descriptors::receive(control.as_fd(), &mut buffer).at("configuration")?;
+    let configure: Configure = parse(&buffer[..count])?;
+    no_new_privs::die_with_parent().at("parent death signal")?;
+    let tables = match prepare(configure) {
+        Ok(tables) => tables,
+        Err(failure) => {
+            answer(&control, &Spawned::Failed(failure.clone()), &[]).at("answer")?;
+            return Err(failure);
+        }
+    };
+    answer(&control, &Spawned::Ready, &[]).at("answer")?;
+    loop {
+        let (count, attached) = descriptors::receive(control.as_fd(), &mut buffer).at("request")?;
+        if count == 0 {
+            // SAFETY: ends the zygote; the supervisor has gone and nothing of this process is worth keeping.
+            unsafe { libc::_exit(0) }
+        }
+        let spawn: Spawn = parse(&buffer[..count])?;
+        match fork_program(&tables, &spawn, attached) {
+            Ok(Forked::Program) => return Ok(spawn.kind),
+            Ok(Forked::Zygote { pid, descriptor }) => {
+                answer(&control, &Spawned::Forked { pid }, &[descriptor.as_raw_fd()]).at("answer")?;
+            }
+            Err(failure) => answer(&control, &Spawned::Failed(failure), &[]).at("answer")?,
+        }
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(packet: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(packet).map_err(|error| Failure::new("packet", &io::Error::other(error)))
+}
+
+fn answer(control: &OwnedFd, spawned: &Spawned, attached: &[RawFd]) -> io::Result<()> {
+    descriptors::send(control.as_fd(), &serde_json::to_vec(spawned)?, attached)
+}
+
+/// Moves the control socket away from descriptor 0, which becomes /dev/null as 1 and 2 are.
+fn take_control() -> io::Result<OwnedFd> {
+    // SAFETY: descriptor 0 is the socket that the supervisor gave to this process, owned by nobody else; it is copied
+    // and then replaced.
+    let control = unsafe { descriptors::lift(std::os::fd::BorrowedFd::borrow_raw(0))? };
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    // SAFETY: no pointers.
+    for number in [0, 1] {
+        check(unsafe { libc::dup2(null.as_raw_fd(), number) } as libc::c_long)?;
+    }
+    Ok(control)
+}
+
+fn prepare(configure: Configure) -> Result<Tables, Failure> {
+    single_threaded().at("one thread")?;
+    if configure.profile == Profile::Full {
+        namespaces::enter().at("namespaces")?;
+        private_root::enter(&configure.files).at("private root")?;
+    }
+    no_new_privs::forbid_inspection().at("dumpable")?;
+    Ok(Tables::new(configure))
+}
+
+/// Forking with threads would leave their locks held for ever in the child.
+fn single_threaded() -> io::Result<()> {
+    let threads = fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{threads} threads run after preloading: preload only modules that start none")))
+}
+
+enum Forked {
+    Program,
+    Zygote { pid: i32, descriptor: OwnedFd },
+}
+
+fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Result<Forked, Failure> {
+    let mut lifted = attached
+        .iter()
+        .map(|descriptor| descriptors::lift(descriptor.as_fd()))
+        .collect::<io::Result<Vec<_>>>()
+        .at("descriptors")?;
+    drop(attached);
+    let given = if spawn.has_directory { lifted.pop() } else { None };
+    let missing = || Failure::new("request", &io::Error::other("a request without a report socket"));
+    let report = if lifted.is_empty() { return Err(missing()) } else { lifted.remove(0) };
+
+    let mut flags = 0;
+    if tables.profile == Profile::Full {
+        flags |= libc::CLONE_NEWPID;
+        if spawn.directory_bytes > 0 {
+            flags |= libc::CLONE_NEWNS;
+        }
+    }
+    // SAFETY: one thread (checked after preloading, and nothing of ours starts one); the GIL is held.
+    let side = unsafe {
+        PyOS_BeforeFork();
+        let side = clone_for_parent(flags);
+        if !matches!(side, Ok(Side::Child)) {
+            PyOS_AfterFork_Parent();
+        }
+        side.at("clone")?
+    };
+    if let Side::Parent(pid, descriptor) = side {
+        return Ok(Forked::Zygote { pid, descriptor });
+    }
+    match become_program(tables, spawn, &lifted, given, &report) {
+        Ok(()) => {
+            // Whoever owned a descriptor must not close its number once `close_from` has.
+            std::mem::forget(report);
+            let first = lifted.len() as RawFd;
+            std::mem::forget(lifted);
+            if descriptors::close_from(first).is_err() {
+                // SAFETY: ends this process before it has read anything.
+                unsafe { libc::_exit(NOT_JAILED) }
+            }
+            Ok(Forked::Program)
+        }
+        Err(failure) => {
+            let packet = serde_json::to_vec(&Report::Failed(failure)).unwrap_or_default();
+            let _ = descriptors::send(report.as_fd(), &packet, &[]);
+            // SAFETY: as above.
+            unsafe { libc::_exit(NOT_JAILED) }
+        }
+    }
+}
+
+/// Runs in the forked process. Returns in the program, jailed; a keeper stays inside.
+fn become_program(
+    tables: &Tables,
+    spawn: &Spawn,
+    places: &[OwnedFd],
+    given: Option<OwnedFd>,
+    report: &OwnedFd,
+) -> Result<(), Failure> {
+    let directory = jail::prepare_directory(tables.profile, spawn, given)?;
+    if spawn.children {
+        no_new_privs::die_with_parent().at("parent death signal")?;
+        if tables.profile == Profile::Pod {
+            no_new_privs::adopt_orphans().at("subreaper")?;
+        }
+        // SAFETY: still one thread. The keeper never touches the interpreter again.
+        let program = check(unsafe { libc::fork() } as libc::c_long).at("fork")? as libc::pid_t;
+        if program != 0 {
+            become_keeper(program, report)?;
+        }
+    }
+    // SAFETY: this process was forked while the GIL was held, after PyOS_BeforeFork.
+    jail::enter(tables, spawn, places, &directory, report, || unsafe { PyOS_AfterFork_Child() })
+}
+
+fn become_keeper(program: libc::pid_t, report: &OwnedFd) -> Result<(), Failure> {
+    const REPORT: RawFd = 3;
+    // SAFETY: dup3 without pointers; after `close_from` the copy at REPORT is the only descriptor above 2, and the
+    // owners of the others live in frames that `keep` never returns to.
+    unsafe {
+        check(libc::dup3(report.as_raw_fd(), REPORT, libc::O_CLOEXEC) as libc::c_long).at("keeper")?;
+        descriptors::close_from(REPORT + 1).at("keeper")?;
+        keeper::keep(program, OwnedFd::from_raw_fd(REPORT))
+    }
+}

@@ -1,0 +1,135 @@
+//! The tables of system calls: what each kind of program may call.
+//!
+//! Three lists per profile: allowed; refused with an errno, for what programs and the interpreter try in passing; and
+//! asked, where the supervisor looks at the arguments (`decide` there). Whatever is on no list is asked too, and ends
+//! the program with POLICY_VIOLATION that names the call.
+
+use std::collections::BTreeMap;
+
+use libc::*;
+
+use super::seccomp::{Action, Policy};
+
+/// Enough for an interpreter that computes, reads its own library and writes to its pipes and its work directory.
+const ALLOWED: &[c_long] = &[
+    SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_close, SYS_close_range,
+    SYS_fstat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_statfs, SYS_fstatfs, SYS_open, SYS_openat,
+    SYS_access, SYS_faccessat, SYS_faccessat2, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_getcwd, SYS_chdir,
+    SYS_fchdir, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl, SYS_pipe, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_select,
+    SYS_pselect6, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd2, SYS_unlink,
+    SYS_unlinkat, SYS_mkdir, SYS_mkdirat, SYS_rmdir, SYS_rename, SYS_renameat, SYS_renameat2, SYS_symlink,
+    SYS_symlinkat, SYS_link, SYS_linkat, SYS_ftruncate, SYS_truncate, SYS_fallocate, SYS_fsync, SYS_fdatasync,
+    SYS_flock, SYS_umask, SYS_copy_file_range, SYS_sendfile, SYS_fadvise64, SYS_brk, SYS_mmap, SYS_munmap,
+    SYS_mprotect, SYS_mremap, SYS_madvise, SYS_msync, SYS_futex, SYS_set_robust_list, SYS_get_robust_list, SYS_rseq,
+    SYS_set_tid_address, SYS_membarrier, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigpending,
+    SYS_rt_sigtimedwait, SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_alarm, SYS_setitimer, SYS_getitimer,
+    SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_time, SYS_times,
+    SYS_getrusage, SYS_getrlimit, SYS_setrlimit, SYS_getpid, SYS_getppid, SYS_gettid, SYS_getuid, SYS_geteuid,
+    SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid, SYS_getgroups, SYS_getpgrp, SYS_getpgid, SYS_getsid,
+    SYS_uname, SYS_sysinfo, SYS_getrandom, SYS_sched_yield, SYS_sched_getaffinity, SYS_sched_getparam,
+    SYS_sched_getscheduler, SYS_getcpu, SYS_getpriority, SYS_restart_syscall, SYS_arch_prctl, SYS_exit,
+    SYS_exit_group, SYS_sendmsg,
+];
+
+/// Besides, for programs that may have children and a connection to the supervisor.
+const ALLOWED_WITH_CHILDREN: &[c_long] = &[
+    SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_execve, SYS_recvmsg, SYS_recvfrom, SYS_shutdown, SYS_getsockopt,
+    SYS_setsockopt, SYS_getsockname, SYS_getpeername,
+];
+
+/// Signals; only where they cannot leave the sandbox (a process namespace or Landlock's scope).
+const SIGNALS: &[c_long] = &[SYS_kill, SYS_tgkill, SYS_tkill, SYS_rt_sigqueueinfo, SYS_pidfd_send_signal];
+
+/// Tried in passing, refused without a word.
+const REFUSED: &[(c_long, i32)] = &[
+    // The C library falls back to clone, whose flags stand in a register where they can be checked.
+    (SYS_clone3, ENOSYS), (SYS_io_uring_setup, ENOSYS), (SYS_openat2, ENOSYS), (SYS_ioctl, ENOTTY),
+    (SYS_prctl, EPERM), (SYS_setsid, EPERM), (SYS_setpgid, EPERM), (SYS_chmod, EPERM), (SYS_fchmod, EPERM),
+    (SYS_fchmodat, EPERM), (SYS_chown, EPERM), (SYS_fchown, EPERM), (SYS_lchown, EPERM), (SYS_fchownat, EPERM),
+    (SYS_utime, EPERM), (SYS_utimes, EPERM), (SYS_utimensat, EPERM), (SYS_futimesat, EPERM),
+    (SYS_setpriority, EPERM), (SYS_ioprio_set, EPERM), (SYS_sched_setaffinity, EPERM), (SYS_sched_setparam, EPERM),
+    (SYS_sched_setscheduler, EPERM), (SYS_sched_setattr, EPERM), (SYS_mlock, EPERM), (SYS_mlock2, EPERM),
+    (SYS_mlockall, EPERM), (SYS_mbind, EPERM), (SYS_set_mempolicy, EPERM), (SYS_getxattr, ENOTSUP),
+    (SYS_lgetxattr, ENOTSUP), (SYS_fgetxattr, ENOTSUP), (SYS_listxattr, ENOTSUP), (SYS_llistxattr, ENOTSUP),
+    (SYS_flistxattr, ENOTSUP), (SYS_setxattr, ENOTSUP), (SYS_lsetxattr, ENOTSUP), (SYS_fsetxattr, ENOTSUP),
+];
+
+/// What the table depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Grants {
+    /// The program may start children and talk over a socket.
+    pub children: bool,
+    /// Signals cannot leave the sandbox.
+    pub signals: bool,
+}
+
+pub fn policy(grants: Grants) -> Policy {
+    let mut actions = BTreeMap::new();
+    let mut allow = |calls: &[c_long]| actions.extend(calls.iter().map(|&call| (call as u32, Action::Allow)));
+    allow(ALLOWED);
+    if grants.children {
+        allow(ALLOWED_WITH_CHILDREN);
+    }
+    if grants.signals {
+        allow(SIGNALS);
+    } else {
+        actions.extend(SIGNALS.iter().map(|&call| (call as u32, Action::Refuse(EPERM))));
+    }
+    actions.extend(REFUSED.iter().map(|&(call, errno)| (call as u32, Action::Refuse(errno))));
+    Policy { actions, otherwise: Action::Ask }
+}
+
+/// Calls that programs are ended for most often, by name; the others are named by number.
+const NAMES: &[(c_long, &str)] = &[
+    (SYS_socket, "socket"), (SYS_connect, "connect"), (SYS_bind, "bind"), (SYS_listen, "listen"),
+    (SYS_socketpair, "socketpair"), (SYS_sendto, "sendto"), (SYS_clone, "clone"), (SYS_fork, "fork"),
+    (SYS_vfork, "vfork"), (SYS_execve, "execve"), (SYS_execveat, "execveat"), (SYS_wait4, "wait4"),
+    (SYS_ptrace, "ptrace"), (SYS_mount, "mount"), (SYS_umount2, "umount2"), (SYS_pivot_root, "pivot_root"),
+    (SYS_chroot, "chroot"), (SYS_unshare, "unshare"), (SYS_setns, "setns"), (SYS_bpf, "bpf"),
+    (SYS_perf_event_open, "perf_event_open"), (SYS_userfaultfd, "userfaultfd"), (SYS_keyctl, "keyctl"),
+    (SYS_add_key, "add_key"), (SYS_request_key, "request_key"), (SYS_process_vm_readv, "process_vm_readv"),
+    (SYS_process_vm_writev, "process_vm_writev"), (SYS_pidfd_getfd, "pidfd_getfd"), (SYS_pidfd_open, "pidfd_open"),
+    (SYS_memfd_create, "memfd_create"), (SYS_memfd_secret, "memfd_secret"), (SYS_shmget, "shmget"),
+    (SYS_shmat, "shmat"), (SYS_semget, "semget"), (SYS_msgget, "msgget"), (SYS_mq_open, "mq_open"),
+    (SYS_personality, "personality"), (SYS_modify_ldt, "modify_ldt"), (SYS_seccomp, "seccomp"),
+    (SYS_prlimit64, "prlimit64"), (SYS_setuid, "setuid"), (SYS_setresuid, "setresuid"), (SYS_mknod, "mknod"),
+    (SYS_mknodat, "mknodat"), (SYS_io_uring_enter, "io_uring_enter"), (SYS_inotify_init1, "inotify_init1"),
+    (SYS_fanotify_init, "fanotify_init"), (SYS_reboot, "reboot"), (SYS_init_module, "init_module"),
+    (SYS_open_by_handle_at, "open_by_handle_at"), (SYS_syslog, "syslog"), (SYS_acct, "acct"),
+    (SYS_swapon, "swapon"), (SYS_accept, "accept"), (SYS_accept4, "accept4"), (SYS_recvfrom, "recvfrom"),
+    (SYS_timer_create, "timer_create"), (SYS_landlock_create_ruleset, "landlock_create_ruleset"),
+];
+
+/// The call's name for people.
+pub fn name(number: i32) -> String {
+    NAMES
+        .iter()
+        .find(|(call, _)| *call == c_long::from(number))
+        .map_or_else(|| format!("system call {number}"), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_call_that_reaches_outside_is_allowed() {
+        let policy = policy(Grants { children: true, signals: false });
+        let dangerous = [
+            SYS_socket, SYS_connect, SYS_ptrace, SYS_mount, SYS_unshare, SYS_setns, SYS_bpf, SYS_keyctl,
+            SYS_process_vm_readv, SYS_pidfd_getfd, SYS_memfd_create, SYS_io_uring_setup, SYS_clone3, SYS_kill,
+            SYS_fork, SYS_vfork, SYS_clone, SYS_prlimit64, SYS_socketpair, SYS_sendto, SYS_execveat, SYS_setsid,
+        ];
+        for call in dangerous {
+            assert_ne!(policy.actions.get(&(call as u32)), Some(&Action::Allow), "{}", name(call as i32));
+        }
+        assert_eq!(policy.otherwise, Action::Ask);
+    }
+
+    #[test]
+    fn a_program_without_children_cannot_execute() {
+        let policy = policy(Grants { children: false, signals: true });
+        assert!(!policy.actions.contains_key(&(SYS_execve as u32)));
+        assert_eq!(policy.actions.get(&(SYS_kill as u32)), Some(&Action::Allow));
+    }
+}

@@ -1,0 +1,167 @@
+//! The service: gRPC, health, reflection, metrics; ready file; drain on SIGTERM and SIGINT.
+//!
+//! Draining takes nothing new (health says NOT_SERVING), lets what runs finish for the grace period, then ends it with
+//! UNAVAILABLE, so that nothing of ours is ever taken for a program's doing.
+
+mod convert;
+mod metrics;
+mod refusal;
+mod service;
+
+use std::fs;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use self::service::{Phase, Service};
+use crate::layers::process;
+use crate::readiness::registered;
+use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
+use crate::supervisor::{Settings, Supervisor};
+
+const LARGEST_MESSAGE: usize = 64 << 20;
+/// Streams at once on one connection: executions are long and many.
+const STREAMS_PER_CONNECTION: u32 = 20_000;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// After the grace, connections have this long to end.
+const LAST_CALL: Duration = Duration::from_secs(3);
+
+/// Options of the command line, as `troupe_sandbox.__main__` hands them over.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    pub listen: SocketAddr,
+    pub metrics: SocketAddr,
+    pub ready_file: Option<PathBuf>,
+    pub drain_seconds: f64,
+    pub die_with_parent: bool,
+    pub log: String,
+}
+
+/// Logs as JSON lines on standard error.
+pub fn start_logging(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call in one process keeps the first subscriber.
+    let _ = builder.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+/// Serves until a signal ends it.
+pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let parent = if options.die_with_parent { Some(parent_watch()?) } else { None };
+    let supervisor = tokio::select! {
+        started = Supervisor::start(settings) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let listener = TcpListener::bind(options.listen).await?;
+    let metrics_listener = TcpListener::bind(options.metrics).await?;
+    let (target, metrics_target) = (listener.local_addr()?, metrics_listener.local_addr()?);
+
+    let (phase_sender, phase) = watch::channel(Phase::Serving);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<SandboxServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let reflection_alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let sandbox = SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone() })
+        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_encoding_message_size(LARGEST_MESSAGE);
+    let mut stopping = phase.clone();
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+        .tcp_nodelay(true)
+        .add_service(health_service)
+        .add_service(reflection.build_v1()?)
+        .add_service(reflection_alpha.build_v1alpha()?)
+        .add_service(sandbox)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            // The sender outlives the server.
+            let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
+        });
+    let metrics_task = tokio::spawn(metrics::serve(metrics_listener, supervisor.clone()));
+    let server = tokio::spawn(server);
+    if let Some(path) = &options.ready_file {
+        write_ready_file(path, target, metrics_target)?;
+    }
+    tracing::info!(%target, metrics = %metrics_target, "serving");
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        () = parent_gone(parent.as_ref()) => tracing::warn!("the parent process is gone: draining"),
+    }
+    health.set_not_serving::<SandboxServer<Service>>().await;
+    phase_sender.send_replace(Phase::Draining);
+    let mut server = server;
+    let grace = Duration::from_secs_f64(options.drain_seconds);
+    let idle = async {
+        while supervisor.workflow_slots.taken() + supervisor.test_jobs.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(grace) => {}
+        () = idle => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    phase_sender.send_replace(Phase::Halting);
+    if tokio::time::timeout(LAST_CALL, &mut server).await.is_err() {
+        server.abort();
+    }
+    metrics_task.abort();
+    if let Some(path) = &options.ready_file {
+        // It says that something serves, which is no longer so. It may have been removed already.
+        let _ = fs::remove_file(path);
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Written beside and renamed, so that a reader sees all of it or nothing.
+fn write_ready_file(path: &Path, target: SocketAddr, metrics: SocketAddr) -> std::io::Result<()> {
+    let ready = serde_json::json!({
+        "target": target.to_string(),
+        "metrics": metrics.to_string(),
+        "pid": std::process::id(),
+    });
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&beside, ready.to_string())?;
+    fs::rename(&beside, path)
+}
+
+fn parent_watch() -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: takes nothing and cannot fail.
+    registered(process::watch(unsafe { libc::getppid() })?)
+}
+
+async fn parent_gone(parent: Option<&AsyncFd<OwnedFd>>) {
+    match parent {
+        // An error here means the same as an end: nobody can be watched any more.
+        Some(parent) => drop(parent.readable().await),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,135 @@
+//! Answers the system calls that a program must ask for: new processes and threads within their limits, sockets only
+//! between the program's own threads, limits only of its own. Anything else ends the program, with the call's name.
+//!
+//! Only arguments in registers are looked at; memory that the program could change meanwhile never is.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use tokio::io::unix::AsyncFd;
+
+use super::program::Switch;
+use super::tree;
+use crate::layers::seccomp::{self, Question};
+use crate::layers::system_calls;
+use crate::readiness::registered;
+use crate::verdict::Reason;
+
+/// Threads of one process at once.
+const MOST_THREADS: usize = 160;
+const NEW_NAMESPACES: u64 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_PARENT) as u64;
+
+/// What is to happen with a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Go,
+    Refuse(i32),
+    End(Reason),
+}
+
+/// The listener of one program.
+pub struct Doorkeeper {
+    listener: AsyncFd<OwnedFd>,
+    /// The program's first process, or its keeper.
+    root: i32,
+    /// Processes at once, the program's own included.
+    processes: u32,
+    children: bool,
+    seen: HashSet<i32>,
+    /// Forks that were granted and whose child has not been seen yet.
+    granted: usize,
+}
+
+impl Doorkeeper {
+    pub fn new(listener: OwnedFd, root: i32, processes: u32, children: bool) -> std::io::Result<Self> {
+        let listener = registered(listener)?;
+        Ok(Doorkeeper { listener, root, processes, children, seen: HashSet::new(), granted: 0 })
+    }
+
+    /// Answers questions until the listener closes, which it does with the last process under its filter.
+    pub async fn serve(mut self, switch: Switch) -> std::io::Result<()> {
+        loop {
+            let mut ready = self.listener.readable().await?;
+            if ready.ready().is_read_closed() || ready.ready().is_error() {
+                return Ok(());
+            }
+            // The ioctl blocks while there is no question, so readiness is given up before it and re-armed by the next
+            // question's edge; poll once more says whether there is one.
+            ready.clear_ready();
+            drop(ready);
+            while has_question(&self.listener)? {
+                // A question withdrawn just now would make this wait; other tasks must not wait with it.
+                let taken = tokio::task::block_in_place(|| seccomp::take_question(self.listener.get_ref().as_fd()));
+                let Some(question) = taken? else { continue };
+                match self.decide(&question) {
+                    Decision::Go => seccomp::answer(self.listener.get_ref().as_fd(), question.id, Ok(()))?,
+                    Decision::Refuse(errno) => {
+                        seccomp::answer(self.listener.get_ref().as_fd(), question.id, Err(errno))?;
+                    }
+                    Decision::End(reason) => {
+                        // The call is never answered: its thread sleeps until it is killed.
+                        switch.end(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, question: &Question) -> Decision {
+        let [first, second, ..] = question.arguments;
+        let violation = || Decision::End(Reason::Violation(system_calls::name(question.number)));
+        match i64::from(question.number) {
+            libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
+            libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
+                if tree::threads(question.thread) < MOST_THREADS { Decision::Go } else { Decision::Refuse(libc::EAGAIN) }
+            }
+            libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => self.decide_fork(),
+            libc::SYS_prlimit64 if first == 0 => Decision::Go,
+            libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
+            libc::SYS_socketpair
+                if self.children
+                    && first == libc::AF_UNIX as u64
+                    && second & 0xf == libc::SOCK_STREAM as u64 =>
+            {
+                Decision::Go
+            }
+            // Without an address it is a plain write to a connected socket of the program's own.
+            libc::SYS_sendto if self.children && question.arguments[4] == 0 => Decision::Go,
+            _ => violation(),
+        }
+    }
+
+    fn decide_fork(&mut self) -> Decision {
+        let limit = self.processes as usize;
+        if self.children && limit > 1 {
+            let living: HashSet<i32> = tree::descendants(self.root).into_iter().collect();
+            let arrived = living.difference(&self.seen).count();
+            self.granted = self.granted.saturating_sub(arrived);
+            let free = living.len() + self.granted < limit;
+            self.seen = living;
+            if free {
+                self.granted += 1;
+                return Decision::Go;
+            }
+        }
+        Decision::End(Reason::Processes(self.processes))
+    }
+}
+
+fn has_question(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    let mut entry = libc::pollfd { fd: listener.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry; a time-out of 0 never blocks.
+    let ready = unsafe { libc::poll(&mut entry, 1, 0) };
+    if ready < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(entry.revents & libc::POLLIN != 0)
+}

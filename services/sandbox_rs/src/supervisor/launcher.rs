@@ -1,0 +1,237 @@
+//! Starts zygotes and asks them for programs. Started with exec from one thread that lives as long as the supervisor:
+//! a process that holds threads is never forked, and the kernel's parent-death signal goes by thread.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Mutex, oneshot};
+
+use crate::inside::wire::{Configure, LARGEST_PACKET, Spawn, Spawned};
+use crate::layers::descriptors;
+use crate::readiness::registered;
+use crate::verdict::Fault;
+
+/// How to start an interpreter that becomes a zygote, or that tries the layers.
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    pub executable: PathBuf,
+    /// The script that loads the native module and serves.
+    pub inside_script: PathBuf,
+    pub native_module: PathBuf,
+    /// Goes on the search path of workflow scripts.
+    pub workflow_library: PathBuf,
+    /// What PATH names inside: a directory with nothing but the interpreter.
+    pub interpreter_directory: PathBuf,
+}
+
+impl Interpreter {
+    /// Isolated from the environment, from the user's and the site's packages.
+    pub fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(&self.executable);
+        command
+            .args(["-I", "-S", "-X", "utf8"])
+            .arg(&self.inside_script)
+            .arg(&self.native_module)
+            .arg(role)
+            .arg(&self.workflow_library)
+            .env_clear()
+            .env("PATH", &self.interpreter_directory)
+            .current_dir("/");
+        command
+    }
+}
+
+/// The thread that starts processes.
+pub struct Spawner {
+    orders: mpsc::Sender<(Command, oneshot::Sender<io::Result<Child>>)>,
+}
+
+impl Spawner {
+    pub fn start() -> io::Result<Self> {
+        let (orders, queue) = mpsc::channel::<(Command, oneshot::Sender<io::Result<Child>>)>();
+        std::thread::Builder::new().name("zygote-spawner".to_owned()).spawn(move || {
+            for (mut command, answer) in queue {
+                if let Err(Ok(mut unwanted)) = answer.send(command.spawn()) {
+                    // Nobody waits for it any more; both calls fail only if it is gone already.
+                    let _ = unwanted.kill();
+                    let _ = unwanted.wait();
+                }
+            }
+        })?;
+        Ok(Spawner { orders })
+    }
+
+    pub async fn spawn(&self, command: Command) -> Result<Child, Fault> {
+        let gone = || Fault::Internal("the thread that starts zygotes has ended".to_owned());
+        let (answer, child) = oneshot::channel();
+        self.orders.send((command, answer)).map_err(|_| gone())?;
+        Ok(child.await.map_err(|_| gone())??)
+    }
+}
+
+/// One running zygote.
+struct Zygote {
+    control: AsyncFd<OwnedFd>,
+    process: Child,
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it must not stay as a zombie.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Sends a packet, waiting for room.
+pub async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], attached: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<_> = attached.iter().map(AsRawFd::as_raw_fd).collect();
+    socket.async_io(Interest::WRITABLE, |inner| descriptors::send(inner.as_fd(), bytes, &raw)).await
+}
+
+/// Receives a packet; an empty one means that the other side is gone.
+pub async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; LARGEST_PACKET.min(8192)];
+    let (count, attached) =
+        socket.async_io(Interest::READABLE, |inner| descriptors::receive(inner.as_fd(), &mut buffer)).await?;
+    buffer.truncate(count);
+    Ok((buffer, attached))
+}
+
+/// Registers a descriptor of ours with the runtime.
+pub fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: fcntl without pointers on a descriptor that we own.
+    unsafe {
+        let flags = libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL);
+        if flags < 0 || libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    registered(descriptor)
+}
+
+impl Zygote {
+    async fn start(spawner: &Spawner, interpreter: &Interpreter, role: &str, configure: &Configure) -> Result<Self, Fault> {
+        let (ours, theirs) = descriptors::packet_pair()?;
+        let mut command = interpreter.command(role);
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
+        let process = spawner.spawn(command).await?;
+        let zygote = Zygote { control: watched(ours)?, process };
+        let packet = serde_json::to_vec(configure).map_err(|error| Fault::Internal(error.to_string()))?;
+        send(&zygote.control, &packet, &[]).await?;
+        match zygote.answer().await? {
+            (Spawned::Ready, _) => Ok(zygote),
+            (Spawned::Failed(failure), _) => Err(failed("zygote", &failure.step, &failure.text)),
+            (other, _) => Err(Fault::Internal(format!("a zygote answered its configuration with {other:?}"))),
+        }
+    }
+
+    async fn answer(&self) -> Result<(Spawned, Vec<OwnedFd>), Fault> {
+        let (packet, attached) = receive(&self.control).await?;
+        if packet.is_empty() {
+            return Err(Fault::Internal("a zygote has ended".to_owned()));
+        }
+        let spawned = serde_json::from_slice(&packet)
+            .map_err(|error| Fault::Internal(format!("a zygote said something unreadable: {error}")))?;
+        Ok((spawned, attached))
+    }
+
+    async fn fork(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<Result<(i32, OwnedFd), Fault>, Fault> {
+        let packet = serde_json::to_vec(spawn).map_err(|error| Fault::Internal(error.to_string()))?;
+        let borrowed: Vec<_> = attached.iter().map(AsFd::as_fd).collect();
+        send(&self.control, &packet, &borrowed).await?;
+        match self.answer().await? {
+            (Spawned::Forked { pid }, mut descriptors) if descriptors.len() == 1 => {
+                Ok(Ok((pid, descriptors.remove(0))))
+            }
+            (Spawned::Failed(failure), _) => Ok(Err(failed("fork", &failure.step, &failure.text))),
+            (other, _) => Err(Fault::Internal(format!("a zygote answered a request with {other:?}"))),
+        }
+    }
+}
+
+fn failed(what: &str, step: &str, text: &str) -> Fault {
+    Fault::Internal(format!("{what} failed at {step}: {text}"))
+}
+
+/// Zygotes that hold the same modules, used in turn. A zygote that has ended, or has served its number of programs, is
+/// replaced before the next program (fresh addresses and hash seeds, and no doubt outlives it).
+pub struct Pool {
+    role: &'static str,
+    spawner: Arc<Spawner>,
+    interpreter: Arc<Interpreter>,
+    configure: Arc<Configure>,
+    places: Vec<Mutex<Place>>,
+    turn: AtomicUsize,
+    programs_per_zygote: u64,
+    pub replaced: AtomicU64,
+}
+
+struct Place {
+    zygote: Option<Zygote>,
+    served: u64,
+}
+
+impl Pool {
+    pub async fn start(
+        role: &'static str,
+        count: usize,
+        programs_per_zygote: u64,
+        spawner: Arc<Spawner>,
+        interpreter: Arc<Interpreter>,
+        configure: Arc<Configure>,
+    ) -> Result<Self, Fault> {
+        let mut places = Vec::with_capacity(count);
+        for _ in 0..count {
+            let zygote = Zygote::start(&spawner, &interpreter, role, &configure).await?;
+            places.push(Mutex::new(Place { zygote: Some(zygote), served: 0 }));
+        }
+        let (turn, replaced) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Pool { role, spawner, interpreter, configure, places, turn, programs_per_zygote, replaced })
+    }
+
+    /// Forks a program: its number and a descriptor for it. Runs to its end even if the caller goes away, because an
+    /// answer that nobody reads would be taken for that of the next request.
+    pub async fn fork(self: &Arc<Self>, spawn: Spawn, attached: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Fault> {
+        let pool = self.clone();
+        tokio::spawn(async move { pool.fork_in_turn(&spawn, &attached).await })
+            .await
+            .map_err(|error| Fault::Internal(error.to_string()))?
+    }
+
+    async fn fork_in_turn(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
+        let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len();
+        let mut place = self.places[index].lock().await;
+        // A zygote found dead is replaced once; a fresh one that fails as well is reported.
+        for attempt in 0..2 {
+            if place.served >= self.programs_per_zygote {
+                place.zygote = None;
+            }
+            let zygote = match place.zygote.take() {
+                Some(zygote) => zygote,
+                None => {
+                    self.replaced.fetch_add(1, Ordering::Relaxed);
+                    place.served = 0;
+                    Zygote::start(&self.spawner, &self.interpreter, self.role, &self.configure).await?
+                }
+            };
+            match zygote.fork(spawn, attached).await {
+                Ok(answer) => {
+                    place.served += 1;
+                    place.zygote = Some(zygote);
+                    return answer;
+                }
+                Err(fault) if attempt == 1 => return Err(fault),
+                Err(fault) => tracing::warn!(role = self.role, %fault, "zygote replaced"),
+            }
+        }
+        Err(Fault::Internal("no zygote".to_owned()))
+    }
+}

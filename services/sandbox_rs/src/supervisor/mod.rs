@@ -1,0 +1,231 @@
+//! The supervisor: owns zygotes, slots and the report of isolation, and runs programs. The gRPC server and the Python
+//! class are both thin over it. It keeps expected outputs and limits, and never forks itself.
+
+pub mod code_tests;
+mod decisions;
+mod launcher;
+mod output;
+mod program;
+pub mod slots;
+pub mod tool;
+mod tree;
+mod workdir;
+pub mod workflow;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use self::launcher::{Interpreter, Pool, Spawner};
+use self::program::{Order, Program};
+use self::slots::Slots;
+use crate::inside::wire::{Configure, Kind};
+use crate::layers::landlock::{self, Files};
+use crate::layers::{self, LayerReport, Profile, Wanted, probe};
+use crate::verdict::{Fault, Verdict};
+
+/// Programs after which a zygote is replaced.
+const PROGRAMS_PER_ZYGOTE: u64 = 5_000;
+/// Jobs that may wait for each slot.
+const QUEUE_PER_SLOT: usize = 4;
+
+/// How to start a supervisor.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub wanted: Wanted,
+    pub required_layers: Vec<String>,
+    pub workflow_slots: usize,
+    pub test_slots: usize,
+    pub python: PathBuf,
+    pub inside_script: PathBuf,
+    pub native_module: PathBuf,
+    pub workflow_library: PathBuf,
+    /// Files that the interpreter needs to read, found by the interpreter itself.
+    pub readable: Vec<PathBuf>,
+    pub python_version: String,
+    /// Where work directories are made.
+    pub work_root: PathBuf,
+}
+
+/// Which layers are in force.
+#[derive(Clone, Debug)]
+pub struct Isolation {
+    pub profile: Profile,
+    pub digest: String,
+    pub layers: Vec<LayerReport>,
+    pub python: String,
+}
+
+pub struct Supervisor {
+    pub isolation: Isolation,
+    pub workflow_slots: Slots,
+    /// Jobs of tests; their cases share `case_slots`.
+    pub test_jobs: Slots,
+    pub case_slots: Slots,
+    pub tool_slots: Slots,
+    pub counters: Counters,
+    scripts: Arc<Pool>,
+    code: Arc<Pool>,
+    root: Root,
+}
+
+/// Ended programs by kind and verdict, for metrics.
+#[derive(Default)]
+pub struct Counters {
+    ended: std::sync::Mutex<HashMap<(&'static str, &'static str), u64>>,
+    pub faults: AtomicU64,
+}
+
+impl Counters {
+    pub fn count(&self, kind: Kind, verdict: Verdict) {
+        let mut ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *ended.entry((kind.name(), verdict.name())).or_default() += 1;
+    }
+
+    pub fn count_fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> Vec<((&'static str, &'static str), u64)> {
+        let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all: Vec<_> = ended.iter().map(|(key, count)| (*key, *count)).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+/// The supervisor's own directory, removed when it ends.
+struct Root(PathBuf);
+
+impl Root {
+    fn create(parent: &std::path::Path) -> io::Result<Self> {
+        let path = parent.join(format!("troupe-sandbox-{}", std::process::id()));
+        // Left by a process of the same number that was killed.
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        fs::create_dir_all(path.join("bin"))?;
+        Ok(Root(path))
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the working directory is left behind");
+        }
+    }
+}
+
+/// System folders with shared libraries, and files that the loader and the interpreter read.
+const SYSTEM_FILES: &[&str] =
+    &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime"];
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+impl Supervisor {
+    /// Tries the layers, chooses the profile, starts the zygotes. The error of a missing layer carries its remedy.
+    pub async fn start(settings: Settings) -> Result<Arc<Self>, Fault> {
+        if let Some(unknown) = settings.required_layers.iter().find(|name| !layers::is_known(name)) {
+            return Err(Fault::Internal(format!("unknown layer {unknown:?} in the required layers")));
+        }
+        let root = Root::create(&settings.work_root)?;
+        for name in ["python", "python3"] {
+            symlink(&settings.python, root.0.join("bin").join(name))?;
+        }
+        let interpreter = Arc::new(Interpreter {
+            executable: settings.python.clone(),
+            inside_script: settings.inside_script.clone(),
+            native_module: settings.native_module.clone(),
+            workflow_library: settings.workflow_library.clone(),
+            interpreter_directory: root.0.join("bin"),
+        });
+        let spawner = Arc::new(Spawner::start()?);
+        let reports = try_layers(&spawner, &interpreter).await?;
+        let profile = layers::choose(settings.wanted, &reports, &settings.required_layers).map_err(Fault::Internal)?;
+        let in_force = layers::in_force(profile, &reports);
+        let landlock_abi = if in_force.contains(&"landlock_scopes") {
+            landlock::NEWEST
+        } else if in_force.contains(&"landlock_network") {
+            landlock::WITH_NETWORK
+        } else {
+            1
+        };
+        let existing = |paths: &[&str]| -> Vec<PathBuf> {
+            paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
+        };
+        let mut readable = existing(SYSTEM_FILES);
+        readable.extend(settings.readable.iter().cloned());
+        readable.push(settings.workflow_library.clone());
+        readable.push(root.0.join("bin"));
+        let mut executable = existing(&[LOADER]);
+        executable.push(settings.python.clone());
+        let files = Files { readable, executable, devices: existing(DEVICES) };
+        let signals = in_force.contains(&"pid_namespace") || in_force.contains(&"landlock_scopes");
+        let configure = Arc::new(Configure { profile, files, landlock_abi, signals });
+        let pool = |role, count| {
+            Pool::start(role, count, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores.min(settings.test_slots)))?;
+        let mut digest = Sha256::new();
+        for part in [profile.name(), &in_force.join(","), &settings.python_version, env!("CARGO_PKG_VERSION")] {
+            digest.update(part.as_bytes());
+            digest.update([0]);
+        }
+        digest.update(serde_json::to_vec(&configure.files).unwrap_or_default());
+        let isolation = Isolation {
+            profile,
+            digest: digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            layers: reports,
+            python: format!("{} ({})", settings.python.display(), settings.python_version),
+        };
+        tracing::info!(profile = profile.name(), layers = in_force.join(","), "isolation");
+        Ok(Arc::new(Supervisor {
+            isolation,
+            workflow_slots: Slots::new(settings.workflow_slots, settings.workflow_slots * QUEUE_PER_SLOT),
+            test_jobs: Slots::new(settings.test_slots * QUEUE_PER_SLOT, settings.test_slots * QUEUE_PER_SLOT * 16),
+            case_slots: Slots::new(settings.test_slots, usize::MAX),
+            tool_slots: Slots::new(cores * 2, usize::MAX),
+            counters: Counters::default(),
+            scripts: Arc::new(scripts),
+            code: Arc::new(code),
+            root,
+        }))
+    }
+
+    /// Layers of a request that the profile in force lacks.
+    pub fn missing_layers(&self, required: &[String]) -> Vec<String> {
+        layers::missing_layers(self.isolation.profile, &self.isolation.layers, required)
+    }
+
+    pub fn zygotes_replaced(&self) -> u64 {
+        self.scripts.replaced.load(Ordering::Relaxed) + self.code.replaced.load(Ordering::Relaxed)
+    }
+
+    async fn launch(&self, order: Order, held: impl Send + 'static) -> Result<Program, Fault> {
+        let pool = if order.kind == Kind::Workflow { &self.scripts } else { &self.code };
+        program::start(pool, self.isolation.profile, &self.root.0, order, held).await
+    }
+}
+
+/// Runs the probe in an interpreter of its own.
+async fn try_layers(spawner: &Spawner, interpreter: &Interpreter) -> Result<Vec<LayerReport>, Fault> {
+    let mut command = interpreter.command("probe");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let child = spawner.spawn(command).await?;
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output())
+        .await
+        .map_err(|error| Fault::Internal(error.to_string()))??;
+    if !output.status.success() {
+        return Err(Fault::Internal(format!("the probe of the layers ended with {}", output.status)));
+    }
+    probe::parse(&String::from_utf8_lossy(&output.stdout)).map_err(Fault::Internal)
+}

@@ -1,0 +1,334 @@
+//! One running program: started, watched against its limits, ended, reaped. Whatever the supervisor says about a program
+//! it saw here itself: exit status, the kernel's accounts, bytes out of pipes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::decisions::Doorkeeper;
+use super::launcher::{Pool, receive, send, watched};
+use super::output::{Budget, Captured, capture};
+use super::tree;
+use super::workdir::WorkDirectory;
+use crate::readiness::registered;
+use crate::inside::wire::{Kind, Report, Spawn};
+use crate::layers::{Profile, descriptors, process};
+use crate::limits::Limits;
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, of_exit, of_reason};
+
+/// A jail that is not built after this long never will be.
+const JAIL_DEADLINE: Duration = Duration::from_secs(10);
+/// A keeper has this long to end its tree before it is killed itself.
+const KEEPER_GRACE: Duration = Duration::from_secs(2);
+/// Shortest and longest pause between two looks at the CPU clock.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What to start.
+pub struct Order {
+    pub kind: Kind,
+    pub limits: Limits,
+    /// Becomes descriptor 0.
+    pub stdin: OwnedFd,
+    /// Become descriptors 3, 4, …
+    pub extra: Vec<OwnedFd>,
+    pub directory: bool,
+    /// Bytes of output that are kept of each stream.
+    pub kept: usize,
+    /// CPU time that others use on this program's account.
+    pub charged: Arc<Charged>,
+}
+
+impl Order {
+    fn children(&self) -> bool {
+        self.kind == Kind::Workflow
+    }
+}
+
+/// CPU time added to an account from outside.
+#[derive(Default)]
+pub struct Charged(AtomicU64);
+
+impl Charged {
+    pub fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub fn total(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Ends a program, once, for the reason given first.
+#[derive(Clone)]
+pub struct Switch(Arc<SwitchState>);
+
+struct SwitchState {
+    reason: OnceLock<Reason>,
+    pulled: Notify,
+}
+
+impl Switch {
+    fn new() -> Self {
+        Switch(Arc::new(SwitchState { reason: OnceLock::new(), pulled: Notify::new() }))
+    }
+
+    pub fn end(&self, reason: Reason) {
+        if self.0.reason.set(reason).is_ok() {
+            self.0.pulled.notify_one();
+        }
+    }
+
+    fn reason(&self) -> Option<&Reason> {
+        self.0.reason.get()
+    }
+}
+
+/// A program that runs. Dropping it ends the program; `watch` goes on until it is reaped.
+pub struct Program {
+    pub switch: Switch,
+    watch: Option<JoinHandle<Result<Ended, Fault>>>,
+}
+
+/// A program that has ended and is gone with all its processes.
+#[derive(Debug)]
+pub struct Ended {
+    pub verdict: Verdict,
+    pub error: String,
+    pub stdout: Captured,
+    pub stderr: Captured,
+    pub used: ResourceUse,
+}
+
+impl Program {
+    /// Waits for the end. Safe to call again after being cancelled.
+    pub async fn ended(&mut self) -> Result<Ended, Fault> {
+        let Some(watch) = self.watch.as_mut() else {
+            return Err(Fault::Internal("a program's end was asked for twice".to_owned()));
+        };
+        let result = watch.await.map_err(|error| Fault::Internal(error.to_string()));
+        self.watch = None;
+        result?
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.watch.is_some() {
+            self.switch.end(Reason::Cancelled("nobody waits for it".to_owned()));
+        }
+    }
+}
+
+/// Starts a program and returns when its jail stands. `held` lives until the program is gone (its slot).
+pub async fn start(
+    pool: &Arc<Pool>,
+    profile: Profile,
+    work_root: &std::path::Path,
+    order: Order,
+    held: impl Send + 'static,
+) -> Result<Program, Fault> {
+    let children = order.children();
+    let (our_report, their_report) = descriptors::packet_pair()?;
+    let (stdout, their_stdout) = descriptors::pipe()?;
+    let (stderr, their_stderr) = descriptors::pipe()?;
+    let directory = match profile {
+        Profile::Pod if order.directory => Some(WorkDirectory::create(work_root)?),
+        _ => None,
+    };
+    let limits = order.limits;
+    let spawn = Spawn {
+        kind: order.kind,
+        children,
+        limits: limits.of_process(),
+        directory_bytes: if order.directory { limits.output_bytes.max(1 << 20) } else { 0 },
+        has_directory: directory.is_some(),
+    };
+    let mut attached = vec![their_report, order.stdin, their_stdout, their_stderr];
+    attached.extend(order.extra);
+    if let Some(directory) = &directory {
+        attached.push(directory.open()?);
+    }
+    let started = Instant::now();
+    let (pid, descriptor) = pool.fork(spawn, attached).await?;
+    let report = watched(our_report)?;
+    let process = ChildProcess { pid, descriptor: registered(descriptor)?, gone: false };
+    let listener = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
+        Ok(Ok(listener)) => listener,
+        Ok(Err(fault)) => return Err(fault),
+        Err(_) => return Err(Fault::Internal(format!("no jail after {} s", JAIL_DEADLINE.as_secs()))),
+    };
+    let switch = Switch::new();
+    let budget = Budget::new(limits.output_bytes);
+    let stdout = tokio::spawn(capture(stdout, order.kept, budget.clone(), switch.clone()));
+    let stderr = tokio::spawn(capture(stderr, order.kept, budget, switch.clone()));
+    let doorkeeper = Doorkeeper::new(listener, pid, limits.processes, children)?;
+    let door = tokio::spawn(doorkeeper.serve(switch.clone()));
+    let watcher = Watcher { process, report, children, profile, limits, started, charged: order.charged, switch };
+    let switch = watcher.switch.clone();
+    let watch = tokio::spawn(async move {
+        let outcome = watcher.watch().await;
+        door.abort();
+        let streams = async { Ok::<_, io::Error>((stdout.await??, stderr.await??)) }.await;
+        if let Some(directory) = directory {
+            directory.remove().await?;
+        }
+        drop(held);
+        let (verdict, error, used) = outcome?;
+        let (stdout, stderr) = streams?;
+        Ok(Ended { verdict, error, stdout, stderr, used })
+    });
+    Ok(Program { switch, watch: Some(watch) })
+}
+
+/// Waits for the jail and returns the listener.
+async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<OwnedFd, Fault> {
+    let (packet, mut attached) = receive(report).await?;
+    match serde_json::from_slice(&packet) {
+        Ok(Report::Jailed) if attached.len() == 1 => Ok(attached.remove(0)),
+        Ok(Report::Failed(failure)) => {
+            Err(Fault::Internal(format!("the jail could not be built: {}: {}", failure.step, failure.text)))
+        }
+        Ok(other) => Err(Fault::Internal(format!("a program in the making said {other:?}"))),
+        Err(_) => Err(Fault::Internal("a program died before its jail stood".to_owned())),
+    }
+}
+
+/// A child of this process. Killed and reaped when dropped early.
+struct ChildProcess {
+    pid: i32,
+    descriptor: AsyncFd<OwnedFd>,
+    gone: bool,
+}
+
+impl ChildProcess {
+    async fn exited(&self) -> io::Result<()> {
+        self.descriptor.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    fn reap(&mut self) -> io::Result<process::Reaped> {
+        let reaped = process::reap(self.descriptor.get_ref().as_fd())?;
+        self.gone = true;
+        reaped.ok_or_else(|| io::Error::other("a process said that it had ended and had not"))
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        process::kill(self.descriptor.get_ref().as_fd())
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
+        // A fault of ours on the way: nothing more can be reported here, but nothing may stay behind either.
+        if self.kill().is_ok() {
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while matches!(process::reap(self.descriptor.get_ref().as_fd()), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+struct Watcher {
+    process: ChildProcess,
+    report: AsyncFd<OwnedFd>,
+    children: bool,
+    profile: Profile,
+    limits: Limits,
+    started: Instant,
+    charged: Arc<Charged>,
+    switch: Switch,
+}
+
+impl Watcher {
+    async fn watch(mut self) -> Result<(Verdict, String, ResourceUse), Fault> {
+        let wall = tokio::time::sleep_until((self.started + self.limits.wall).into());
+        tokio::pin!(wall);
+        let pulled = self.switch.clone();
+        let mut pause = self.pause_after(Duration::ZERO);
+        loop {
+            tokio::select! {
+                biased;
+                exited = self.process.exited() => { exited?; break; }
+                () = pulled.0.pulled.notified() => { self.end().await?; break; }
+                () = &mut wall => self.switch.end(Reason::Wall(self.limits.wall)),
+                () = tokio::time::sleep(pause), if self.switch.reason().is_none() => {
+                    let used = tree::used(self.process.pid, self.children) + self.charged.total();
+                    if used > self.limits.cpu {
+                        self.switch.end(Reason::Cpu(self.limits.cpu));
+                    }
+                    pause = self.pause_after(used);
+                }
+            }
+        }
+        let reported = self.reported_exit().await?;
+        let reaped = self.process.reap()?;
+        let used = ResourceUse {
+            cpu: reaped.cpu + self.charged.total(),
+            wall: self.started.elapsed(),
+            waiting: Duration::ZERO,
+            peak_memory_bytes: reaped.peak_memory_bytes,
+        };
+        if let Some(reason) = self.switch.reason() {
+            if let Some(fault) = as_fault(reason) {
+                return Err(fault);
+            }
+            let (verdict, error) = of_reason(reason);
+            return Ok((verdict, error, used));
+        }
+        let exit = match (self.children, reported) {
+            (true, Some(status)) => process::Exit::from_status(status),
+            (true, None) => return Err(Fault::Internal("a keeper ended without a report".to_owned())),
+            (false, _) => reaped.exit,
+        };
+        let (verdict, error) = of_exit(exit, used.cpu, self.limits.cpu);
+        Ok((verdict, error, used))
+    }
+
+    /// The limit cannot be reached before this, however many cores the program uses.
+    fn pause_after(&self, used: Duration) -> Duration {
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let parallel = if self.children { cores } else { 1 };
+        (self.limits.cpu.saturating_sub(used) / parallel).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+
+    /// Kills the program with all its processes and waits until they are gone.
+    async fn end(&self) -> Result<(), Fault> {
+        // A process namespace ends with its first process. Without one the keeper knows what to kill.
+        if self.children && self.profile == Profile::Pod {
+            let asked = send(&self.report, b"end", &[]).await.is_ok();
+            if asked && tokio::time::timeout(KEEPER_GRACE, self.process.exited()).await.is_ok() {
+                return Ok(());
+            }
+            tracing::warn!(pid = self.process.pid, "a keeper did not end its program");
+            for process in tree::descendants(self.process.pid) {
+                if let Ok(descriptor) = process::watch(process) {
+                    process::kill(descriptor.as_fd())?;
+                }
+            }
+        }
+        self.process.kill()?;
+        Ok(self.process.exited().await?)
+    }
+
+    /// The status that a keeper sent before it ended.
+    async fn reported_exit(&self) -> Result<Option<i32>, Fault> {
+        if !self.children {
+            return Ok(None);
+        }
+        let (packet, _) = receive(&self.report).await?;
+        Ok(match serde_json::from_slice(&packet) {
+            Ok(Report::Ended(status)) => Some(status),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! One execution of one workflow script: frames out of its pipe become events, replies go back in.
+//!
+//! The session trusts nothing from the script: call ids must count up, a conversation has one call at a time, tool runs
+//! that a message names must have happened. A frame that breaks a rule ends the script with POLICY_VIOLATION.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+
+use super::Supervisor;
+use super::program::{Charged, Ended, Order, Program};
+use super::tool::ToolRun;
+use crate::frames::{self, FromScript, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
+use crate::inside::wire::Kind;
+use crate::layers::descriptors;
+use crate::limits::Limits;
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict};
+
+/// Bytes kept of standard output and of standard error.
+const KEPT_OUTPUT: usize = 64 * 1024;
+const ERROR_BYTES: usize = 4096;
+/// Integers on the pipe stay below this.
+const SEED_RANGE: u64 = 1 << 53;
+
+pub struct Job {
+    pub script: String,
+    pub question: String,
+    pub task_type: &'static str,
+    pub delivery_instruction: String,
+    pub limits: Limits,
+    pub tool_limits: Limits,
+    pub max_agent_calls: u32,
+    pub seed: u64,
+}
+
+/// What the caller is told while the script runs.
+#[derive(Debug)]
+pub enum Event {
+    AgentCall(frames::AgentCall),
+    ToolRun { tool_run_id: u64, conversation_id: String, code: String, run: ToolRun },
+    Node(frames::NodeEvent),
+}
+
+#[derive(Debug)]
+pub struct AgentReply {
+    pub call_id: u64,
+    /// The agent's turn, or why there is none.
+    pub reply: Result<String, String>,
+}
+
+/// What the caller says while the script runs.
+#[derive(Debug)]
+pub enum Said {
+    Reply(AgentReply),
+    /// No reply will follow any more.
+    NoMoreReplies,
+    /// Something that the contract does not allow; the text begins with the field.
+    Broken(String),
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub result: Option<ScriptResult>,
+    pub error: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub used: ResourceUse,
+    pub outstanding_calls: u32,
+    pub agent_calls: u32,
+}
+
+/// How a session can fail: by our fault, or because the caller broke the contract.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error("{0}")]
+    BadReply(String),
+}
+
+impl From<std::io::Error> for SessionError {
+    fn from(error: std::io::Error) -> Self {
+        SessionError::Fault(error.into())
+    }
+}
+
+/// Ends a session from outside: the reason is that of `Switch::end`.
+pub type Ending = tokio::sync::watch::Receiver<Option<Reason>>;
+
+impl Supervisor {
+    /// Runs a script to its end. `slot` is held until all its processes are gone.
+    pub async fn run_workflow(
+        self: &Arc<Self>,
+        job: Job,
+        slot: OwnedSemaphorePermit,
+        events: mpsc::Sender<Event>,
+        said: mpsc::Receiver<Said>,
+        ending: Ending,
+    ) -> Result<Outcome, SessionError> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let account = Arc::new(Charged::default());
+        let order = Order {
+            kind: Kind::Workflow,
+            limits: job.limits,
+            stdin: descriptors::sealed_file(&[])?,
+            extra: vec![theirs.into()],
+            directory: true,
+            kept: KEPT_OUTPUT,
+            charged: account.clone(),
+        };
+        let program = self.launch(order, slot).await?;
+        let (read_half, mut write_half) = UnixStream::from_std(ours)?.into_split();
+        let (to_script, mut outbox) = mpsc::unbounded_channel::<ToScript>();
+        // Ends with the session, which owns the sender, or when the script closes its end.
+        tokio::spawn(async move {
+            while let Some(frame) = outbox.recv().await {
+                if write_half.write_all(&frames::encode(&frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let start = ToScript::Start {
+            script: job.script,
+            question: job.question,
+            task_type: job.task_type,
+            delivery_instruction: job.delivery_instruction,
+            seed: job.seed % SEED_RANGE,
+        };
+        let _ = to_script.send(start);
+        let session = Session {
+            supervisor: self.clone(),
+            program,
+            to_script,
+            events,
+            account,
+            tool_limits: job.tool_limits,
+            max_agent_calls: job.max_agent_calls,
+            last_call_id: 0,
+            waiting: HashMap::new(),
+            waiting_since: None,
+            waited: Duration::ZERO,
+            agent_calls: 0,
+            last_tool_run_id: 0,
+            attested: HashSet::new(),
+            tools: JoinSet::new(),
+            result: None,
+            deaf: false,
+        };
+        session.run(inbox(read_half), said, ending).await
+    }
+}
+
+/// Reads frames in a task of their own, because reading one cannot be interrupted in the middle.
+fn inbox(mut stream: OwnedReadHalf) -> mpsc::Receiver<Result<FromScript, String>> {
+    let (frames, inbox) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(frame) = frames::read(&mut stream).await.transpose() {
+            let last = frame.is_err();
+            if frames.send(frame).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    inbox
+}
+
+struct Session {
+    supervisor: Arc<Supervisor>,
+    program: Program,
+    to_script: mpsc::UnboundedSender<ToScript>,
+    events: mpsc::Sender<Event>,
+    account: Arc<Charged>,
+    tool_limits: Limits,
+    max_agent_calls: u32,
+    last_call_id: u64,
+    /// Conversation of each agent call without a reply.
+    waiting: HashMap<u64, String>,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+    agent_calls: u32,
+    last_tool_run_id: u64,
+    attested: HashSet<u64>,
+    tools: JoinSet<Result<Answered, Fault>>,
+    result: Option<ScriptResult>,
+    /// The caller has said that no reply will follow.
+    deaf: bool,
+}
+
+struct Answered {
+    call_id: u64,
+    tool_run_id: u64,
+    conversation_id: String,
+    code: String,
+    run: ToolRun,
+}
+
+impl Session {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Result<FromScript, String>>,
+        mut said: mpsc::Receiver<Said>,
+        mut ending: Ending,
+    ) -> Result<Outcome, SessionError> {
+        let mut frames_open = true;
+        let mut said_open = true;
+        let mut ending_open = true;
+        let ended = loop {
+            tokio::select! {
+                ended = self.program.ended() => break ended?,
+                frame = inbox.recv(), if frames_open => match frame {
+                    Some(Ok(frame)) => self.take_frame(frame).await,
+                    Some(Err(complaint)) => self.violation(complaint),
+                    None => frames_open = false,
+                },
+                words = said.recv(), if said_open => match words {
+                    Some(Said::Reply(reply)) => self.take_reply(reply)?,
+                    Some(Said::NoMoreReplies) => self.take_silence(),
+                    Some(Said::Broken(complaint)) => return Err(SessionError::BadReply(complaint)),
+                    None => {
+                        said_open = false;
+                        self.program.switch.end(Reason::Cancelled("the caller went away".to_owned()));
+                    }
+                },
+                Some(answered) = self.tools.join_next() => {
+                    let answered = answered.map_err(|error| Fault::Internal(error.to_string()))??;
+                    self.take_tool_run(answered).await;
+                }
+                changed = ending.changed(), if ending_open => {
+                    ending_open = changed.is_ok();
+                    if let Some(reason) = ending.borrow_and_update().clone() {
+                        self.program.switch.end(reason);
+                    }
+                }
+            }
+        };
+        // What the script sent before it ended counts; every sender is gone, so the inbox ends too.
+        while let Some(frame) = inbox.recv().await {
+            if let Ok(FromScript::Result(result)) = frame {
+                self.result = Some(result);
+            }
+        }
+        self.tools.shutdown().await;
+        self.supervisor.counters.count(Kind::Workflow, ended.verdict);
+        Ok(self.outcome(ended))
+    }
+
+    fn outcome(mut self, ended: Ended) -> Outcome {
+        self.count_waiting();
+        let trace = if ended.verdict == Verdict::RuntimeError { ended.stderr.tail(ERROR_BYTES / 2) } else { String::new() };
+        let error = [ended.error, trace].iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("\n");
+        Outcome {
+            verdict: ended.verdict,
+            result: self.result,
+            error: error.chars().take(ERROR_BYTES / 4 * 3).collect(),
+            stdout: ended.stdout.text(),
+            stderr: ended.stderr.text(),
+            used: ResourceUse { waiting: self.waited, ..ended.used },
+            outstanding_calls: self.waiting.len() as u32,
+            agent_calls: self.agent_calls,
+        }
+    }
+
+    fn violation(&self, what: String) {
+        self.program.switch.end(Reason::Violation(what));
+    }
+
+    /// Tells the caller; a caller that does not listen any more ends the script.
+    async fn tell(&self, event: Event) {
+        if self.events.send(event).await.is_err() {
+            self.program.switch.end(Reason::Cancelled("the caller went away".to_owned()));
+        }
+    }
+
+    async fn take_frame(&mut self, frame: FromScript) {
+        match frame {
+            FromScript::AgentCall(call) => self.take_agent_call(call).await,
+            FromScript::ToolCall(call) => self.take_tool_call(call),
+            FromScript::NodeEvent(event) => self.tell(Event::Node(event)).await,
+            FromScript::Result(result) => self.result = Some(result),
+        }
+    }
+
+    /// Call ids count up from 1 and only so many calls are in flight.
+    fn admit(&mut self, call_id: u64) -> Result<(), String> {
+        if call_id != self.last_call_id + 1 {
+            return Err(format!("call id {call_id} after {}", self.last_call_id));
+        }
+        self.last_call_id = call_id;
+        if self.waiting.len() + self.tools.len() >= MOST_CALLS_IN_FLIGHT {
+            return Err(format!("more than {MOST_CALLS_IN_FLIGHT} calls in flight"));
+        }
+        Ok(())
+    }
+
+    async fn take_agent_call(&mut self, call: frames::AgentCall) {
+        if let Err(complaint) = self.admit(call.call_id) {
+            return self.violation(complaint);
+        }
+        if call.conversation_id.is_empty() {
+            return self.violation("an agent call without a conversation id".to_owned());
+        }
+        if self.waiting.values().any(|conversation| *conversation == call.conversation_id) {
+            return self.violation(format!("two calls at once on conversation {}", call.conversation_id));
+        }
+        if let Some(unknown) = call.tool_run_ids.iter().find(|id| !self.attested.contains(id)) {
+            return self.violation(format!("tool run {unknown} never happened"));
+        }
+        if self.agent_calls >= self.max_agent_calls {
+            let reason = format!("the budget of {} agent calls is spent", self.max_agent_calls);
+            let _ = self.to_script.send(ToScript::AgentRefusal { call_id: call.call_id, reason });
+            return;
+        }
+        self.agent_calls += 1;
+        self.waiting.insert(call.call_id, call.conversation_id.clone());
+        self.waiting_since.get_or_insert_with(Instant::now);
+        if self.deaf {
+            return self.take_silence();
+        }
+        self.tell(Event::AgentCall(call)).await;
+    }
+
+    fn take_tool_call(&mut self, call: frames::ToolCall) {
+        if let Err(complaint) = self.admit(call.call_id) {
+            return self.violation(complaint);
+        }
+        self.last_tool_run_id += 1;
+        let tool_run_id = self.last_tool_run_id;
+        let frames::ToolCall { call_id, conversation_id, code, timeout_seconds } = call;
+        let (supervisor, account, limits) = (self.supervisor.clone(), self.account.clone(), self.tool_limits);
+        let timeout = timeout_seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 1e6)));
+        self.tools.spawn(async move {
+            let run = supervisor.run_tool(&code, timeout, limits, &account).await?;
+            Ok(Answered { call_id, tool_run_id, conversation_id, code, run })
+        });
+    }
+
+    async fn take_tool_run(&mut self, answered: Answered) {
+        let Answered { call_id, tool_run_id, conversation_id, code, run } = answered;
+        self.attested.insert(tool_run_id);
+        let output = run.output.clone();
+        let verdict = run.verdict.name();
+        // Attested before the script learns of it, so that no agent call can name it first.
+        self.tell(Event::ToolRun { tool_run_id, conversation_id, code, run }).await;
+        let _ = self.to_script.send(ToScript::ToolResult { call_id, tool_run_id, output, verdict });
+    }
+
+    fn take_reply(&mut self, reply: AgentReply) -> Result<(), SessionError> {
+        let AgentReply { call_id, reply } = reply;
+        if self.waiting.remove(&call_id).is_none() {
+            return Err(SessionError::BadReply(format!("agent_reply.call_id: {call_id} is not waiting for a reply")));
+        }
+        if self.waiting.is_empty() {
+            self.count_waiting();
+        }
+        let frame = match reply {
+            Ok(text) => ToScript::AgentReply { call_id, text },
+            Err(reason) => ToScript::AgentRefusal { call_id, reason },
+        };
+        // A script that has ended needs no reply.
+        let _ = self.to_script.send(frame);
+        Ok(())
+    }
+
+    /// The caller closed its side: whoever waits for it, or will, waits for ever.
+    fn take_silence(&mut self) {
+        self.deaf = true;
+        if !self.waiting.is_empty() {
+            let why = format!("the caller closed its side with {} agent calls without a reply", self.waiting.len());
+            self.program.switch.end(Reason::Cancelled(why));
+        }
+    }
+
+    fn count_waiting(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+}
