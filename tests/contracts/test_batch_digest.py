@@ -44,9 +44,7 @@ def test_the_bytes_are_those_of_the_documented_layout() -> None:
 
 
 def test_the_digest_of_a_known_batch_never_changes() -> None:
-    assert batch.digest([well_formed()]).hex() == (
-        "8d24743ccd4b8a90cfd185688d565dfd3b829181ffb0cc4262d453b8b0ef34f9"
-    )
+    assert batch.digest([well_formed()]).hex() == ("8d24743ccd4b8a90cfd185688d565dfd3b829181ffb0cc4262d453b8b0ef34f9")
 
 
 @given(st.lists(sequences, max_size=4))
@@ -56,9 +54,7 @@ def test_a_batch_that_crossed_the_wire_has_the_same_digest(sent: list[Sequence])
 
 
 @given(st.lists(sequences, max_size=3), st.lists(sequences, max_size=3))
-def test_two_batches_have_one_digest_only_if_they_are_equal(
-    one: list[Sequence], other: list[Sequence]
-) -> None:
+def test_two_batches_have_one_digest_only_if_they_are_equal(one: list[Sequence], other: list[Sequence]) -> None:
     # Bytes, not ==: 0.0 and -0.0 compare equal and are different weights on the wire.
     def content(each: list[Sequence]) -> list[bytes]:
         return [sequence.SerializeToString(deterministic=True) for sequence in each]

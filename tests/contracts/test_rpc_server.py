@@ -1,5 +1,4 @@
 """One real server and one real channel in this process: what every service gets from the contracts."""
-# ruff: noqa: N802 - gRPC names the methods
 
 import asyncio
 import json
@@ -13,10 +12,7 @@ import pytest
 import pytest_asyncio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
-    reflection_pb2,
-    reflection_pb2_grpc,
-)
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from troupe.v1 import policy_pb2, policy_pb2_grpc, training_pb2, training_pb2_grpc
 from troupe_contracts import errors, log
 from troupe_contracts.calls import CallInterceptor
@@ -46,9 +42,7 @@ class Policy(policy_pb2_grpc.PolicyServicer):  # the rest stays unimplemented
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
 
-    async def Generate(
-        self, request: policy_pb2.GenerateRequest, context: Any
-    ) -> policy_pb2.GenerateResponse:
+    async def Generate(self, request: policy_pb2.GenerateRequest, context: Any) -> policy_pb2.GenerateResponse:
         if request.conversation_id in RAISED:
             raise RAISED[request.conversation_id]
         if request.conversation_id == "sleep":

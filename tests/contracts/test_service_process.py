@@ -47,9 +47,7 @@ def start(ready: Path, *command: str, **settings: str) -> "subprocess.Popen[str]
     environment = {"PATH": os.environ["PATH"], "TROUPE_READY_FILE": str(ready)}
     environment |= {f"TROUPE_{name.upper()}": value for name, value in settings.items()}
     arguments = command or (sys.executable, "-c", SERVICE)
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextlib.contextmanager

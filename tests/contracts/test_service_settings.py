@@ -44,9 +44,7 @@ def test_an_unknown_variable_is_refused_by_name_with_what_is_known() -> None:
 
 def test_every_invalid_value_is_named_with_what_is_wanted() -> None:
     with pytest.raises(SettingsError) as caught:
-        EngineSettings.read(
-            {"TROUPE_CONTEXT_LENGTH": "0", "TROUPE_LISTEN": "somewhere", "TROUPE_UNREAD": "1"}
-        )
+        EngineSettings.read({"TROUPE_CONTEXT_LENGTH": "0", "TROUPE_LISTEN": "somewhere", "TROUPE_UNREAD": "1"})
     text = str(caught.value)
     assert "TROUPE_UNREAD is not known" in text
     assert "TROUPE_MODEL is not set" in text

@@ -1,4 +1,4 @@
-"""Runs a command's coroutine so that Ctrl-C and SIGTERM end it in order, and within seconds.
+"""Runs a command's coroutine so that Ctrl-C, SIGTERM and a closed terminal end it in order, and within seconds.
 
 The first signal cancels the command, whose `finally` blocks stop what it started; the second calls
 `on_hurry`, and is never raised into that clean-up.
@@ -40,7 +40,7 @@ def run(command: Callable[[Interrupts], Coroutine[Any, Any, Result]]) -> Result:
     """The command's result.
 
     Raises:
-        InterruptedCommandError: SIGINT or SIGTERM came first.
+        InterruptedCommandError: SIGINT, SIGTERM or SIGHUP came first.
     """
     interrupts = Interrupts()
 
@@ -55,7 +55,7 @@ def run(command: Callable[[Interrupts], Coroutine[Any, Any, Result]]) -> Result:
             else:
                 interrupts.hurry()
 
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, on_signal, signum)
         return await command(interrupts)
 

@@ -84,7 +84,7 @@ def _policy(policy: policy_pb2.PolicyInfo) -> tuple[str, str]:
     state = policy_pb2.UpdateState.Name(policy.state).removeprefix("UPDATE_STATE_").lower()
     where = f"at {policy.owner}" if policy.owner else policy.engine
     serves = f"{policy.policy_id} {version(policy.version)} ({state}), {where}"
-    return serves, f"{policy.in_flight} of {policy.capacity} generations"
+    return serves, f"{policy.in_flight} of {policy.capacity} generations under way"
 
 
 def _isolation(report: sandbox_pb2.IsolationReport) -> tuple[str, str]:
@@ -95,7 +95,7 @@ def _isolation(report: sandbox_pb2.IsolationReport) -> tuple[str, str]:
         serves += f"; missing: {', '.join(missing)}"
     return serves, (
         f"{report.workflows_running} of {report.workflow_slots} scripts, "
-        f"{report.tests_running} of {report.test_slots} tests"
+        f"{report.tests_running} of {report.test_slots} tests under way"
     )
 
 

@@ -13,16 +13,15 @@ _HEALTH_STYLES: Final = {"serving": "green", "starting": "yellow"}
 
 
 def services(reports: Iterable[Report]) -> Table:
-    """A row for each service."""
-    table = Table("service", "health", "target", "serves", "in use", "process")
+    """A row for each service: where it is, what it serves, how much of it is in use."""
+    table = Table("service", "health", "", show_lines=True)
     for report in reports:
+        where = f"{report.target or 'not serving yet'}, process {report.pid}"
+        health = report.health.replace("_", " ")
         table.add_row(
             report.service,
-            plain(report.health.replace("_", " "), _HEALTH_STYLES.get(report.health, "red")),
-            report.target,
-            plain(report.serves),
-            plain(report.capacity),
-            str(report.pid),
+            plain(health, _HEALTH_STYLES.get(report.health, "red")),
+            plain("\n".join(filter(None, (where, report.serves, report.capacity)))),
         )
     return table
 

@@ -57,6 +57,7 @@ class TrainView:
     def __init__(self, console: Console, total_steps: int, committed_steps: int) -> None:
         self._console = console
         self._header_shown = False
+        self._description = ""
         self._progress = Progress(
             TextColumn("{task.description:<26s}"),
             BarColumn(),
@@ -93,14 +94,12 @@ class TrainView:
                 pass  # how the run ends is said at its end
 
     def _show_progress(self, step: int, progress: training_pb2.StepProgress) -> None:
-        phase = _PHASES.get(progress.state, "working")
-        rolling = progress.state == training_pb2.STEP_STATE_ROLLING
-        self._progress.update(
-            self._step,
-            description=f"step {step}: {phase}",
-            total=progress.executions_total if rolling else None,
-            completed=progress.executions_done,
-        )
+        description = f"step {step}: {_PHASES.get(progress.state, 'working')}"
+        changed = description != self._description
+        self._description = description
+        if progress.state == training_pb2.STEP_STATE_ROLLING:
+            self._progress.update(self._step, total=progress.executions_total, completed=progress.executions_done)
+        self._progress.update(self._step, description=description, refresh=changed)
 
     def _show_committed(self, step: int, committed: training_pb2.StepCommitted) -> None:
         if not self._header_shown:
@@ -108,7 +107,7 @@ class TrainView:
             self._header_shown = True
         self._console.print(plain(step_line(step, committed)))
         self._progress.update(self._run, completed=step)
-        self._progress.reset(self._step, total=None, description=f"step {step + 1}")
+        self._progress.reset(self._step)
 
 
 def _number(metrics: Mapping[str, float], name: str, form: str) -> str:

@@ -74,17 +74,14 @@ def validate(sequence: learner_pb2.Sequence, field: str = "sequence") -> None:
     if sequence.weights[0] != 0:
         raise InvalidArgument(
             f"{field}.weights",
-            f"is {sequence.weights[0]:g} at position 0 of {sequence.id}: "
-            "nothing predicts the first token, send 0",
+            f"is {sequence.weights[0]:g} at position 0 of {sequence.id}: nothing predicts the first token, send 0",
         )
 
 
 def _packed(code: str, values: Sequence[float]) -> bytes:
     packed = array(code, values)
     if packed.itemsize != _LENGTH.size:
-        raise TypeError(
-            f"array type {code!r} has {packed.itemsize} bytes on this platform, the layout needs 4"
-        )
+        raise TypeError(f"array type {code!r} has {packed.itemsize} bytes on this platform, the layout needs 4")
     if sys.byteorder == "big":
         packed.byteswap()
     return _LENGTH.pack(len(packed)) + packed.tobytes()

@@ -100,9 +100,7 @@ class _Call:
             error_id = uuid.uuid4().hex[:12]
             rpc = f"{self.service}/{self.name}"
             _log.exception("call failed", rpc=rpc, error_id=error_id)
-            await _abort(
-                context, Internal(f"{rpc} failed; the service's log has the cause as error_id {error_id}")
-            )
+            await _abort(context, Internal(f"{rpc} failed; the service's log has the cause as error_id {error_id}"))
         finally:
             IN_FLIGHT.labels(self.service, self.name).dec()
             labels = (self.service, self.name, code)
@@ -142,8 +140,7 @@ class _Call:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(
-                f"no message on the stream {self.name} for {self.idle_seconds:g} s; "
-                "call again from the last event"
+                f"no message on the stream {self.name} for {self.idle_seconds:g} s; call again from the last event"
             ) from None
 
 

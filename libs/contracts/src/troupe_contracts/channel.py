@@ -112,9 +112,7 @@ class _Channel(grpc.aio.Channel):
 
 
 def _with_context(multicallable: Any, default_deadline: float | None) -> Callable[..., Any]:
-    def call(
-        request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any
-    ) -> Any:
+    def call(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         carried = (*(metadata or ()), *ids_to_metadata())
         deadline = default_deadline if timeout is None else timeout
         return multicallable(request, timeout=deadline, metadata=carried, **kwargs)

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the classes are named after the status that they become
 """Typed errors: raised in a servicer, read on the client side.
 
 A servicer raises one of the `ServiceError`s; the server's interceptor (`calls`) sends it as a gRPC status
@@ -47,9 +46,7 @@ class ServiceError(Exception):
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
 
-    def __init__(
-        self, message: str, details: Sequence[Message] = (), retry_after_seconds: float | None = None
-    ) -> None:
+    def __init__(self, message: str, details: Sequence[Message] = (), retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.message = _cut(message)
         self.retry_after_seconds = retry_after_seconds
@@ -82,8 +79,7 @@ class InvalidArgument(ServiceError):
         cut = [(field, _cut(message)) for field, message in violations]
         request = error_details_pb2.BadRequest(
             field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
-                for field, message in cut
+                error_details_pb2.BadRequest.FieldViolation(field=field, description=message) for field, message in cut
             ]
         )
         super().__init__("; ".join(f"{field}: {message}" for field, message in cut), [request])
@@ -122,9 +118,7 @@ class FailedPrecondition(ServiceError):
         violation = error_details_pb2.PreconditionFailure.Violation(
             type=type(self).__name__, subject=subject, description=_cut(message)
         )
-        super().__init__(
-            f"{subject}: {message}", [error_details_pb2.PreconditionFailure(violations=[violation])]
-        )
+        super().__init__(f"{subject}: {message}", [error_details_pb2.PreconditionFailure(violations=[violation])])
 
 
 class Exhausted(ServiceError):

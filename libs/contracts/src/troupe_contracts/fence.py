@@ -24,13 +24,9 @@ class FenceGuard:
             FailedPrecondition: a higher token of that store has been seen.
         """
         if not fence.store_id:
-            raise InvalidArgument(
-                "fence.store_id", "is empty: send the store's id and the token of its lease"
-            )
+            raise InvalidArgument("fence.store_id", "is empty: send the store's id and the token of its lease")
         if fence.token == 0:
-            raise InvalidArgument(
-                "fence.token", "is 0: send the token of the store's lease, which begins at 1"
-            )
+            raise InvalidArgument("fence.token", "is 0: send the token of the store's lease, which begins at 1")
         highest = self._highest.get(fence.store_id, 0)
         if fence.token < highest:
             raise FailedPrecondition(

@@ -85,9 +85,7 @@ def ids_to_metadata() -> tuple[tuple[str, str], ...]:
     """Metadata that carries the bound ids. Percent-encoded, since metadata is ASCII."""
     values = structlog.contextvars.get_contextvars()
     return tuple(
-        (key, quote(str(values[name])[:_MAX_ID_CHARACTERS]))
-        for name, key in ID_KEYS.items()
-        if name in values
+        (key, quote(str(values[name])[:_MAX_ID_CHARACTERS])) for name, key in ID_KEYS.items() if name in values
     )
 
 

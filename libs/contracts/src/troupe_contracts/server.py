@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from troupe_contracts import log
@@ -81,16 +81,12 @@ async def start(
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
-        raise ListenError(
-            f"TROUPE_LISTEN={settings.listen}: cannot listen there; take another port"
-        ) from error
+        raise ListenError(f"TROUPE_LISTEN={settings.listen}: cannot listen there; take another port") from error
     metrics_host, metrics_port = split_address(settings.metrics)
     try:
         http, thread = start_http_server(metrics_port, metrics_host)
     except OSError as error:
-        raise ListenError(
-            f"TROUPE_METRICS={settings.metrics}: {error.strerror}; take another port"
-        ) from error
+        raise ListenError(f"TROUPE_METRICS={settings.metrics}: {error.strerror}; take another port") from error
 
     def close_metrics() -> None:
         http.shutdown()

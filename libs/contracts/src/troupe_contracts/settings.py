@@ -36,18 +36,10 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    listen: str = Field(
-        default="127.0.0.1:0", description="host:port to serve gRPC on; port 0 takes a free one"
-    )
-    metrics: str = Field(
-        default="127.0.0.1:0", description="host:port to serve /metrics on; port 0 takes a free one"
-    )
-    ready_file: Path | None = Field(
-        default=None, description="file to write, as JSON, once the service serves"
-    )
-    die_with_parent: bool = Field(
-        default=False, description="true: end when the process that started this one ends"
-    )
+    listen: str = Field(default="127.0.0.1:0", description="host:port to serve gRPC on; port 0 takes a free one")
+    metrics: str = Field(default="127.0.0.1:0", description="host:port to serve /metrics on; port 0 takes a free one")
+    ready_file: Path | None = Field(default=None, description="file to write, as JSON, once the service serves")
+    die_with_parent: bool = Field(default=False, description="true: end when the process that started this one ends")
     drain_seconds: float = Field(
         default=10.0, ge=0, description="seconds that calls in flight get on SIGTERM, 0 or more"
     )

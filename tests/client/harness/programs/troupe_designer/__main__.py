@@ -1,0 +1,3 @@
+from standin.policy import main
+
+main("designer")

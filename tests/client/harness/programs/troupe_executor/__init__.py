@@ -1,0 +1,1 @@
+"""Stands in for the executor; `standin` says why."""

@@ -1,0 +1,1 @@
+"""Stands in for the orchestrator; `standin` says why."""

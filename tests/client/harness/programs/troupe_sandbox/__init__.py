@@ -1,0 +1,1 @@
+"""Stands in for the sandbox; `standin` says why."""

@@ -1,0 +1,115 @@
+"""The supervisor against stand-in services that serve, fail, hang and leave things behind."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin.deployment import Command, left_of, troupe, until, write_profile
+from troupe_client.processes import Identity, identify
+from troupe_client.state import Deployment
+
+pytestmark = pytest.mark.usefixtures("shared_memory_unchanged")
+Start = Callable[..., Command]
+
+
+def is_ready(deployment: Deployment) -> bool:
+    return deployment.ready
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_serving_deployment_within_five_seconds_and_leaves_nothing(
+    tmp_path: Path, start_command: Start, signum: signal.Signals
+) -> None:
+    up = start_command("up", "--profile", write_profile(tmp_path), state=tmp_path / "state")
+    deployment = up.deployment(is_ready)
+    assert list(deployment.services) == ["sandbox", "learner", "executor", "designer", "orchestrator"]
+    seconds, _ = up.end(signum)
+    assert seconds < 5
+    assert up.process.returncode == 128 + signum
+    assert left_of(deployment) == []
+    assert up.state.read() is None
+
+
+def test_a_signal_while_an_engine_hangs_in_its_start_leaves_no_worker_and_no_shared_memory(
+    tmp_path: Path, start_command: Start
+) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "hang"}})
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    deployment = up.deployment(lambda deployment: "executor" in deployment.services)
+    log = Path(deployment.services["executor"].log)
+    found = until(lambda: re.search(r"hangs with (\w+)", log.read_text()))
+    segment = Path("/dev/shm") / found[1]
+    workers = _children(deployment.services["executor"].pid)
+    assert segment.exists()
+    assert workers
+    seconds, _ = up.end(signal.SIGINT)
+    assert seconds < 5
+    assert left_of(deployment) == []
+    assert not any(worker.alive() for worker in workers)
+    assert not segment.exists()
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(tmp_path: Path, start_command: Start) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "hang"}})
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    deployment = up.deployment(lambda deployment: "executor" in deployment.services)
+    until(lambda: "hangs" in Path(deployment.services["executor"].log).read_text())
+    up.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    seconds, _ = up.end(signal.SIGINT)
+    assert seconds < 2
+    assert left_of(deployment) == []
+
+
+def test_a_service_that_ends_early_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "exit"}})
+    ended = troupe("up", "--profile", profile, "--state", tmp_path / "state")
+    assert ended.returncode == 1
+    assert "executor ended with exit status 3" in ended.stderr
+    assert "CUDA error: no device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_setting_that_a_service_does_not_know_is_reported_in_its_words(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path, learner={"settings": {"rank": 2}})
+    ended = troupe("up", "--profile", profile, "--state", tmp_path / "state")
+    assert ended.returncode == 1
+    assert "TROUPE_RANK is not known to this service: did you mean TROUPE_RANKS?" in ended.stderr
+
+
+def test_a_service_that_never_serves_is_reported_by_name(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "never"}}, start_seconds=4)  # type: ignore[arg-type]
+    ended = troupe("up", "--profile", profile, "--state", tmp_path / "state")
+    assert ended.returncode == 1
+    assert "executor did not serve within 4 s" in ended.stderr
+
+
+def test_a_service_that_ends_later_ends_the_deployment(tmp_path: Path, start_command: Start) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "end later"}})
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    _, errors = up.process.communicate(timeout=30)
+    assert up.process.returncode == 1
+    assert "executor ended with exit status 7" in errors
+
+
+def test_services_end_when_their_supervisor_is_killed_and_down_clears_what_it_left(
+    tmp_path: Path, start_command: Start
+) -> None:
+    up = start_command("up", "--profile", write_profile(tmp_path), state=tmp_path / "state")
+    deployment = up.deployment(is_ready)
+    up.end(signal.SIGKILL)
+    until(lambda: not left_of(deployment), seconds=5)
+    assert troupe("status", "--state", tmp_path / "state").returncode == 1
+    assert troupe("down", "--state", tmp_path / "state").returncode == 0
+    assert up.state.read() is None
+
+
+def _children(pid: int) -> list[Identity]:
+    """The processes that a service has started."""
+    text = "".join(task.joinpath("children").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+    found = [identify(int(child)) for child in text.split()]
+    return [identity for identity in found if identity is not None and identity.pid != os.getpid()]
