@@ -1,0 +1,158 @@
+"""From settings to a running policy: what both services do before they serve."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+from troupe_contracts.health import Health
+from troupe_contracts.log import get_logger
+
+from troupe_inference.engines.base import EngineStartError
+from troupe_inference.engines.openai import EndpointSettings, OpenAIPolicy
+from troupe_inference.engines.remote import RemotePolicy
+from troupe_inference.engines.vllm import VllmEngine, VllmSettings
+from troupe_inference.engines.vllm_environment import CPU_PACKAGE, installed_package
+from troupe_inference.model_folder import (
+    ModelFolder,
+    architecture_digest,
+    chat_template_digest,
+    open_model,
+    tokenizer_digest,
+)
+from troupe_inference.policy_settings import PolicySettings
+from troupe_inference.renderers import RENDERERS, RendererError, get_renderer
+from troupe_inference.token_policy import Identity, TokenPolicy
+from troupe_inference.transcript import Version
+from troupe_inference.turns import Policy
+from troupe_inference.weights.updates import UpdateTarget, WeightUpdates
+
+_logger = get_logger()
+_DEFAULT_CONTEXT: Final = 4096
+_DEFAULT_ENDPOINT_CONTEXT: Final = 32768
+_DEFAULT_CPU_CACHE_GIB: Final = 1.0
+# `model_type` in a model's config.json, to the renderer of its family.
+_RENDERER_OF_TYPE: Final[Mapping[str, str]] = {"qwen3": "qwen3", "qwen3_moe": "qwen3"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPolicy:
+    """A policy that can be served. `updates` is None, and `owner` set, where another service holds the
+    weights.
+    """
+
+    policy: Policy
+    updates: WeightUpdates | None = None
+    owner: str = ""
+
+
+async def start_policy(settings: PolicySettings, health: Health) -> RunningPolicy:
+    """Starts what the settings ask for.
+
+    Raises:
+        EngineStartError: the engine cannot run with these settings; the text says why.
+        ModelFolderError, RendererError: the model's folder, or no renderer for it.
+    """
+    match settings.engine:
+        case "vllm":
+            return await _start_vllm(settings, health)
+        case "remote":
+            assert settings.remote_target is not None
+            remote = RemotePolicy(settings.remote_target, settings.replica_id, settings.turn_seconds)
+            return RunningPolicy(remote, owner=settings.remote_target)
+        case "openai":
+            endpoint = OpenAIPolicy(await asyncio.to_thread(_endpoint, settings))
+            return RunningPolicy(endpoint, owner=str(settings.openai_base_url))
+
+
+def choose_renderer(named: str | None, config: Mapping[str, Any], chat_template: str) -> str:
+    """The renderer of a model's family: the one named, else told from its config.
+
+    Raises:
+        RendererError: it cannot be told.
+    """
+    if named is not None:
+        return named
+    model_type = str(config.get("model_type", ""))
+    if model_type not in _RENDERER_OF_TYPE:
+        raise RendererError(
+            f"no renderer is known for models of type {model_type!r}: "
+            f"set TROUPE_RENDERER to one of {', '.join(sorted(RENDERERS))}"
+        )
+    return _RENDERER_OF_TYPE[model_type]
+
+
+async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy:
+    assert settings.model is not None
+    assert settings.lineage is not None
+    model = await asyncio.to_thread(open_model, settings.model)
+    tokenizer = Tokenizer.from_file(str(model.tokenizer_file))
+    renderer = get_renderer(choose_renderer(settings.renderer, model.config, model.chat_template), tokenizer)
+    engine = await VllmEngine.start(_vllm_settings(settings, model))
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    updates = WeightUpdates(
+        UpdateTarget(settings.policy_id, settings.replica_id, shapes, model.tied_embeddings),
+        engine,
+        health,
+        Version(settings.lineage, 0),
+        pause_seconds=settings.pause_seconds,
+    )
+    policy = TokenPolicy(
+        Identity(
+            policy_id=settings.policy_id,
+            replica_id=settings.replica_id,
+            model=model.name,
+            tokenizer_digest=tokenizer_digest(model),
+            chat_template_digest=chat_template_digest(model, renderer.name),
+            architecture_digest=architecture_digest(shapes, model.tied_embeddings),
+        ),
+        renderer,
+        engine,
+        updates.serving,
+        max_queued=settings.max_queued,
+        max_token_characters=max(map(len, tokenizer.get_vocab())),
+    )
+    return RunningPolicy(policy, updates)
+
+
+def _vllm_settings(settings: PolicySettings, model: ModelFolder) -> VllmSettings:
+    longest = model.max_context_length
+    context_length = settings.context_length or min(longest, _DEFAULT_CONTEXT)
+    if context_length > longest:
+        raise EngineStartError(
+            f"TROUPE_CONTEXT_LENGTH={context_length} is more than the {longest} tokens that {model.name} was made for"
+        )
+    on_cpu = installed_package()[0] == CPU_PACKAGE
+    return VllmSettings(
+        model=model,
+        dtype=settings.dtype,
+        context_length=context_length,
+        max_num_seqs=settings.max_num_seqs,
+        kv_cache_gib=settings.kv_cache_gib or (_DEFAULT_CPU_CACHE_GIB if on_cpu else None),
+        threads=settings.threads,
+        binding=settings.binding,
+        min_tokens_per_second=settings.min_tokens_per_second,
+    )
+
+
+def _endpoint(settings: PolicySettings) -> EndpointSettings:
+    assert settings.openai_base_url is not None
+    assert settings.openai_model is not None
+    key = None
+    if settings.openai_key_file is not None:
+        try:
+            key = settings.openai_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise EngineStartError(f"TROUPE_OPENAI_KEY_FILE: {error}") from error
+    return EndpointSettings(
+        policy_id=settings.policy_id,
+        replica_id=settings.replica_id,
+        base_url=settings.openai_base_url,
+        model=settings.openai_model,
+        key=key,
+        context_length=settings.context_length or _DEFAULT_ENDPOINT_CONTEXT,
+        max_concurrent=settings.max_num_seqs,
+        max_queued=settings.max_queued,
+        turn_seconds=settings.turn_seconds,
+    )
