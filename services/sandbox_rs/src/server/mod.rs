@@ -20,13 +20,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use self::service::{Phase, Service};
 use crate::layers::process;
-use crate::readiness::registered;
 use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
+use crate::readiness::registered;
 use crate::supervisor::{Settings, Supervisor};
 
 const LARGEST_MESSAGE: usize = 64 << 20;
@@ -86,18 +86,19 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
     let mut stopping = phase.clone();
+    // Small frames go both ways in turns: without this each waits for the peer's delayed acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .tcp_nodelay(true)
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
         .add_service(sandbox)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             // The sender outlives the server.
             let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
         });
