@@ -1,5 +1,7 @@
 """Who the replicas of a service are. Static here: the targets that the orchestrator was started with, a channel each."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b

@@ -4,6 +4,8 @@ The edge to the sandbox's contract. All tests count; none are chosen. What the s
 what the sandbox fails at is a fault.
 """
 
+from __future__ import annotations
+
 import grpc
 from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
 
@@ -95,7 +97,7 @@ def grade_error(error: grpc.RpcError) -> GraderFault:
 
 
 async def grade_code(
-    sandbox: "sandbox_pb2_grpc.SandboxAsyncStub",
+    sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
     task: Task,
     solution: str,
     job_id: str,

@@ -5,6 +5,8 @@ A crash or limit of the script keeps every turn it had. What goes wrong on our s
 leaves nothing behind.
 """
 
+from __future__ import annotations
+
 import asyncio
 from dataclasses import dataclass, field
 from typing import TypeAlias

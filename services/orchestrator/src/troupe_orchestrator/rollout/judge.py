@@ -4,6 +4,8 @@ Nothing that a script printed is looked at. A result counts only if a recorded t
 that such a turn asked for) says the same; a grader that dies is a fault of ours, never a wrong answer.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

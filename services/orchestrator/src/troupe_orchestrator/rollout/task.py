@@ -4,6 +4,8 @@ Executions of a design start as soon as that design is there, not when all are. 
 attempt, new ids, nothing kept); when the attempts are used up the whole task is dropped, never a part of a group.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

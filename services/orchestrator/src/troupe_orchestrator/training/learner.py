@@ -4,6 +4,8 @@ Every call can be repeated: a batch is known by its digest, a step by its number
 lost connection is survived by asking again; what the learner itself says is final.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ class LearnerClient:
     stub: learner_pb2_grpc.LearnerAsyncStub
 
     @classmethod
-    async def connect(cls, target: str) -> "LearnerClient":
+    async def connect(cls, target: str) -> LearnerClient:
         """Connect and ask whose learner it is."""
         stub = learner_pb2_grpc.LearnerStub(connect(target))
         state = await stub.GetLearner(learner_pb2.GetLearnerRequest())
