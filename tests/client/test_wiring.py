@@ -28,7 +28,14 @@ APART = Profile.model_validate(
     }
 )
 TARGETS = {"executor": "h:1", "designer": "h:2", "sandbox": "h:3", "learner": "h:4"}
-OWN = {"PATH": "/bin", "HOME": "/home/me", "OPENAI_API_KEY": "secret", "AWS_SECRET": "never", "TROUPE_LISTEN": "h:9"}
+OWN = {
+    "PATH": "/bin",
+    "HOME": "/home/me",
+    "OPENAI_API_KEY": "secret",
+    "AWS_SECRET": "never",
+    "HF_TOKEN": "hub",
+    "TROUPE_LISTEN": "h:9",
+}
 
 
 def started(service: str, profile: Profile = SHARED) -> Launch:
@@ -51,6 +58,7 @@ def troupe_variables(launched: Launch) -> dict[str, str]:
                 "ENGINE": "vllm",
                 "MODEL": "/m",
                 "POLICY_ID": "p",
+                "LINEAGE": "p-4da12da3",
                 "REPLICA_ID": "executor-0",
                 "CONTEXT_LENGTH": "512",
                 "MAX_WAIT": "3",
@@ -104,10 +112,18 @@ def test_the_sandbox_is_told_by_flags() -> None:
 def test_a_service_sees_nothing_of_our_environment_but_what_it_needs() -> None:
     assert "AWS_SECRET" not in started("executor").environment
     assert "OPENAI_API_KEY" not in started("executor").environment
+    assert started("executor").environment["HF_TOKEN"] == "hub"
+    assert "HF_TOKEN" not in started("sandbox").environment
     assert started("designer").environment["OPENAI_API_KEY"] == "secret"
     assert started("learner").environment["OMP_NUM_THREADS"] == "1"
     assert started("executor").environment["PATH"] == "/bin"
     assert started("executor").environment["TROUPE_LISTEN"] == "127.0.0.1:0"
+
+
+def test_the_weights_of_two_folders_are_never_of_one_lineage() -> None:
+    executor, designer = started("executor", APART), started("designer", APART)
+    assert executor.environment["TROUPE_LINEAGE"] != designer.environment["TROUPE_LINEAGE"]
+    assert "TROUPE_LINEAGE" not in started("designer").environment
 
 
 def test_a_second_policy_has_its_own_learner_with_its_own_model() -> None:

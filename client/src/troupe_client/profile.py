@@ -85,6 +85,8 @@ class Policy(Service):
     """remote forwards to the executor's engine."""
     policy_id: str = Field(min_length=1)
     model: str | None = None
+    lineage: str | None = None
+    """Lineage of the weights that vllm loads, which are its number 0; named after policy and model unless given."""
     context_length: Positive | None = None
 
 

@@ -3,6 +3,7 @@
 This is the one table between profile keys and the services' settings. Pure: nothing is started here.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,27 +19,12 @@ EXECUTOR, DESIGNER, ORCHESTRATOR = "executor", "designer", "orchestrator"
 LEARNERS: Final = frozenset({LEARNER, DESIGNER_LEARNER})
 
 # What a child may see of our own environment. Everything else stays here: a service is told what it needs.
-INHERITED: Final = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "XDG_CACHE_HOME",
-    "HF_HOME",
-    "HF_HUB_OFFLINE",
-    "HF_TOKEN",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
+INHERITED: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+# For those that load models: caches, the hub, devices, and the way to hub and endpoints.
+INHERITED_WITH_MODELS: Final = (
+    *INHERITED,
+    *("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_HOME"),
+    *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
 # Short, so that stopping everything stays within five seconds.
 DRAIN_SECONDS: Final = 1.0
@@ -140,7 +126,8 @@ def launch(
 
 
 def _environment(process: Process, own: Mapping[str, str]) -> dict[str, str]:
-    passed = {name: own[name] for name in (*INHERITED, *process.inherit) if name in own}
+    needed = INHERITED_WITH_MODELS if isinstance(process, Policy | Learner) else INHERITED
+    passed = {name: own[name] for name in (*needed, *process.inherit) if name in own}
     return passed | process.environment
 
 
@@ -160,6 +147,7 @@ def _sandbox(profile: Profile, folders: Folders) -> tuple[str, ...]:
         *("--listen", "127.0.0.1:0"),
         *("--metrics", "127.0.0.1:0"),
         *("--ready-file", str(folders.ready_file(SANDBOX))),
+        *("--drain-seconds", f"{DRAIN_SECONDS:g}"),
         "--die-with-parent",
         *("--workflow-slots", str(profile.sandbox.workflow_slots)),
         *("--test-slots", str(profile.sandbox.test_slots)),
@@ -175,9 +163,16 @@ def _policy(policy: Policy, service: str) -> dict[str, object]:
     }
     if policy.model is not None:
         wired["model"] = policy.model
+    if policy.engine == "vllm":
+        wired["lineage"] = policy.lineage or _lineage(policy)
     if policy.context_length is not None:
         wired["context_length"] = policy.context_length
     return wired
+
+
+def _lineage(policy: Policy) -> str:
+    """Tells the weights of two model folders apart, so that their versions never look the same."""
+    return f"{policy.policy_id}-{hashlib.sha256(str(policy.model).encode()).hexdigest()[:8]}"
 
 
 def _designer(profile: Profile, targets: Mapping[str, str]) -> dict[str, object]:

@@ -27,6 +27,7 @@ class PolicySettings(ServiceSettings):
     replica_id: str
     model: str = ""
     remote_target: str = ""
+    lineage: str = ""
     context_length: int = 0
     prompt: str = ""
     misbehave: Literal["", "exit", "hang", "never", "end later"] = ""

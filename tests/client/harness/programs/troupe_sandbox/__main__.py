@@ -30,6 +30,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--listen", required=True)
 parser.add_argument("--metrics", required=True)
 parser.add_argument("--ready-file", required=True, type=Path)
+parser.add_argument("--drain-seconds", required=True, type=float)
 parser.add_argument("--die-with-parent", action="store_true", required=True)
 parser.add_argument("--workflow-slots", required=True, type=int)
 parser.add_argument("--test-slots", required=True, type=int)
@@ -40,5 +41,6 @@ settings = ServiceSettings(
     metrics=options.metrics,
     ready_file=options.ready_file,
     die_with_parent=options.die_with_parent,
+    drain_seconds=options.drain_seconds,
 )
 asyncio.run(serve("sandbox", settings, register, ["troupe.v1.Sandbox"]))
