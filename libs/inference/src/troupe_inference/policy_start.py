@@ -29,6 +29,7 @@ from troupe_inference.turns import Policy
 from troupe_inference.weights.updates import UpdateTarget, WeightUpdates
 
 _logger = get_logger()
+_OUTPUT_PROJECTION: Final = "lm_head.weight"
 _DEFAULT_CONTEXT: Final = 4096
 _DEFAULT_ENDPOINT_CONTEXT: Final = 32768
 _DEFAULT_CPU_CACHE_GIB: Final = 1.0
@@ -92,7 +93,7 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
     engine = await VllmEngine.start(_vllm_settings(settings, model))
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     updates = WeightUpdates(
-        UpdateTarget(settings.policy_id, settings.replica_id, shapes, model.tied_embeddings),
+        UpdateTarget(settings.policy_id, settings.replica_id, _updated(shapes, model), model.tied_embeddings),
         engine,
         health,
         Version(settings.lineage, 0),
@@ -114,6 +115,11 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
         max_token_characters=max(map(len, tokenizer.get_vocab())),
     )
     return RunningPolicy(policy, updates)
+
+
+def _updated(shapes: Mapping[str, tuple[int, ...]], model: ModelFolder) -> dict[str, tuple[int, ...]]:
+    """The tensors of an update: a tied projection is not among them, even where the folder stores it."""
+    return {name: shape for name, shape in shapes.items() if not (model.tied_embeddings and name == _OUTPUT_PROJECTION)}
 
 
 def _vllm_settings(settings: PolicySettings, model: ModelFolder) -> VllmSettings:
