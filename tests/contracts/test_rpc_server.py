@@ -178,6 +178,12 @@ async def test_a_message_above_the_limit_is_refused_and_the_connection_survives(
     assert (await failure(served, "away")).code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_burst_of_calls_loses_none(served: Served) -> None:
+    request = policy_pb2.GenerateRequest(messages=[{"content": "x"}])  # type: ignore[list-item]
+    answers = await asyncio.gather(*(served.policy.Generate(request) for _ in range(2500)))
+    assert len(answers) == 2500
+
+
 async def test_a_clients_deadline_cancels_the_servers_work(served: Served) -> None:
     error = await failure(served, "sleep", timeout=0.1)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
