@@ -35,7 +35,7 @@ async def run(settings: LearnerSettings) -> None:
         learner_pb2_grpc.add_LearnerServicer_to_server(LearnerService(front), server)
 
     try:
-        await serve("learner", settings, register, [SERVICE_NAME], health=health)
+        await serve("learner", settings, register, [SERVICE_NAME], front.close, health=health)
     finally:
         await front.close()
 

@@ -127,7 +127,7 @@ class Front:
         )
 
     async def close(self) -> None:
-        """Ends the ranks. Operations under way fail."""
+        """Ends the ranks; operations under way fail, so that their watchers go. Safe to call again."""
         await self._supervisor.close()
         for task in list(self._tasks):
             task.cancel()
@@ -301,7 +301,7 @@ class Front:
         finally:
             self._changing = None
             if not operation.now.done:
-                operation.fail("CANCELLED", f"{operation.subject} ended with the learner")
+                operation.fail("UNAVAILABLE", f"{operation.subject} ended with the learner")
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Takes a turn that goes on when the caller goes away: the ranks still read and write its files."""
