@@ -1,11 +1,33 @@
-"""Fixtures that several parts share: a tiny Qwen3 policy, made from nothing."""
+"""Fixtures that several parts share: a tiny Qwen3 policy made from nothing, and services as real processes."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-TinyModel = Callable[[bool], Path]
+# tiny_model(tied) or tiny_model(tied, seed): a model folder.
+TinyModel = Callable[..., Path]
+_START_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class ServiceProcess:
+    """A service that serves."""
+
+    target: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+# start_service(name, arguments, settings): starts `python ARGUMENTS` with TROUPE_ settings, without waiting for it; the
+# result waits until it serves.
+StartService = Callable[[str, list[str], dict[str, str]], Callable[[], ServiceProcess]]
 
 # The layout of Qwen3's own template, in the parts that a conversation of ours uses.
 CHAT_TEMPLATE = """
@@ -29,16 +51,48 @@ CHAT_TEMPLATE = """
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """`tiny_model(tied)`: a Hugging Face folder with a random Qwen3 policy of about 0.6M parameters."""
-    made: dict[bool, Path] = {}
+    """A Hugging Face folder with a random Qwen3 policy of about 0.5M parameters."""
+    made: dict[tuple[bool, int], Path] = {}
 
-    def folder(tied: bool) -> Path:
-        if tied not in made:
-            made[tied] = tmp_path_factory.mktemp("model") / ("tied" if tied else "untied")
-            _write_model(made[tied], tied=tied, seed=7)
-        return made[tied]
+    def folder(tied: bool, seed: int = 7) -> Path:
+        if (tied, seed) not in made:
+            made[tied, seed] = tmp_path_factory.mktemp("model") / f"{'tied' if tied else 'untied'}-{seed}"
+            _write_model(made[tied, seed], tied=tied, seed=seed)
+        return made[tied, seed]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Starts services as processes; all are ended with the session."""
+    folder = tmp_path_factory.mktemp("services")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, arguments: list[str], settings: dict[str, str]) -> Callable[[], ServiceProcess]:
+        number = len(started)
+        ready, log = folder / f"{name}-{number}.json", folder / f"{name}-{number}.log"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("TROUPE_")}
+        environment |= {"TROUPE_READY_FILE": str(ready), "TROUPE_DIE_WITH_PARENT": "true"} | settings
+        with log.open("wb") as output:
+            process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=output, stderr=output)
+        started.append(process)
+        return lambda: _serving(name, process, ready, log)
+
+    yield start
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.wait(30)
+
+
+def _serving(name: str, process: subprocess.Popen[bytes], ready: Path, log: Path) -> ServiceProcess:
+    limit = time.monotonic() + _START_SECONDS
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > limit:
+            pytest.fail(f"{name} does not serve (status {process.poll()}):\n{log.read_text()[-4000:]}")
+        time.sleep(0.05)
+    return ServiceProcess(json.loads(ready.read_text())["target"], process, log)
 
 
 def _write_model(folder: Path, *, tied: bool, seed: int) -> None:
@@ -106,9 +160,7 @@ def _tokenizer():  # type: ignore[no-untyped-def]
     text = [f"{word} {index} is\n\n{index + 1} + {index * 7};" for index in range(40) for word in words]
     tokenizer.train_from_iterator(
         text,
-        trainers.BpeTrainer(
-            vocab_size=384, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=384, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True) for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
