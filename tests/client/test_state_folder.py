@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,20 @@ def test_an_ended_process_that_nobody_has_waited_for_is_not_alive() -> None:
     assert identify(child.pid) is None
     assert not identity.alive()
     child.wait()
+
+
+def test_a_process_whose_main_thread_has_ended_is_alive_while_another_thread_runs() -> None:
+    program = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.readline).start()\n"
+        "print('up', flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(0.3)
+    assert identify(child.pid) is not None
+    child.kill()
+    child.communicate()
+    assert identify(child.pid) is None

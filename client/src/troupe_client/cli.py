@@ -1,5 +1,4 @@
-"""The `troupe` command: local services, single questions, evaluations, training runs, and what they left
-behind.
+"""The `troupe` command: local services, single questions, evaluations, training runs, and what they left.
 
 Every command talks gRPC to the orchestrator's public services. One that needs services uses those of
 `--target`, or of the state folder's supervisor, or starts its own and stops them when it ends.

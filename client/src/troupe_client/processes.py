@@ -41,10 +41,11 @@ def start_ticks(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name, in parentheses, may hold anything; the fields after it are state, parent, …, and start as the
-    # 20th.
+    # The name, in parentheses, may hold anything; of the fields after it the 1st is the state, the 18th the number of
+    # threads, the 20th the start. A main thread can end before the others: until they have too, it is all there.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if ended else int(fields[19])
 
 
 def identify(pid: int) -> Identity | None:
