@@ -94,7 +94,12 @@ class Server:
 
     def children(self) -> set[int]:
         """Processes that the service has started and that are alive: its zygotes, and programs if any run."""
-        return {child for child in descendants(self.process.pid) if state(child) not in ("Z", None)}
+        return {child for child in descendants(self.process.pid) if self.is_alive(child)}
+
+
+    @staticmethod
+    def is_alive(pid: int) -> bool:
+        return state(pid) not in ("Z", None)
 
 
 def state(pid: int) -> str | None:
@@ -148,11 +153,20 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def undisturbed(server: Server) -> Iterator[Server]:
     """The shared service; afterwards no process and no file of a program may be left."""
-    before = server.children()
-    files_before = {path.name for path in server.work_directory.rglob("*")}
+
+    def files() -> set[str]:
+        return {path.name for path in server.work_directory.rglob("*")}
+
+    processes_before, files_before = server.children(), files()
     yield server
+    # A zygote may have been replaced, so processes are counted.
     deadline = time.monotonic() + 10
-    while server.children() - before and time.monotonic() < deadline:
+    while len(server.children()) > len(processes_before) or files() != files_before:
+        assert time.monotonic() < deadline, "a process or a file survived its execution"
         time.sleep(0.02)
-    assert len(server.children()) <= len(before), "a program survived its execution"
-    assert {path.name for path in server.work_directory.rglob("*")} == files_before
+
+
+@pytest.fixture
+def launch() -> Callable[..., Server]:
+    """Starts a service of the test's own."""
+    return start_server

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Largest frame from a script.
+/// Largest frame, in either direction.
 pub const LARGEST_FRAME: usize = 1 << 20;
 /// Calls of one script that may be in flight at once.
 pub const MOST_CALLS_IN_FLIGHT: usize = 64;
@@ -106,9 +106,7 @@ pub fn encode(frame: &ToScript) -> Vec<u8> {
 pub fn decode(body: &[u8]) -> Result<FromScript, String> {
     let frame: FromScript = serde_json::from_slice(body).map_err(|error| format!("malformed frame: {error}"))?;
     let integers: Vec<u64> = match &frame {
-        FromScript::AgentCall(call) => {
-            std::iter::once(call.call_id).chain(call.tool_run_ids.iter().copied()).collect()
-        }
+        FromScript::AgentCall(call) => std::iter::once(call.call_id).chain(call.tool_run_ids.iter().copied()).collect(),
         FromScript::ToolCall(call) => {
             if call.timeout_seconds.is_some_and(|seconds| !seconds.is_finite() || seconds <= 0.0) {
                 return Err("malformed frame: timeout_seconds must be positive".to_owned());

@@ -126,13 +126,8 @@ impl Range {
             cpu: seconds("cpu_seconds", asked.cpu_seconds, default.cpu, most.cpu)?,
             wall: seconds("wall_seconds", asked.wall_seconds, default.wall, most.wall)?,
             memory_bytes: count("memory_bytes", asked.memory_bytes, default.memory_bytes, 16 * MIB, most.memory_bytes)?,
-            processes: count(
-                "processes",
-                asked.processes.into(),
-                default.processes.into(),
-                1,
-                most.processes.into(),
-            )? as u32,
+            processes: count("processes", asked.processes.into(), default.processes.into(), 1, most.processes.into())?
+                as u32,
             open_files: count(
                 "open_files",
                 asked.open_files.into(),

@@ -79,9 +79,9 @@ pub fn serve(py: Python<'_>, options_json: &str, settings_json: &str) -> PyResul
 /// In a zygote: serves the socket on descriptor 0; returns the kind of program in each process forked for one.
 #[pyfunction]
 pub fn serve_zygote() -> PyResult<&'static str> {
-    inside::zygote::serve().map(inside::wire::Kind::name).map_err(|failure| {
-        PyOSError::new_err((failure.errno, format!("zygote: {}: {}", failure.step, failure.text)))
-    })
+    inside::zygote::serve()
+        .map(inside::wire::Kind::name)
+        .map_err(|failure| PyOSError::new_err((failure.errno, format!("zygote: {}: {}", failure.step, failure.text))))
 }
 
 /// In a process started for it: tries each layer and prints what came of it.

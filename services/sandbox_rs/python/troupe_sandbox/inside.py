@@ -66,7 +66,7 @@ def preload(role: str, library: str) -> None:
         threading.stack_size(2 << 20)
         sys.path.insert(0, library)
         __import__("workflow.runtime")
-    # Line numbers of tracebacks come from here; reading files for them is not needed and would fail.
+    # What is there now never becomes garbage; so the collector leaves its pages shared with the forked programs.
     gc.collect()
     gc.freeze()
 
@@ -200,6 +200,8 @@ PROGRAMS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     _, native_path, role, library_path = sys.argv
+    # Set by the interpreter itself when it starts; programs find PATH and nothing else.
+    os.environ.pop("LC_CTYPE", None)
     if role == "describe":
         describe()
         sys.exit(0)

@@ -32,11 +32,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> io::
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
-            std::ptr::copy_nonoverlapping(
-                descriptors.as_ptr().cast::<u8>(),
-                libc::CMSG_DATA(header),
-                size as usize,
-            );
+            std::ptr::copy_nonoverlapping(descriptors.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size as usize);
         }
         libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
     };
@@ -105,9 +101,7 @@ pub fn sealed_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     while written < bytes.len() {
         let rest = &bytes[written..];
         // SAFETY: `rest` is valid for its length.
-        let count = unsafe {
-            libc::pwrite(file.as_raw_fd(), rest.as_ptr().cast(), rest.len(), written as libc::off_t)
-        };
+        let count = unsafe { libc::pwrite(file.as_raw_fd(), rest.as_ptr().cast(), rest.len(), written as libc::off_t) };
         written += check(count as libc::c_long)? as usize;
     }
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;

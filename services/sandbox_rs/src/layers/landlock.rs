@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Newest ABI that is asked for: files, TCP (from 4), device controls (5), scopes (6).
 pub const NEWEST: u8 = 6;
+/// From this ABI on, truncating a file is an access of its own.
+pub const WITH_TRUNCATE: u8 = 3;
 /// From this ABI on, TCP connections are refused.
 pub const WITH_NETWORK: u8 = 4;
 /// From this ABI on, signals to processes outside are refused.

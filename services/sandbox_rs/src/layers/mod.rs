@@ -55,7 +55,8 @@ pub struct LayerKind {
 
 const NAMESPACE_REMEDY: &str = "allow unprivileged user namespaces: sysctl user.max_user_namespaces > 0, and in a pod a \
                                 Localhost seccomp profile that permits clone, unshare, mount and pivot_root";
-const LANDLOCK_REMEDY: &str = "a kernel with CONFIG_SECURITY_LANDLOCK and landlock in the list of active security modules";
+const LANDLOCK_REMEDY: &str =
+    "a kernel with CONFIG_SECURITY_LANDLOCK and landlock in the list of active security modules";
 
 /// All layers, from the cheapest to the outermost.
 pub const LAYERS: &[LayerKind] = &[
@@ -90,6 +91,14 @@ pub const LAYERS: &[LayerKind] = &[
         stops: "opening files other than the interpreter's library and the work directory, and executing anything else",
         remedy: LANDLOCK_REMEDY,
         probe: || landlock::probe(1),
+    },
+    LayerKind {
+        name: "landlock_truncate",
+        full: false,
+        pod: false,
+        stops: "cutting files that may not be written; in profile full they are mounted read-only as well",
+        remedy: "Linux 6.2 or newer (Landlock ABI 3)",
+        probe: || landlock::probe(landlock::WITH_TRUNCATE),
     },
     LayerKind {
         name: "landlock_network",
@@ -227,8 +236,7 @@ pub fn missing_layers(profile: Profile, reports: &[LayerReport], required: &[Str
             if !report.active {
                 return Some(format!("layer {} is missing (errno {}): {}", kind.name, report.errno, kind.remedy));
             }
-            (!kind.used_by(profile))
-                .then(|| format!("layer {} is not part of profile {}", kind.name, profile.name()))
+            (!kind.used_by(profile)).then(|| format!("layer {} is not part of profile {}", kind.name, profile.name()))
         })
         .collect()
 }

@@ -20,7 +20,13 @@ fn text(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-fn mount(source: Option<&Path>, target: &Path, kind: Option<&CStr>, flags: libc::c_ulong, options: &str) -> io::Result<()> {
+fn mount(
+    source: Option<&Path>,
+    target: &Path,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    options: &str,
+) -> io::Result<()> {
     let source = source.map(text).transpose()?;
     let target = text(target)?;
     let options = CString::new(options).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
@@ -141,7 +147,13 @@ fn with_links(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
 pub fn mount_work_directory(bytes: u64, entries: u64) -> io::Result<()> {
     let target = Path::new(WORK_DIRECTORY);
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    mount(Some(Path::new("work")), target, Some(c"tmpfs"), flags, &format!("size={bytes},nr_inodes={entries},mode=0700"))
+    mount(
+        Some(Path::new("work")),
+        target,
+        Some(c"tmpfs"),
+        flags,
+        &format!("size={bytes},nr_inodes={entries},mode=0700"),
+    )
 }
 
 /// Tries the layer: afterwards /proc must be gone.

@@ -40,9 +40,8 @@ pub unsafe fn clone_for_parent(namespaces: libc::c_int) -> io::Result<Side> {
         }
     }
     // SAFETY: a null stack means a copy of the caller's; the pidfd is written to `descriptor` in the parent only.
-    let child = unsafe {
-        check(libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &mut descriptor, thread_number, 0))?
-    };
+    let child =
+        unsafe { check(libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &mut descriptor, thread_number, 0))? };
     if child == 0 {
         return Ok(Side::Child);
     }

@@ -197,7 +197,9 @@ mod tests {
             match instruction.code {
                 LOAD if instruction.k == OFFSET_OF_ARCHITECTURE => register = architecture,
                 LOAD => register = number,
-                JUMP_EQUAL => at += usize::from(if register == instruction.k { instruction.jt } else { instruction.jf }),
+                JUMP_EQUAL => {
+                    at += usize::from(if register == instruction.k { instruction.jt } else { instruction.jf })
+                }
                 JUMP_AT_LEAST => {
                     at += usize::from(if register >= instruction.k { instruction.jt } else { instruction.jf });
                 }

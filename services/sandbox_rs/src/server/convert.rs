@@ -73,7 +73,7 @@ pub fn workflow_job(start: proto::StartWorkflow) -> Result<workflow::Job, BadFie
         let complaint = format!("is {}; at most {MOST_AGENT_CALLS}", start.max_agent_calls);
         return Err(BadField::new("start.max_agent_calls", complaint));
     }
-    Ok(workflow::Job {
+    let job = workflow::Job {
         task_type,
         limits: limits("start.limits", start.limits, &limits::WORKFLOW)?,
         tool_limits: limits("start.tool_limits", start.tool_limits, &limits::TOOL)?,
@@ -82,7 +82,13 @@ pub fn workflow_job(start: proto::StartWorkflow) -> Result<workflow::Job, BadFie
         question: start.question,
         delivery_instruction: start.delivery_instruction,
         seed: start.seed,
-    })
+    };
+    let size = frames::encode(&job.start_frame()).len();
+    if size > frames::LARGEST_FRAME {
+        let complaint = format!("makes a start frame of {size} bytes together with question and delivery_instruction; at most {}", frames::LARGEST_FRAME);
+        return Err(BadField::new("start.script", complaint));
+    }
+    Ok(job)
 }
 
 /// A message of the caller's after the first.
@@ -301,7 +307,10 @@ mod tests {
     fn every_bad_field_is_named() {
         assert!(workflow_job(start()).is_ok());
         assert_eq!(bad_field(proto::StartWorkflow { script: " \n".to_owned(), ..start() }), "start.script");
-        assert_eq!(bad_field(proto::StartWorkflow { script: "a".repeat(LARGEST_SOURCE + 1), ..start() }), "start.script");
+        assert_eq!(
+            bad_field(proto::StartWorkflow { script: "a".repeat(LARGEST_SOURCE + 1), ..start() }),
+            "start.script"
+        );
         assert_eq!(bad_field(proto::StartWorkflow { script: "a\0".to_owned(), ..start() }), "start.script");
         assert_eq!(bad_field(proto::StartWorkflow { task_type: 7, ..start() }), "start.task_type");
         let layers = vec!["landlock".to_owned(), "prayer".to_owned()];

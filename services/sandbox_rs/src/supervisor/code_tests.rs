@@ -156,9 +156,7 @@ impl Supervisor {
         let (verdict, detail) = match ended.verdict {
             // The process and with it every writer is gone: what the pipe holds is all there will be.
             Verdict::Ok if proven(proof, &token)? => (Verdict::Ok, String::new()),
-            Verdict::Ok => {
-                (Verdict::RuntimeError, "ended before the last assertion was reached".to_owned())
-            }
+            Verdict::Ok => (Verdict::RuntimeError, "ended before the last assertion was reached".to_owned()),
             other => (other, explained(&ended.error, &ended.stderr.tail(KEPT_ERRORS))),
         };
         self.counters.count(Kind::Assertions, verdict);

@@ -88,18 +88,22 @@ impl Doorkeeper {
         match i64::from(question.number) {
             libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
             libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
-                if tree::threads(question.thread) < MOST_THREADS { Decision::Go } else { Decision::Refuse(libc::EAGAIN) }
+                if tree::threads(question.thread) < MOST_THREADS {
+                    Decision::Go
+                } else {
+                    Decision::Refuse(libc::EAGAIN)
+                }
             }
             libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => self.decide_fork(),
             libc::SYS_prlimit64 if first == 0 => Decision::Go,
             libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
             libc::SYS_socketpair
-                if self.children
-                    && first == libc::AF_UNIX as u64
-                    && second & 0xf == libc::SOCK_STREAM as u64 =>
+                if self.children && first == libc::AF_UNIX as u64 && second & 0xf == libc::SOCK_STREAM as u64 =>
             {
                 Decision::Go
             }
+            // The C library asks local daemons (names, logs) in passing and does without them.
+            libc::SYS_socket if first == libc::AF_UNIX as u64 => Decision::Refuse(libc::EACCES),
             // Without an address it is a plain write to a connected socket of the program's own.
             libc::SYS_sendto if self.children && question.arguments[4] == 0 => Decision::Go,
             _ => violation(),

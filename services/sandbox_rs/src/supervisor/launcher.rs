@@ -118,7 +118,12 @@ pub fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl Zygote {
-    async fn start(spawner: &Spawner, interpreter: &Interpreter, role: &str, configure: &Configure) -> Result<Self, Fault> {
+    async fn start(
+        spawner: &Spawner,
+        interpreter: &Interpreter,
+        role: &str,
+        configure: &Configure,
+    ) -> Result<Self, Fault> {
         let (ours, theirs) = descriptors::packet_pair()?;
         let mut command = interpreter.command(role);
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());

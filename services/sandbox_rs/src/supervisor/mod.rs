@@ -151,16 +151,16 @@ impl Supervisor {
         let reports = try_layers(&spawner, &interpreter).await?;
         let profile = layers::choose(settings.wanted, &reports, &settings.required_layers).map_err(Fault::Internal)?;
         let in_force = layers::in_force(profile, &reports);
-        let landlock_abi = if in_force.contains(&"landlock_scopes") {
-            landlock::NEWEST
-        } else if in_force.contains(&"landlock_network") {
-            landlock::WITH_NETWORK
-        } else {
-            1
-        };
-        let existing = |paths: &[&str]| -> Vec<PathBuf> {
-            paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
-        };
+        let landlock_abi = [
+            ("landlock_scopes", landlock::NEWEST),
+            ("landlock_network", landlock::WITH_NETWORK),
+            ("landlock_truncate", landlock::WITH_TRUNCATE),
+        ]
+        .iter()
+        .find(|(layer, _)| in_force.contains(layer))
+        .map_or(1, |(_, abi)| *abi);
+        let existing =
+            |paths: &[&str]| -> Vec<PathBuf> { paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect() };
         let mut readable = existing(SYSTEM_FILES);
         readable.extend(settings.readable.iter().cloned());
         readable.push(settings.workflow_library.clone());

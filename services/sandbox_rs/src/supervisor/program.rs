@@ -16,10 +16,10 @@ use super::launcher::{Pool, receive, send, watched};
 use super::output::{Budget, Captured, capture};
 use super::tree;
 use super::workdir::WorkDirectory;
-use crate::readiness::registered;
 use crate::inside::wire::{Kind, Report, Spawn};
 use crate::layers::{Profile, descriptors, process};
 use crate::limits::Limits;
+use crate::readiness::registered;
 use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be.
@@ -270,7 +270,8 @@ impl Watcher {
                 }
             }
         }
-        let reported = self.reported_exit().await?;
+        // A program that was ended has no exit of its own to report.
+        let reported = if self.switch.reason().is_some() { None } else { self.reported_exit().await? };
         let reaped = self.process.reap()?;
         let used = ResourceUse {
             cpu: reaped.cpu + self.charged.total(),

@@ -46,7 +46,11 @@ impl Slots {
         let waiting = Waiting(self.waiting.clone());
         if ahead >= self.queue {
             let retry_after = Duration::from_millis(200 + 1800 * ahead as u64 / (self.slots as u64).max(1));
-            return Err(Busy { slots: self.slots, waiting: ahead, retry_after: retry_after.min(Duration::from_secs(10)) });
+            return Err(Busy {
+                slots: self.slots,
+                waiting: ahead,
+                retry_after: retry_after.min(Duration::from_secs(10)),
+            });
         }
         let permit = self.free.clone().acquire_owned().await.expect("the semaphore is never closed");
         drop(waiting);

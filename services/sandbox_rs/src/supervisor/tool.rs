@@ -10,6 +10,8 @@ use crate::layers::descriptors;
 use crate::limits::Limits;
 use crate::verdict::{Fault, ResourceUse, Verdict};
 
+/// Bytes of output that are kept: what fits a frame to the script, however it is escaped.
+const LARGEST_OUTPUT: usize = 128 * 1024;
 /// Bytes of a traceback's end that are shown.
 const TRACEBACK_BYTES: usize = 2048;
 
@@ -32,7 +34,7 @@ impl Supervisor {
     ) -> Result<ToolRun, Fault> {
         let slot = self.tool_slots.take().await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
         limits.wall = timeout.map_or(limits.wall, |timeout| timeout.min(limits.wall));
-        let kept = limits.output_bytes as usize;
+        let kept = (limits.output_bytes as usize).min(LARGEST_OUTPUT);
         let order = Order {
             kind: Kind::Tool,
             limits,

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::Supervisor;
 use super::program::{Charged, Ended, Order, Program};
 use super::tool::ToolRun;
-use crate::frames::{self, FromScript, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
+use crate::frames::{self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
 use crate::inside::wire::Kind;
 use crate::layers::descriptors;
 use crate::limits::Limits;
@@ -38,6 +38,19 @@ pub struct Job {
     pub tool_limits: Limits,
     pub max_agent_calls: u32,
     pub seed: u64,
+}
+
+impl Job {
+    /// The first frame to the script.
+    pub fn start_frame(&self) -> ToScript {
+        ToScript::Start {
+            script: self.script.clone(),
+            question: self.question.clone(),
+            task_type: self.task_type,
+            delivery_instruction: self.delivery_instruction.clone(),
+            seed: self.seed % SEED_RANGE,
+        }
+    }
 }
 
 /// What the caller is told while the script runs.
@@ -128,14 +141,8 @@ impl Supervisor {
                 }
             }
         });
-        let start = ToScript::Start {
-            script: job.script,
-            question: job.question,
-            task_type: job.task_type,
-            delivery_instruction: job.delivery_instruction,
-            seed: job.seed % SEED_RANGE,
-        };
-        let _ = to_script.send(start);
+        // Nobody reads it if the script is gone already, which its end will say.
+        let _ = to_script.send(job.start_frame());
         let session = Session {
             supervisor: self.clone(),
             program,
@@ -255,7 +262,8 @@ impl Session {
 
     fn outcome(mut self, ended: Ended) -> Outcome {
         self.count_waiting();
-        let trace = if ended.verdict == Verdict::RuntimeError { ended.stderr.tail(ERROR_BYTES / 2) } else { String::new() };
+        let trace =
+            if ended.verdict == Verdict::RuntimeError { ended.stderr.tail(ERROR_BYTES / 2) } else { String::new() };
         let error = [ended.error, trace].iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("\n");
         Outcome {
             verdict: ended.verdict,
@@ -365,6 +373,11 @@ impl Session {
             Ok(text) => ToScript::AgentReply { call_id, text },
             Err(reason) => ToScript::AgentRefusal { call_id, reason },
         };
+        let length = frames::encode(&frame).len();
+        if length > LARGEST_FRAME {
+            let complaint = format!("agent_reply.text: makes a frame of {length} bytes; at most {LARGEST_FRAME}");
+            return Err(SessionError::BadReply(complaint));
+        }
         // A script that has ended needs no reply.
         let _ = self.to_script.send(frame);
         Ok(())

@@ -1,0 +1,75 @@
+"""`from troupe_sandbox import Sandbox`: the same supervisor without a service."""
+
+import os
+
+import pytest
+from troupe_sandbox import AgentCall, Limits, Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(test_slots=2)
+
+
+def test_tests_are_run_in_process(sandbox):
+    report = sandbox.run_tests("print(int(input()) ** 2)", [("3", "9"), ("4", "15")])
+    assert [case.verdict for case in report.cases] == ["ok", "wrong_answer"]
+    assert not report.passed
+    assert sandbox.run_tests("def f(x): return x", ["assert f(1) == 1", "assert f(2) == 2"]).passed
+    with pytest.raises(ValueError, match="no cases"):
+        sandbox.run_tests("x = 1", [])
+
+
+def test_a_workflow_asks_the_callback(sandbox):
+    script = """
+from workflow import AgentNode, EnsembleNode, Workflow
+flow = Workflow("vote")
+flow.add_node(EnsembleNode("vote", [AgentNode(f"a{i}", "Solve.") for i in range(4)], strategy="majority_vote"))
+flow.run(question)
+"""
+    agents: list[str] = []
+
+    def answer(call: AgentCall) -> str:
+        agents.append(call.agent)
+        return r"\boxed{4}"
+
+    report = sandbox.run_workflow(script, "2 + 2?", answer)
+    assert report.verdict == "ok", report
+    assert "4" in (report.result or "")
+    assert sorted(agents) == ["a0", "a1", "a2", "a3"]
+
+
+def test_a_callback_that_raises_refuses(sandbox):
+    script = """
+from workflow import AgentNode, Workflow
+flow = Workflow("one")
+flow.add_node(AgentNode("a", "Solve."))
+flow.run(question)
+"""
+
+    def refuse(call: AgentCall) -> str:
+        raise LookupError("nobody home")
+
+    report = sandbox.run_workflow(script, "?", refuse)
+    assert report.result_type == "error"
+    assert "nobody home" in (report.result or "")
+
+
+def test_limits_and_layers_are_checked(sandbox):
+    assert sandbox.run_tool("while True: pass", Limits(cpu_seconds=0.1)).verdict == "cpu_limit"
+    with pytest.raises(ValueError, match="memory_bytes"):
+        sandbox.run_tool("1", Limits(memory_bytes=1))
+    with pytest.raises(RuntimeError, match="unknown layer"):
+        Sandbox(require_layers=["luck"])
+    assert {layer.name for layer in sandbox.isolation().layers} >= {"landlock", "seccomp", "rlimits"}
+
+
+def test_a_forked_copy_says_so_instead_of_waiting_for_ever(sandbox):
+    child = os.fork()
+    if child == 0:
+        try:
+            sandbox.run_tool("1")
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
