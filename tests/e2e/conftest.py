@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from troupe_client.profile import Profile, load_profile
 from troupe_client.wiring import Folders, Purpose, launch, needs, own_environment, services_of
 from troupe_starter import coldstart, guards, preparation, training
@@ -101,6 +102,7 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         extra_rounds=2,
         extra_steps=100,
     )
+    torch.set_num_threads(1)
     preparation.prepare(folder, 0, settings, lambda done, total, what: None)
     return folder
 

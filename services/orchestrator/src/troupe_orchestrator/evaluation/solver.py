@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from troupe.v1 import common_pb2, designer_pb2, sandbox_pb2, solver_pb2, solver_pb2_grpc
 from troupe_contracts.calls import Context
-from troupe_contracts.errors import InvalidArgument, Unavailable
+from troupe_contracts.errors import InvalidArgument, Relayed, Unavailable
 
 from troupe_orchestrator.datasets.task import AssertionTests, MathReference, Task
 from troupe_orchestrator.engines import Engines, require
@@ -38,7 +38,8 @@ class SolverServicer(solver_pb2_grpc.SolverServicer):
                 yield event
             yield solver_pb2.SolveEvent(answer=_answer(await rolling))
         except TaskDroppedError as drop:
-            raise Unavailable(str(drop.fault)) from drop
+            fault = drop.fault
+            raise (Unavailable(str(fault)) if fault.error is None else Relayed(fault.error, fault.service)) from drop
         finally:
             rolling.cancel()
 

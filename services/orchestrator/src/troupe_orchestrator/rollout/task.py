@@ -239,7 +239,7 @@ class _TaskRollout:
                 return await work(attempt)
             except InfrastructureFaultError as fault:
                 logger.warning("infrastructure fault", task=self._task.task_id, attempt=attempt, fault=str(fault))
-                if attempt + 1 == self._plan.max_attempts:
+                if attempt + 1 == self._plan.max_attempts or not fault.retriable:
                     raise
                 await asyncio.sleep(max(fault.retry_after, _BACKOFF_SECONDS * 2**attempt))
         raise AssertionError("unreachable: max_attempts is at least 1")
