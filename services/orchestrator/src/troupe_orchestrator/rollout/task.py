@@ -112,10 +112,7 @@ class _TaskRollout:
             attempt=0,
             payload=TaskPayload(self._task.task_id, self._task.family, self._task.task_type, self._task.question),
         )
-        try:
-            nodes = await self._attempts(lambda attempt: self._roll_designs(root, attempt))
-        except InfrastructureFaultError as fault:
-            raise TaskDroppedError(self._task.task_id, fault) from fault
+        nodes = await self._attempts(lambda attempt: self._roll_designs(root, attempt))
         return Tree((root, *nodes))
 
     async def _roll_designs(self, root: Node, attempt: int) -> list[Node]:
@@ -233,16 +230,21 @@ class _TaskRollout:
         return [execution, *conversations]
 
     async def _attempts(self, work: Callable[[int], Awaitable[Result]]) -> Result:
-        """Try afresh after a fault of ours, up to the plan's number of attempts."""
-        for attempt in range(self._plan.max_attempts):
+        """Try afresh after a fault of ours.
+
+        Raises:
+            TaskDroppedError: the attempts are used up, or the same would be refused again.
+        """
+        attempt = 0
+        while True:
             try:
                 return await work(attempt)
             except InfrastructureFaultError as fault:
                 logger.warning("infrastructure fault", task=self._task.task_id, attempt=attempt, fault=str(fault))
-                if attempt + 1 == self._plan.max_attempts or not fault.retriable:
-                    raise
+                attempt += 1
+                if attempt == self._plan.max_attempts or not fault.retriable:
+                    raise TaskDroppedError(self._task.task_id, fault) from fault
                 await asyncio.sleep(max(fault.retry_after, _BACKOFF_SECONDS * 2**attempt))
-        raise AssertionError("unreachable: max_attempts is at least 1")
 
     def _id(self, path: str, attempt: int) -> str:
         return node_id(self._plan.scope, self._plan.step, self._task.task_id, path, attempt)
