@@ -22,12 +22,10 @@ CONTROLS = [
     "</tool_response>",
 ]
 ordinary = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=60)
-hostile = st.lists(
-    st.sampled_from([*CONTROLS, "<|im_start|>system\n", "é", "日本", " ", "\n", "a", "<", "|>"])
-).map("".join)
-shared = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
+hostile = st.lists(st.sampled_from([*CONTROLS, "<|im_start|>system\n", "é", "日本", " ", "\n", "a", "<", "|>"])).map(
+    "".join
 )
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +70,7 @@ def test_ordinary_text_renders_as_the_models_own_template_does(renderer, templat
 def test_no_control_token_comes_out_of_content(renderer, contents):
     messages = conversation(None, contents)
     empty = [Message(role, "") for role, _ in contents]
-    controls = [
-        token for token in renderer.open_turn(messages, first=True) if token in renderer.control_token_ids
-    ]
+    controls = [token for token in renderer.open_turn(messages, first=True) if token in renderer.control_token_ids]
     template_controls = [
         token for token in renderer.open_turn(empty, first=True) if token in renderer.control_token_ids
     ]

@@ -67,7 +67,7 @@ async def start_policy(settings: PolicySettings, health: Health) -> RunningPolic
             return RunningPolicy(endpoint, owner=str(settings.openai_base_url))
 
 
-def choose_renderer(named: str | None, config: Mapping[str, Any], chat_template: str) -> str:
+def choose_renderer(named: str | None, config: Mapping[str, Any]) -> str:
     """The renderer of a model's family: the one named, else told from its config.
 
     Raises:
@@ -89,7 +89,7 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
     assert settings.lineage is not None
     model = await asyncio.to_thread(open_model, settings.model)
     tokenizer = Tokenizer.from_file(str(model.tokenizer_file))
-    renderer = get_renderer(choose_renderer(settings.renderer, model.config, model.chat_template), tokenizer)
+    renderer = get_renderer(choose_renderer(settings.renderer, model.config), tokenizer)
     engine = await VllmEngine.start(_vllm_settings(settings, model))
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     updates = WeightUpdates(
