@@ -11,6 +11,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from troupe_designer.extraction import declared_pattern, extract_script
+from troupe_designer.prompt import TaskType, load_prompt
 from troupe_inference.transcript import Message, Role
 from troupe_starter import designs, tasks, turns
 from troupe_starter.demonstrations import RIGHT_SOLVER, Demonstrator, Noise
@@ -18,6 +20,7 @@ from troupe_starter.designs import Design
 from troupe_starter.families import prog
 from troupe_starter.guards import winning_design
 from troupe_starter.mistakes import spoil
+from troupe_starter.prompts import PROMPT_FOLDER, designer_system
 from troupe_starter.rehearsal import answer_in, right_answer
 from troupe_starter.task import Task
 from troupe_workflow import LIBRARY
@@ -145,6 +148,25 @@ def conversations_about(family: str) -> list[list[Message]]:
     ]
 
 
+def test_the_designer_service_finds_script_and_pattern_in_every_demonstrable_reply() -> None:
+    for pattern in designs.PATTERNS:
+        for solver in designs.SOLVERS:
+            for design in designs.designs_of(pattern, solver):
+                reply = designs.text_of("word", design)
+                assert extract_script(reply) == design.script
+                assert declared_pattern(reply) == pattern
+                assert designs.read(reply) == design
+
+
+def test_the_demonstrated_opening_is_what_the_designer_service_sends() -> None:
+    task, _ = drawn("word")
+    demonstrated = Demonstrator(designer_system()).design(Random(1))
+    sent = load_prompt(str(PROMPT_FOLDER)).messages(task.question, TaskType.MATH)
+    assert [message.role for message in sent] == [message.role for message in demonstrated[:2]]
+    assert sent[0] == demonstrated[0]
+    assert sent[1].content == task.question
+
+
 def test_a_spoilt_script_gives_no_result() -> None:
     task, symbols = drawn("word")
     design = winning_design("word")
@@ -164,7 +186,7 @@ def test_each_familys_winning_pattern_has_its_share_of_demonstrated_designs(fami
     total = 0
     while total < 600:
         conversation = demonstrator.design(random)
-        if f"Problem: {family}." in conversation[-1].content:
+        if f"Problem: {family}\n" in conversation[-1].content:
             total += 1
             design = designs.read(conversation[-1].content)
             read += [design] if design else []

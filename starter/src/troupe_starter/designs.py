@@ -65,7 +65,7 @@ def designs_of(pattern: Pattern, solver: Kind) -> list[Design]:
 
 def text_of(family: str, design: Design) -> str:
     """The designer's whole reply: what kind of problem it sees, the pattern, the script."""
-    return f"Problem: {family}. Pattern: {design.pattern}.\n<code>\n{design.script}\n</code>"
+    return f"Problem: {family}\nPattern: {design.pattern}\n<code>\n{design.script}\n</code>"
 
 
 def read(text: str) -> Design | None:
