@@ -42,13 +42,20 @@ class Server:
 
     def __post_init__(self) -> None:
         self.channel = grpc.insecure_channel(
-            self.target, options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
+            self.target,
+            options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)],
         )
         self.stub = sandbox_pb2_grpc.SandboxStub(self.channel)
 
     def start_message(self, script: str, **fields: object) -> sandbox_pb2.RunWorkflowRequest:
         start = sandbox_pb2.StartWorkflow(
-            **{"script": script, "question": "What is 6 * 7?", "task_type": common_pb2.TASK_TYPE_MATH, "seed": 7, **fields}
+            **{
+                "script": script,
+                "question": "What is 6 * 7?",
+                "task_type": common_pb2.TASK_TYPE_MATH,
+                "seed": 7,
+                **fields,
+            }
         )
         return sandbox_pb2.RunWorkflowRequest(start=start)
 
@@ -95,7 +102,6 @@ class Server:
     def children(self) -> set[int]:
         """Processes that the service has started and that are alive: its zygotes, and programs if any run."""
         return {child for child in descendants(self.process.pid) if self.is_alive(child)}
-
 
     @staticmethod
     def is_alive(pid: int) -> bool:

@@ -22,7 +22,9 @@ def assertion_request(solution: str, *cases: str, setup: str = "") -> sandbox_pb
 
 
 def test_right_output_passes_and_wrong_output_names_the_place(undisturbed):
-    results, outcome = undisturbed.run_tests(stdin_request("print(sum(map(int, input().split())))", ("1 2\n", "3"), ("2 2", "5")))
+    results, outcome = undisturbed.run_tests(
+        stdin_request("print(sum(map(int, input().split())))", ("1 2\n", "3"), ("2 2", "5"))
+    )
     assert results[0].verdict == Verdict.VERDICT_OK
     assert results[1].verdict == Verdict.VERDICT_WRONG_ANSWER
     assert results[1].detail == 'token 1: got "4", expected "5"'
@@ -158,7 +160,8 @@ def test_expected_output_is_nowhere_in_the_process(undisturbed):
     solution = """
 import gc, os
 secret = "ninety" + "-nine"
-found = [o for o in gc.get_objects() if isinstance(o, (dict, list, tuple)) and secret in map(repr, o if not isinstance(o, dict) else o.values())]
+holders = [o.values() if isinstance(o, dict) else o for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]
+found = [holder for holder in holders if any(type(o) is str and o is not secret and secret in o for o in holder)]
 for descriptor in range(1024):
     try:
         os.lseek(descriptor, 0, 0)
@@ -167,7 +170,7 @@ for descriptor in range(1024):
         pass
 print(len(found))
 """
-    results, outcome = undisturbed.run_tests(stdin_request(solution, ("", "ninety-nine"), ("", "0")))
+    results, _ = undisturbed.run_tests(stdin_request(solution, ("", "ninety-nine"), ("", "0")))
     assert results[0].detail == 'token 1: got "0", expected "ninety-nine"'
     assert results[1].verdict == Verdict.VERDICT_OK
 

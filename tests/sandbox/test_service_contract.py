@@ -104,7 +104,10 @@ def test_the_first_message_must_start(server):
         ({"solution": "x = 1", "assertion_tests": sandbox_pb2.AssertionTests()}, "assertion_tests.cases"),
         ({"solution": "x = 1", "assertion_tests": sandbox_pb2.AssertionTests(cases=[" "])}, "assertion_tests.cases[0]"),
         ({"solution": "x = 1", "stdin_tests": sandbox_pb2.StdinTests(checker=1)}, "stdin_tests.cases"),
-        ({"solution": "x = 1", "stdin_tests": sandbox_pb2.StdinTests(cases=[sandbox_pb2.StdinCase()])}, "stdin_tests.checker"),
+        (
+            {"solution": "x = 1", "stdin_tests": sandbox_pb2.StdinTests(cases=[sandbox_pb2.StdinCase()])},
+            "stdin_tests.checker",
+        ),
     ],
 )
 def test_a_bad_set_of_tests_is_named(server, request_fields, field):
@@ -116,7 +119,9 @@ def test_a_bad_set_of_tests_is_named(server, request_fields, field):
 def test_a_layer_that_the_profile_lacks_stops_the_job(server):
     request = server.start_message("print(1)", required_layers=["network_namespace"])
     if server.profile == "full":
-        assert server.run_workflow("print(1)", required_layers=["network_namespace"]).outcome.verdict == Verdict.VERDICT_OK
+        assert (
+            server.run_workflow("print(1)", required_layers=["network_namespace"]).outcome.verdict == Verdict.VERDICT_OK
+        )
         return
     error = failure(server.stub.RunWorkflow(iter([request]), timeout=30))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
@@ -132,7 +137,7 @@ def test_beyond_slots_and_queue_the_caller_is_told_when_to_come_back(launch, tmp
     server = launch(tmp_path, "--workflow-slots", "1", "--test-slots", "1", "--drain-seconds", "0.2")
     held = [held_script(server) for _ in range(5)]
     deadline = time.monotonic() + 20
-    while "troupe_sandbox_queued{pool=\"workflow\"} 4" not in read_metrics(server):
+    while 'troupe_sandbox_queued{pool="workflow"} 4' not in read_metrics(server):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     error = failure(server.stub.RunWorkflow(iter([server.start_message(SLEEPER)]), timeout=30))

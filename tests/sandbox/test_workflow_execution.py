@@ -1,7 +1,7 @@
 """Scripts that behave, through the real service: agents, tools, children, results."""
 
-import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 from troupe.v1 import common_pb2, sandbox_pb2
@@ -48,35 +48,22 @@ def test_a_script_prints_and_ends(undisturbed):
 
 
 def test_members_of_an_ensemble_are_in_flight_together(undisturbed):
-    together = threading.Barrier(8)
-    seen: list[str] = []
-
-    def answer(call: sandbox_pb2.AgentCall) -> str:
-        seen.append(call.agent)
-        return r"\boxed{42}"
-
-    requests = undisturbed.start_message(VOTE)
-    assert requests.start.script == VOTE
-    # The client answers only when all eight calls are outstanding.
-    from queue import SimpleQueue
-
     queue: SimpleQueue[sandbox_pb2.RunWorkflowRequest | None] = SimpleQueue()
-    queue.put(requests)
+    queue.put(undisturbed.start_message(VOTE))
     waiting: list[sandbox_pb2.AgentCall] = []
-    outcome = None
+    outcome = sandbox_pb2.WorkflowOutcome()
     for response in undisturbed.stub.RunWorkflow(iter(queue.get, None), timeout=60):
         if response.HasField("agent_call"):
             waiting.append(response.agent_call)
+            # Nothing is answered until all eight calls are outstanding, and then in another order.
             if len(waiting) == 8:
                 for call in reversed(waiting):
-                    reply = sandbox_pb2.AgentReply(call_id=call.call_id, text=answer(call))
+                    reply = sandbox_pb2.AgentReply(call_id=call.call_id, text=r"\boxed{42}")
                     queue.put(sandbox_pb2.RunWorkflowRequest(agent_reply=reply))
         elif response.HasField("outcome"):
             outcome = response.outcome
     queue.put(None)
-    del together
-    assert sorted(seen) == [f"solver{i}" for i in range(8)]
-    assert outcome is not None
+    assert sorted(call.agent for call in waiting) == [f"solver{i}" for i in range(8)]
     assert outcome.verdict == Verdict.VERDICT_OK, outcome
     assert outcome.has_result
     assert "42" in outcome.result
@@ -106,8 +93,6 @@ def test_an_agents_python_is_run_apart_and_attested(undisturbed):
 
 
 def test_a_refusal_is_an_error_of_that_agent(undisturbed):
-    from queue import SimpleQueue
-
     script = """
 from workflow import AgentNode, Workflow
 flow = Workflow("one")

@@ -63,7 +63,7 @@ fn lines(actual: &str, expected: &str) -> Result<(), String> {
 
 fn tokens(actual: &str, expected: &str, same: fn(&str, &str) -> bool) -> Result<(), String> {
     let split = |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
-    first_difference("token", &split(actual), &split(expected), |a, b| same(a, b))
+    first_difference("token", &split(actual), &split(expected), same)
 }
 
 fn first_difference(

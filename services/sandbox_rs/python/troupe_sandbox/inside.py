@@ -20,8 +20,10 @@ import sysconfig
 import traceback
 import types
 from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 EXIT_FAILED = 1
 EXIT_ASSERTION = 112
@@ -48,9 +50,9 @@ def load_native(path: str) -> types.ModuleType:
 def describe() -> None:
     """Prints the files that this interpreter reads and its version, for the supervisor."""
     readable = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        mapped = {line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line}
-    readable |= {path for path in mapped if ".so" in path and os.path.isfile(path)}  # noqa: PTH113
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    mapped = {line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line}
+    readable |= {path for path in mapped if ".so" in path and Path(path).is_file()}
     print(json.dumps({"version": sys.version.split()[0], "readable": sorted(readable)}))
 
 
@@ -137,9 +139,7 @@ def finish(status: int) -> None:
 
 def run_workflow() -> None:
     """A workflow script; the library reads it from its pipe."""
-    from workflow.runtime import main
-
-    finish(main(PAYLOAD))
+    finish(import_module("workflow.runtime").main(PAYLOAD))
 
 
 def run_stdin() -> None:
@@ -177,10 +177,12 @@ def run_tool() -> None:
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(counted), encoding="utf-8", errors="replace")
 
     def run() -> None:
-        tree = compile(source, "<tool>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        tree = ast.parse(source, "<tool>")
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
         exec(compile(tree, "<tool>", "exec", dont_inherit=True), namespace)
-        if last is None:
+        if not isinstance(last, ast.Expr):
             return
         value = eval(compile(ast.Expression(last.value), "<tool>", "eval", dont_inherit=True), namespace)
         sys.stdout.flush()

@@ -31,7 +31,7 @@ def collect(
     python = (python or base_interpreter()).resolve()
     native_module = Path(_native.__file__).resolve()
     library = LIBRARY.resolve()
-    command = [python, "-I", "-S", INSIDE_SCRIPT, native_module, "describe", library]
+    command: list[str | Path] = [python, "-I", "-S", INSIDE_SCRIPT, native_module, "describe", library]
     described = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, env={}).stdout)
     return json.dumps(
         {

@@ -96,8 +96,8 @@ fn take_control() -> io::Result<OwnedFd> {
     // and then replaced.
     let control = unsafe { descriptors::lift(std::os::fd::BorrowedFd::borrow_raw(0))? };
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    // SAFETY: no pointers.
     for number in [0, 1] {
+        // SAFETY: no pointers.
         check(unsafe { libc::dup2(null.as_raw_fd(), number) } as libc::c_long)?;
     }
     Ok(control)

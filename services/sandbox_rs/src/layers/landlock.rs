@@ -46,10 +46,8 @@ fn abi(number: u8) -> ABI {
 fn refused(error: impl std::error::Error + 'static) -> io::Error {
     let mut source: Option<&dyn std::error::Error> = Some(&error);
     while let Some(current) = source {
-        if let Some(found) = current.downcast_ref::<io::Error>() {
-            if let Some(number) = found.raw_os_error() {
-                return io::Error::from_raw_os_error(number);
-            }
+        if let Some(number) = current.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(number);
         }
         source = current.source();
     }

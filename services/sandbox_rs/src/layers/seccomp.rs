@@ -23,6 +23,7 @@ const OFFSET_OF_ARCHITECTURE: u32 = 4;
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const JUMP_ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// What happens on a call.
@@ -84,22 +85,25 @@ pub fn assemble(policy: &Policy) -> Filter {
         sock_filter { code: JUMP_AT_LEAST, jt: 0, jf: 1, k: X32_INTERFACE },
         statement(RETURN, Action::Kill.code()),
     ];
-    emit(&ranges, &mut filter);
+    filter.extend(search_tree(&ranges));
     filter
 }
 
-fn emit(ranges: &[(u32, Action)], filter: &mut Filter) {
+fn search_tree(ranges: &[(u32, Action)]) -> Filter {
     if let [(_, action)] = ranges {
-        filter.push(statement(RETURN, action.code()));
-        return;
+        return vec![statement(RETURN, action.code())];
     }
     let (left, right) = ranges.split_at(ranges.len() / 2);
-    let branch = filter.len();
-    filter.push(statement(JUMP_AT_LEAST, right[0].0));
-    emit(left, filter);
-    let skipped = filter.len() - branch - 1;
-    filter[branch].jt = u8::try_from(skipped).expect("a policy of at most 128 ranges per half");
-    emit(right, filter);
+    let (below, above) = (search_tree(left), search_tree(right));
+    let branch = statement(JUMP_AT_LEAST, right[0].0);
+    // A conditional jump reaches 255 instructions; beyond, it lands on a long one.
+    let mut tree = match u8::try_from(below.len()) {
+        Ok(skipped) => vec![sock_filter { jt: skipped, ..branch }],
+        Err(_) => vec![sock_filter { jf: 1, ..branch }, statement(JUMP_ALWAYS, below.len() as u32)],
+    };
+    tree.extend(below);
+    tree.extend(above);
+    tree
 }
 
 /// Puts the filter in force for the calling thread and its children, and returns the listener of `Ask`.
@@ -188,7 +192,7 @@ pub fn probe_listener() -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// Runs the filter as the kernel does, for the five instructions that `assemble` emits.
+    /// Runs the filter as the kernel does, for the six instructions that `assemble` emits.
     fn decide(filter: &Filter, architecture: u32, number: u32) -> u32 {
         let (mut at, mut register) = (0, 0);
         loop {
@@ -203,6 +207,7 @@ mod tests {
                 JUMP_AT_LEAST => {
                     at += usize::from(if register >= instruction.k { instruction.jt } else { instruction.jf });
                 }
+                JUMP_ALWAYS => at += instruction.k as usize,
                 RETURN => return instruction.k,
                 code => panic!("unexpected instruction {code}"),
             }

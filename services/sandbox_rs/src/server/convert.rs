@@ -85,7 +85,10 @@ pub fn workflow_job(start: proto::StartWorkflow) -> Result<workflow::Job, BadFie
     };
     let size = frames::encode(&job.start_frame()).len();
     if size > frames::LARGEST_FRAME {
-        let complaint = format!("makes a start frame of {size} bytes together with question and delivery_instruction; at most {}", frames::LARGEST_FRAME);
+        let complaint = format!(
+            "makes a start frame of {size} bytes together with question and delivery_instruction; at most {}",
+            frames::LARGEST_FRAME
+        );
         return Err(BadField::new("start.script", complaint));
     }
     Ok(job)

@@ -34,7 +34,7 @@ pub enum Tests {
 }
 
 impl Tests {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Tests::Stdin { cases, .. } => cases.len(),
             Tests::Assertions { cases, .. } => cases.len(),
@@ -64,7 +64,7 @@ impl Supervisor {
         job: Arc<Job>,
         results: mpsc::Sender<CaseResult>,
     ) -> Result<Outcome, Fault> {
-        let mut outcome = Outcome { total: job.tests.len(), ..Outcome::default() };
+        let mut outcome = Outcome { total: job.tests.count(), ..Outcome::default() };
         let at_once = self.case_slots.total();
         let mut cases = (0..outcome.total).map(|index| self.run_case(job.clone(), index));
         let mut running: FuturesUnordered<_> = cases.by_ref().take(at_once).collect();

@@ -38,10 +38,11 @@ impl WorkDirectory {
 
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            if let Err(error) = fs::remove_dir_all(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a work directory is left behind");
-            }
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::error!(path = %self.path.display(), %error, "a work directory is left behind");
         }
     }
 }
