@@ -41,3 +41,25 @@ def test_every_rank_runs_equally_many_passes_and_each_counts_once(lengths: list[
     assert len({len(share) for share in shares}) == 1
     counted = [each.sequences for share in shares for each in share if each.counts]
     assert sorted(counted) == sorted(each.sequences for each in passes)
+
+
+def cost(lengths: list[int], cut: list[list[int]], overhead: int) -> int:
+    return sum(max(lengths[index] for index in part) * len(part) + overhead for part in cut)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(5, 30), st.integers(0, 6))
+def test_no_other_cut_of_the_sorted_sequences_costs_less(lengths: list[int], budget: int, overhead: int) -> None:
+    found = microbatches(lengths, range(len(lengths)), budget, overhead)
+    ordered = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    best = None
+    for borders in range(2 ** (len(ordered) - 1)):
+        cut = [[ordered[0]]]
+        for position, index in enumerate(ordered[1:]):
+            if borders >> position & 1:
+                cut.append([index])
+            else:
+                cut[-1].append(index)
+        if all(len(part) == 1 or lengths[part[0]] * len(part) <= budget for part in cut):
+            price = cost(lengths, cut, overhead)
+            best = price if best is None else min(best, price)
+    assert cost(lengths, [list(each.sequences) for each in found], overhead) == best

@@ -2,15 +2,19 @@
 
 - A batch is split *in order* into mini-batches, one optimizer step each, of about equal token count.
 - A mini-batch is cut into micro-batches, one forward pass each: sequences sorted by length, padded on the right to the
-  longest of the pass, at most a budget of padded tokens. With a causal model, tokens never see what stands to their right,
-  so padding changes nothing and no mask is needed: on the CPU this is the fastest exact way for many short sequences
-  (sorted neighbours have nearly equal lengths, so little is padded), and nothing can leak from one sequence to another.
+  longest of the pass, at most a budget of padded tokens, cut where it costs least. With a causal model, tokens never see
+  what stands to their right, so padding changes nothing and no mask is needed: on the CPU this is the fastest exact way
+  for many short sequences, and nothing can leak from one sequence to another.
 - Micro-batches are dealt to ranks largest first. Every rank gets the same number, because a ZeRO-3 forward pass is a
   collective: a rank that has fewer runs an empty one (`Microbatch.counts` is False), whose weights are zeroed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
+
+# What a forward and backward pass costs beyond its tokens, in tokens: 5 to 9 ms at 8,000 tokens/s, measured on one CPU core.
+PASS_OVERHEAD_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,33 @@ def _without_empty(ends: list[int]) -> list[range]:
     return [range(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
 
 
-def microbatches(lengths: Sequence[int], indices: Sequence[int], token_budget: int) -> list[Microbatch]:
-    """Cuts `indices` into forward passes of at most `token_budget` padded tokens, longest first.
+def microbatches(
+    lengths: Sequence[int],
+    indices: Sequence[int],
+    token_budget: int,
+    pass_overhead: int = PASS_OVERHEAD_TOKENS,
+) -> list[Microbatch]:
+    """Cuts `indices`, sorted by length, into forward passes of at most `token_budget` padded tokens, longest first.
 
-    A sequence longer than the budget goes alone. Ties are broken by index, so the cut is deterministic.
+    Of all such cuts the cheapest, counting padded tokens and `pass_overhead` tokens for each pass. A sequence longer than
+    the budget goes alone. Ties are broken by index, so the cut is deterministic.
     """
+    ordered = sorted(indices, key=lambda each: (-lengths[each], each))
+    # cheapest[i]: cost of the best cut of ordered[i:]; ends[i]: where its first pass ends.
+    cheapest = [0] * (len(ordered) + 1)
+    ends = [0] * len(ordered)
+    for start in range(len(ordered) - 1, -1, -1):
+        longest = lengths[ordered[start]]
+        most = max(1, token_budget // longest)
+        cheapest[start], ends[start] = min(
+            (longest * (end - start) + pass_overhead + cheapest[end], end)
+            for end in range(start + 1, min(start + most, len(ordered)) + 1)
+        )
     result: list[Microbatch] = []
-    current: list[int] = []
-    for index in sorted(indices, key=lambda each: (-lengths[each], each)):
-        longest = lengths[current[0]] if current else lengths[index]
-        if current and longest * (len(current) + 1) > token_budget:
-            result.append(Microbatch(tuple(current)))
-            current = []
-        current.append(index)
-    if current:
-        result.append(Microbatch(tuple(current)))
+    start = 0
+    while start < len(ordered):
+        result.append(Microbatch(tuple(ordered[start : ends[start]])))
+        start = ends[start]
     return result
 
 

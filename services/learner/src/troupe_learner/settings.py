@@ -26,7 +26,7 @@ class LearnerSettings(ServiceSettings):
     dtype: DtypeName = Field("float32", description="float32 or bfloat16: type of the weights that are served")
     threads: int = Field(1, ge=1, description="torch threads of each rank, 1 or more")
     tokens_per_microbatch: int = Field(
-        4096, ge=1, description="padded tokens of one forward pass, 1 or more; a longer sequence goes alone"
+        2048, ge=1, description="padded tokens of one forward pass, 1 or more; a longer sequence goes alone"
     )
     old_log_probs: OldLogProbs = Field(
         "behaviour",
