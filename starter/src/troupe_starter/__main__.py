@@ -8,6 +8,7 @@ Progress is printed as lines `DONE/PLANNED PHASE`.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -43,11 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         training = commands.add_parser(name, help=what)
         training.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
         training.add_argument("--seed", type=int, default=0)
-        training.add_argument("--threads", type=int, default=2, help="torch threads; at most the cores")
+        training.add_argument("--threads", type=int, default=1, help="torch threads; more need cores that are free")
     return parser
 
 
 def _train(options: argparse.Namespace) -> None:
+    # Read when torch is loaded. Threads that spin while they wait make two threads on a busy machine ten times
+    # slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported when needed: torch takes longer to load than the task suite to write.
     import torch
 
