@@ -1,6 +1,7 @@
-"""The executor, with all that passes the engine's boundary written to a file: `recording_executor.py FILE`.
+"""The executor, with all that passes the engine's boundary written to a file: `recording_executor.py FILE [N]`.
 
-Each line is what vLLM's engine core was given and what its sampler gave back for one generation.
+Each line is what vLLM's engine core was given and what its sampler gave back for one generation. With N, the
+engine's thread fails at the N-th.
 """
 
 import json
@@ -14,6 +15,7 @@ from troupe_inference.engines.vllm import VllmEngine
 from troupe_inference.launch import launch
 
 RECORD = Path(sys.argv[1])
+FAILS_AT = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 
 
 class RecordingEngine(VllmEngine):
@@ -21,6 +23,9 @@ class RecordingEngine(VllmEngine):
 
     def _add(self, request):
         self.given = getattr(self, "given", {})
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == FAILS_AT:
+            raise RuntimeError("a kernel failed")
         super()._add(request)
         self.given[request.identifier] = list(request.prompt_ids)
 

@@ -46,6 +46,14 @@ class RunningPolicy:
     policy: Policy
     updates: WeightUpdates | None = None
     owner: str = ""
+    # Waits for the engine to fail; held here so that it lives as long as the policy.
+    watch: "asyncio.Task[None] | None" = None
+
+    async def close(self) -> None:
+        """Lets go of engine or connection."""
+        if self.watch is not None:
+            self.watch.cancel()
+        await self.policy.close()
 
 
 async def start_policy(settings: PolicySettings, health: Health) -> RunningPolicy:
@@ -90,7 +98,8 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
     model = await asyncio.to_thread(open_model, settings.model)
     tokenizer = Tokenizer.from_file(str(model.tokenizer_file))
     renderer = get_renderer(choose_renderer(settings.renderer, model.config), tokenizer)
-    engine = await VllmEngine.start(_vllm_settings(settings, model))
+    failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    engine = await VllmEngine.start(_vllm_settings(settings, model), failure.set_result)
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     updates = WeightUpdates(
         UpdateTarget(settings.policy_id, settings.replica_id, _updated(shapes, model), model.tied_embeddings),
@@ -99,6 +108,7 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
         Version(settings.lineage, 0),
         pause_seconds=settings.pause_seconds,
     )
+    watch = asyncio.create_task(_watch(failure, updates))
     policy = TokenPolicy(
         Identity(
             policy_id=settings.policy_id,
@@ -114,7 +124,13 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
         max_queued=settings.max_queued,
         max_token_characters=max(map(len, tokenizer.get_vocab())),
     )
-    return RunningPolicy(policy, updates)
+    return RunningPolicy(policy, updates, watch=watch)
+
+
+async def _watch(failure: "asyncio.Future[str]", updates: WeightUpdates) -> None:
+    reason = await failure
+    _logger.error("the engine failed, nothing is served until a restart", reason=reason)
+    await updates.engine_failed(reason)
 
 
 def _updated(shapes: Mapping[str, tuple[int, ...]], model: ModelFolder) -> dict[str, tuple[int, ...]]:

@@ -72,7 +72,7 @@ async def run(settings: DesignerSettings) -> None:
 
     await serve("designer", settings, register, [SERVICE_NAME, POLICY_NAME], health=health)
     for each in running:
-        await each.policy.close()
+        await each.close()
 
 
 def task_from_proto(request: designer_pb2.ProposeDesignsRequest) -> Task:

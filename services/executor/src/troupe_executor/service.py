@@ -23,4 +23,4 @@ async def run(settings: ExecutorSettings) -> None:
 
     await serve("executor", settings, register, [SERVICE_NAME], health=health)
     for each in running:
-        await each.policy.close()
+        await each.close()

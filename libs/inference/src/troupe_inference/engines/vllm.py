@@ -15,6 +15,7 @@ Traps of vLLM 0.32 that are handled here:
 """
 
 import asyncio
+import functools
 import os
 import queue
 import threading
@@ -104,8 +105,9 @@ _Item = _Request | _Abort | _Call | None
 class VllmEngine:
     """Implements `base.Engine`. Made by `start`."""
 
-    def __init__(self, settings: VllmSettings) -> None:
+    def __init__(self, settings: VllmSettings, on_failure: Callable[[str], None]) -> None:
         self._settings = settings
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
@@ -122,8 +124,11 @@ class VllmEngine:
         self.info: EngineInfo
 
     @classmethod
-    async def start(cls, settings: VllmSettings) -> "VllmEngine":
+    async def start(cls, settings: VllmSettings, on_failure: Callable[[str], None]) -> "VllmEngine":
         """Starts the engine and measures that it is not far too slow.
+
+        Args:
+            on_failure: called on the event loop, with the reason, when the engine ends without being closed.
 
         Raises:
             EngineStartError: vLLM refused, or the engine is slower than the floor.
@@ -133,11 +138,13 @@ class VllmEngine:
             binding=settings.binding,
             local_model=settings.model.path == type(settings.model.path)(settings.model.name),
         )
-        engine = cls(settings)
+        engine = cls(settings, on_failure)
         engine._thread.start()
         try:
             engine.info = await engine._call(engine._create)
             await engine._prove_speed()
+        except EngineStoppedError as error:
+            raise EngineStartError(str(error)) from error
         except EngineError:
             await engine.close()
             raise
@@ -242,10 +249,12 @@ class VllmEngine:
             self._idle.set()
         return item
 
-    def _stopped(self, reason: str) -> None:
+    def _stopped(self, reason: str, *, failed: bool) -> None:
         self._failure = reason
         for identifier in list(self._pending):
             self._settle(identifier, EngineStoppedError(reason))
+        if failed:
+            self._on_failure(reason)
 
     async def _prove_speed(self) -> None:
         sampling = Sampling(temperature=1.0, max_tokens=_TRIAL_TOKENS, seed=0)
@@ -265,18 +274,16 @@ class VllmEngine:
     # On the engine's thread.
 
     def _run(self) -> None:
-        reason = "the engine was closed"
         try:
             while self._take_items():
                 if self._running:
                     self._step()
         except Exception as error:
-            # The thread's last resort: whoever waits must hear of it, and nothing can be told of vLLM's
-            # state.
+            # The thread's last resort: whoever waits must hear of it, and nothing is known of vLLM's state.
             reason = f"vLLM failed: {type(error).__name__}: {error}; restart the service"
+            self._tell_loop(functools.partial(self._stopped, reason, failed=True))
             raise
-        finally:
-            self._tell_loop(self._stopped, reason)
+        self._tell_loop(functools.partial(self._stopped, "the engine was closed", failed=False))
 
     def _take_items(self) -> bool:
         """Handles what has been asked; waits for something when nothing runs. False when it is time to end."""

@@ -5,9 +5,11 @@ from users, tools and scripts must not have that power, so it is encoded by a tw
 which every added token is removed: what looks like one is then spelled with ordinary tokens.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tokenizers import Tokenizer
 
@@ -22,6 +24,7 @@ class Control:
 
 
 Piece = Control | str
+_SHORT_CHARACTERS: Final = 24
 
 
 class TemplateEncoder:
@@ -37,6 +40,8 @@ class TemplateEncoder:
         self._controls = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
         self._twin = _without_added_tokens(tokenizer)
         self.control_token_ids = frozenset(self._controls.values())
+        # The template's own text is the same in every turn.
+        self._encode_short = functools.lru_cache(maxsize=512)(self._encode_plain)
 
     def control(self, content: str) -> int | None:
         """The id of a control token, None if the tokenizer has none of that name."""
@@ -61,7 +66,11 @@ class TemplateEncoder:
         text = "".join(pending)
         pending.clear()
         if text:
-            token_ids.extend(self._twin.encode(text, add_special_tokens=False).ids)
+            short = len(text) <= _SHORT_CHARACTERS
+            token_ids.extend(self._encode_short(text) if short else self._encode_plain(text))
+
+    def _encode_plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._twin.encode(text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special tokens left out."""

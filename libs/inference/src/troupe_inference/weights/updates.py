@@ -86,6 +86,12 @@ class WeightUpdates:
             obstacle = "new weights are being loaded: ask again, or ask another replica"
         return Serving(self._version, reported(self._phase, broken=bool(self._broken)), obstacle)
 
+    async def engine_failed(self, reason: str) -> None:
+        """Takes the replica out of rotation for good: only a restart brings an engine back."""
+        self._version = None
+        self._broken = reason
+        await self._health.set_serving(False)
+
     async def begin(self, request: policy_pb2.BeginUpdateRequest) -> policy_pb2.BeginUpdateResponse:
         """Opens an update. The same request again changes nothing; a newer lease replaces an update left
         open.
