@@ -10,7 +10,7 @@ from troupe_starter import tasks
 from troupe_starter.__main__ import main
 from troupe_starter.families import calc, prog, word
 from troupe_starter.families.expression import Operands, all_operands
-from troupe_starter.task import SPLITS
+from troupe_starter.task import SPLITS, Split
 
 
 @pytest.mark.parametrize("family", tasks.FAMILIES)
@@ -25,7 +25,7 @@ def test_no_task_of_a_family_is_on_both_sides(family: str) -> None:
 
 def test_no_question_is_on_both_sides() -> None:
     for family in tasks.FAMILIES.values():
-        questions = {split: set() for split in SPLITS}
+        questions: dict[Split, set[str]] = {split: set() for split in SPLITS}
         numbers = random_operands(family.NAME)
         for operands in numbers:
             questions[operands.side].add(family.task(operands).question)
@@ -46,7 +46,7 @@ def test_an_expression_is_on_one_side_whichever_family_and_order_of_factors() ->
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_sample_is_distinct_balanced_on_its_side_and_the_same_each_time(split: str) -> None:
+def test_a_sample_is_distinct_balanced_on_its_side_and_the_same_each_time(split: Split) -> None:
     sampled = tasks.sample(split, 450, seed=7)
     assert sampled == tasks.sample(split, 450, seed=7)
     assert sampled != tasks.sample(split, 450, seed=8)
