@@ -14,7 +14,6 @@ import io
 import json
 import linecache
 import os
-import random
 import sys
 import sysconfig
 import traceback
@@ -71,6 +70,11 @@ def preload(role: str, library: str) -> None:
     # What is there now never becomes garbage; so the collector leaves its pages shared with the forked programs.
     gc.collect()
     gc.freeze()
+
+
+def seed(value: int | None) -> None:
+    """Random numbers of this process: all forks of a zygote would draw the same ones. `None` draws from the system."""
+    import_module("random").seed(value)
 
 
 def read_payload() -> str:
@@ -144,7 +148,7 @@ def run_workflow() -> None:
 
 def run_stdin() -> None:
     """A solution that reads standard input."""
-    random.seed(0)
+    seed(0)
     source = read_payload()
     namespace = new_main("solution.py")
     leave(lambda: exec(compile(source, "solution.py", "exec", dont_inherit=True), namespace), "solution.py", source)
@@ -152,7 +156,7 @@ def run_stdin() -> None:
 
 def run_assertions() -> None:
     """A solution with one case; the native side runs both, see its module."""
-    random.seed(0)
+    seed(0)
     new_main("solution.py")
     leave(native.run_assertions, "solution", "")
 
@@ -170,7 +174,7 @@ class CountedOutput(io.FileIO):
 
 def run_tool() -> None:
     """Code for an agent: what it prints, or like a notebook cell the value of its last expression."""
-    random.seed()
+    seed(None)
     source = read_payload()
     namespace = new_main("<tool>")
     counted = CountedOutput(1, "wb", closefd=False)

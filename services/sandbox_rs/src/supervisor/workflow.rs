@@ -268,7 +268,7 @@ impl Session {
         Outcome {
             verdict: ended.verdict,
             result: self.result,
-            error: error.chars().take(ERROR_BYTES / 4 * 3).collect(),
+            error: error[..error.floor_char_boundary(ERROR_BYTES)].to_owned(),
             stdout: ended.stdout.text(),
             stderr: ended.stderr.text(),
             used: ResourceUse { waiting: self.waited, ..ended.used },

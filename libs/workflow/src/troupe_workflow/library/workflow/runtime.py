@@ -23,6 +23,8 @@ SCRIPT_NAME = "<design>"
 
 EXIT_OK = 0
 EXIT_SCRIPT_FAILED = 1
+# By this status the sandbox tells a memory limit from other failures (docs/script-pipe.md).
+EXIT_OUT_OF_MEMORY = 113
 # The other side of the pipe did not keep to the contract: not the script's doing.
 EXIT_NO_START = 70
 
@@ -73,7 +75,7 @@ def _run(script: str, running: Session) -> int:
     # Whatever a script raises ends it with a traceback, KeyboardInterrupt too.
     except BaseException as error:
         _print_error(error)
-        return EXIT_SCRIPT_FAILED
+        return EXIT_OUT_OF_MEMORY if isinstance(error, MemoryError) else EXIT_SCRIPT_FAILED
     return EXIT_OK
 
 
