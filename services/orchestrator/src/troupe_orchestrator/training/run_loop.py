@@ -5,6 +5,7 @@ update by replaying sealed batches, and goes on; no batch is trained twice and n
 """
 
 import asyncio
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -161,6 +162,8 @@ class RunLoop:
         }
         sealed = replace(record, queue=queue.to_json(), versions=versions, batches=tuple(batches), metrics=metrics)
         await store.advance_step(self._database, sealed, StepState.SEALED)
+        # The journal has served: its trees are in the step's file.
+        await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)
         await store.index_executions(
             self._database, self._run_id, record.step, str(folder / "trees.parquet"), execution_ids(trees)
         )
@@ -326,6 +329,13 @@ class RunLoop:
                 "version": version_text(saved.version),
             }
         await store.record_checkpoint(self._database, self._run_id, step, manifest)
+        for old, folders in (await store.list_checkpoints(self._database, self._run_id))[
+            self._config.checkpoint.keep :
+        ]:
+            # The row goes first: a checkpoint that is listed is whole.
+            await store.forget_checkpoint(self._database, self._run_id, old)
+            for saved_policy in folders.values():
+                await asyncio.to_thread(shutil.rmtree, saved_policy["uri"], ignore_errors=True)
 
     async def _versions(self) -> dict[str, str]:
         """What the engines serve now."""

@@ -12,6 +12,7 @@ import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
+from troupe_orchestrator.credit.registry import find_estimator
 from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
@@ -244,9 +245,16 @@ def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _parse(text: str) -> RunConfig:
     try:
-        return parse_run_config(text)
+        config = parse_run_config(text)
     except ConfigError as error:
         raise InvalidArgument.every((f"config.{key}", message) for key, message in error.problems) from error
+    if find_estimator(config.credit.estimator).needs_values:
+        raise InvalidArgument(
+            "config.credit.estimator",
+            f"{config.credit.estimator} needs learned values of task prompts, which no learner serves yet: "
+            "choose hierarchical, leave_one_out or agent_turn",
+        )
+    return config
 
 
 def _load_tasks(config: RunConfig) -> list[Task]:
