@@ -9,7 +9,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup quickstart test test-rust lint format protos check-protos
+.PHONY: help setup quickstart test test-rust lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -32,10 +32,13 @@ protos: .venv/.ready ## generate the Python stubs from proto/
 
 check-protos: .venv/.ready
 	cd proto && ../$(RUN)/buf lint && ../$(RUN)/buf format -d --exit-code
-	@if [ -f proto/released.binpb ]; then cd proto && ../$(RUN)/buf breaking --against released.binpb; fi
+	cd proto && ../$(RUN)/buf breaking --against baseline.binpb
 	@before=$$(cat libs/contracts/src/troupe/v1/*.py* | sha256sum); $(MAKE) --no-print-directory protos >/dev/null; \
 	  after=$$(cat libs/contracts/src/troupe/v1/*.py* | sha256sum); \
 	  [ "$$before" = "$$after" ] || { echo "the generated stubs were out of date: commit what 'make protos' made"; exit 1; }
+
+proto-baseline: .venv/.ready ## accept the contracts as they are: what later changes are compared with
+	cd proto && ../$(RUN)/buf build -o baseline.binpb
 
 lint: .venv/.ready check-protos ## lint, formats and types of Python and Rust, and the contracts
 	$(RUN)/ruff check
