@@ -103,9 +103,9 @@ class TrainView:
 
     def _show_committed(self, step: int, committed: training_pb2.StepCommitted) -> None:
         if not self._header_shown:
-            self._console.print(plain(HEADER, "bold"))
+            self._console.print(plain(HEADER, "bold"), soft_wrap=True)
             self._header_shown = True
-        self._console.print(plain(step_line(step, committed)))
+        self._console.print(plain(step_line(step, committed)), soft_wrap=True)
         self._progress.update(self._run, completed=step)
         self._progress.reset(self._step)
 
