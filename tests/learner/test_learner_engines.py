@@ -66,7 +66,7 @@ def results(
 @pytest.fixture(scope="module")
 def batch_path(tmp_path_factory: pytest.TempPathFactory, batch_of: Callable[..., list[learner_pb2.Sequence]]) -> Path:
     path = tmp_path_factory.mktemp("batch") / "batch.npz"
-    write_batch(path, as_arrays(batch_of(14, seed=3)))
+    write_batch(path, as_arrays(batch_of(9, seed=3)))
     return path
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -57,11 +58,11 @@ async def next_step(learner: Any) -> int:
 
 async def test_a_new_learner_says_what_it_is(learner: Any, running: Any, tiny_model: Any) -> None:
     state = await learner.get()
-    model = Path(state.model)
+    tied = json.loads((Path(state.model) / "config.json").read_text())["tie_word_embeddings"]
     assert state.state == learner_pb2.GANG_STATE_READY
     assert (state.version.lineage, state.version.number) == ("first", 0)
     assert (state.run_id, state.applied_step, state.ranks) == ("", 0, 1)
-    assert state.tied_embeddings == (model.name == "tied")
+    assert state.tied_embeddings == tied
     assert "torch" in state.engine
     assert "1 rank(s) x 1 thread(s)" in state.engine
 
