@@ -73,3 +73,12 @@ def test_a_forked_copy_says_so_instead_of_waiting_for_ever(sandbox):
             os._exit(0)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_second_sandbox_does_not_disturb_the_first(sandbox, tmp_path):
+    other = Sandbox(work_root=tmp_path)
+    assert other.run_tool("1").verdict == "ok"
+    assert len(list(tmp_path.iterdir())) == 1
+    del other
+    assert list(tmp_path.iterdir()) == []
+    assert sandbox.run_workflow("open('note', 'w').write('x')", "?", lambda call: "").verdict == "ok"

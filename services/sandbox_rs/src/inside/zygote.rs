@@ -188,9 +188,11 @@ fn become_program(
 ) -> Result<(), Failure> {
     let directory = jail::prepare_directory(tables.profile, spawn, given)?;
     if spawn.children {
-        no_new_privs::die_with_parent().at("parent death signal")?;
-        if tables.profile == Profile::Pod {
-            no_new_privs::adopt_orphans().at("subreaper")?;
+        match tables.profile {
+            // All processes of the namespace end with its first.
+            Profile::Full => no_new_privs::die_with_parent().at("parent death signal")?,
+            // The keeper must outlive the supervisor for a moment: it sees the report socket close and ends its tree.
+            Profile::Pod => no_new_privs::adopt_orphans().at("subreaper")?,
         }
         // SAFETY: still one thread. The keeper never touches the interpreter again.
         let program = check(unsafe { libc::fork() } as libc::c_long).at("fork")? as libc::pid_t;

@@ -6,6 +6,7 @@ mod decisions;
 mod launcher;
 mod output;
 mod program;
+mod root;
 pub mod slots;
 pub mod tool;
 mod tree;
@@ -13,8 +14,6 @@ mod workdir;
 pub mod workflow;
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -25,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use self::launcher::{Interpreter, Pool, Spawner};
 use self::program::{Order, Program};
+use self::root::Root;
 use self::slots::Slots;
 use crate::inside::wire::{Configure, Kind};
 use crate::layers::landlock::{self, Files};
@@ -101,29 +101,6 @@ impl Counters {
     }
 }
 
-/// The supervisor's own directory, removed when it ends.
-struct Root(PathBuf);
-
-impl Root {
-    fn create(parent: &std::path::Path) -> io::Result<Self> {
-        let path = parent.join(format!("troupe-sandbox-{}", std::process::id()));
-        // Left by a process of the same number that was killed.
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
-        fs::create_dir_all(path.join("bin"))?;
-        Ok(Root(path))
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the working directory is left behind");
-        }
-    }
-}
-
 /// System folders with shared libraries, and files that the loader and the interpreter read.
 const SYSTEM_FILES: &[&str] =
     &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime"];
@@ -138,14 +115,14 @@ impl Supervisor {
         }
         let root = Root::create(&settings.work_root)?;
         for name in ["python", "python3"] {
-            symlink(&settings.python, root.0.join("bin").join(name))?;
+            symlink(&settings.python, root.interpreters().join(name))?;
         }
         let interpreter = Arc::new(Interpreter {
             executable: settings.python.clone(),
             inside_script: settings.inside_script.clone(),
             native_module: settings.native_module.clone(),
             workflow_library: settings.workflow_library.clone(),
-            interpreter_directory: root.0.join("bin"),
+            interpreter_directory: root.interpreters(),
         });
         let spawner = Arc::new(Spawner::start()?);
         let reports = try_layers(&spawner, &interpreter).await?;
@@ -164,7 +141,7 @@ impl Supervisor {
         let mut readable = existing(SYSTEM_FILES);
         readable.extend(settings.readable.iter().cloned());
         readable.push(settings.workflow_library.clone());
-        readable.push(root.0.join("bin"));
+        readable.push(root.interpreters());
         let mut executable = existing(&[LOADER]);
         executable.push(settings.python.clone());
         let files = Files { readable, executable, devices: existing(DEVICES) };
@@ -212,7 +189,7 @@ impl Supervisor {
 
     async fn launch(&self, order: Order, held: impl Send + 'static) -> Result<Program, Fault> {
         let pool = if order.kind == Kind::Workflow { &self.scripts } else { &self.code };
-        program::start(pool, self.isolation.profile, &self.root.0, order, held).await
+        program::start(pool, self.isolation.profile, self.root.path(), order, held).await
     }
 }
 
