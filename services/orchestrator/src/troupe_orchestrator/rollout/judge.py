@@ -27,6 +27,18 @@ from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeVisi
 
 _GRADING_SECONDS = 600.0
 """Deadline of all hidden tests of one solution."""
+_BUDGET_SPENT = frozenset(
+    {
+        sandbox_pb2.VERDICT_CPU_LIMIT,
+        sandbox_pb2.VERDICT_WALL_LIMIT,
+        sandbox_pb2.VERDICT_MEMORY_LIMIT,
+        sandbox_pb2.VERDICT_OUTPUT_LIMIT,
+        sandbox_pb2.VERDICT_PROCESS_LIMIT,
+        sandbox_pb2.VERDICT_POLICY_VIOLATION,
+    }
+)
+"""Ends that are the script's fault also where it had a result: a script that loops after its run must not succeed. One
+that raises after its run has an answer; that is flagged."""
 
 
 class Grader(Protocol):
@@ -80,6 +92,8 @@ class Judge:
         success, reason = False, ""
         if provenance.answer is None:
             reason = _why_no_answer(record)
+        elif outcome.verdict in _BUDGET_SPENT:
+            reason = _ended_by(outcome)
         elif not provenance.ok:
             reason = provenance.reason
         elif self.grader is not None:
@@ -112,7 +126,11 @@ def _payload(
         ),
     )
     return ExecutionPayload(
-        status=ExecutionStatus.OK if provenance.ok else ExecutionStatus.POLICY_FAULT,
+        status=(
+            ExecutionStatus.OK
+            if provenance.ok and outcome.verdict not in _BUDGET_SPENT
+            else ExecutionStatus.POLICY_FAULT
+        ),
         reason=reason,
         result=outcome.result,
         answer="" if answer is None else answer.text,
@@ -137,9 +155,13 @@ def _why_no_answer(record: ExecutionRecord) -> str:
     if record.refusals:
         return record.refusals[0]
     if outcome.verdict != sandbox_pb2.VERDICT_OK:
-        last_line = outcome.error.strip().splitlines()[-1:] or [""]
-        return f"{_verdict(outcome.verdict)}: {last_line[0]}".rstrip(": ")
+        return _ended_by(outcome)
     return "the workflow returned no final answer" if outcome.has_result else "the script ran no workflow"
+
+
+def _ended_by(outcome: sandbox_pb2.WorkflowOutcome) -> str:
+    last_line = outcome.error.strip().splitlines()[-1:] or [""]
+    return f"{_verdict(outcome.verdict)}: {last_line[0]}".rstrip(": ")
 
 
 def _flags(
