@@ -23,6 +23,7 @@ class EventLog:
         self._run_id = run_id
         self._last_id = last_id
         self._changed = asyncio.Condition()
+        self._appending = asyncio.Lock()
         self._progress: training_pb2.RunEvent | None = None
         self._ended = False
 
@@ -47,10 +48,12 @@ class EventLog:
 
     async def append(self, step: int, event: Message) -> None:
         """Store one event and tell the watchers."""
-        prepared = self.prepare(step, event)
-        async with self._database.writing() as connection:
-            await write_events(connection, self._run_id, [prepared])
-        await self.published()
+        # Tasks of a step are dropped side by side: a number is taken when the one before it is stored.
+        async with self._appending:
+            prepared = self.prepare(step, event)
+            async with self._database.writing() as connection:
+                await write_events(connection, self._run_id, [prepared])
+            await self.published()
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:
         """Tell who watches now how far the step is."""
@@ -69,6 +72,8 @@ class EventLog:
     async def watch(self, after: int) -> AsyncIterator[training_pb2.RunEvent]:
         """Events after a number: the stored ones, then live, until the run ends."""
         told: training_pb2.RunEvent | None = None
+        # A number that no event has yet is as good as the last one, and fits the store's integers.
+        after = min(after, self._last_id)
         while True:
             ended, progress = self._ended, self._progress
             for number, payload in await read_events(self._database, self._run_id, after):

@@ -44,7 +44,7 @@ class EverythingDroppedError(RuntimeError):
 
 
 class RunLoop:
-    """One run in progress. `run` returns when the run is done or `stop` was asked for; it can be called again."""
+    """One run in progress. `run` returns when the run is done or `stop` was asked for, also before it began."""
 
     def __init__(
         self,
@@ -78,7 +78,6 @@ class RunLoop:
 
     async def run(self) -> bool:
         """Run to the end of the plan; false when `stop` came first."""
-        self._stop.clear()
         async with self._boundary:
             await self._recover()
         while not self._stop.is_set():

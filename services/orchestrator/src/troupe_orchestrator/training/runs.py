@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
 from troupe_orchestrator.credit.registry import find_estimator
-from troupe_orchestrator.datasets.loading import load
+from troupe_orchestrator.datasets.loading import DatasetError, load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.fleet import NoReplicasError
@@ -46,6 +47,8 @@ _FIXABLE = (
 class _Active:
     loop: RunLoop
     task: asyncio.Task[None]
+    stopping: tuple[RunState, str] | None = None
+    """What the run is to be once its loop has ended, and why; None is what the loop itself says."""
 
 
 class Runs:
@@ -64,6 +67,7 @@ class Runs:
         self._boundary = boundary
         self._logs: dict[str, EventLog] = {}
         self._active: dict[str, _Active] = {}
+        self._creating = asyncio.Lock()
 
     async def resume_interrupted(self) -> None:
         """Go on with the run that was running when the orchestrator before this one ended."""
@@ -72,7 +76,12 @@ class Runs:
         for record in await store.list_runs(self._database, limit=1000):
             if record.state is RunState.RUNNING:
                 logger.info("resuming", run=record.run_id)
-                await self._launch(record)
+                try:
+                    tasks = await asyncio.to_thread(_load_tasks, _parse(record.config))
+                except InvalidArgument as error:
+                    await self._set_state(record.run_id, RunState.PAUSED, f"{error}; mend it and resume the run")
+                    continue
+                await self._launch(record, tasks)
 
     async def create(self, run_id: str, config_text: str) -> RunRecord:
         """Validate a config and start its run.
@@ -85,6 +94,11 @@ class Runs:
         run_id = run_id or f"{config.name}-{uuid.uuid4().hex[:6]}"
         if not _RUN_ID.match(run_id):
             raise InvalidArgument("run_id", f"{run_id!r} must match {_RUN_ID.pattern}")
+        # One at a time: two calls that come together must not both find the policies free.
+        async with self._creating:
+            return await self._create(run_id, config)
+
+    async def _create(self, run_id: str, config: RunConfig) -> RunRecord:
         effective = dump_run_config(config)
         existing = await store.get_run(self._database, run_id)
         if existing is not None:
@@ -92,7 +106,7 @@ class Runs:
                 raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
             return existing
         self._check_free()
-        await asyncio.to_thread(_load_tasks, config)
+        tasks = await asyncio.to_thread(_load_tasks, config)
         folder = (self._data_dir / "runs" / run_id).resolve()
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         record = RunRecord(
@@ -106,7 +120,7 @@ class Runs:
             ended_at=None,
         )
         await store.create_run(self._database, record, {})
-        await self._launch(record)
+        await self._launch(record, tasks)
         return record
 
     async def get(self, run_id: str) -> RunRecord:
@@ -132,10 +146,13 @@ class Runs:
         record = await self.get(run_id)
         if record.state not in (RunState.PAUSED, RunState.FAILED):
             raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
-        self._check_free()
-        await self._set_state(run_id, RunState.RUNNING, "")
-        record = await self.get(run_id)
-        await self._launch(record)
+        async with self._creating:
+            self._check_free()
+            # First, since a run whose file is gone has to stay as it is.
+            tasks = await asyncio.to_thread(_load_tasks, _parse(record.config))
+            await self._set_state(run_id, RunState.RUNNING, "")
+            record = await self.get(run_id)
+            await self._launch(record, tasks)
         return record
 
     async def cancel(self, run_id: str) -> RunRecord:
@@ -147,10 +164,10 @@ class Runs:
 
     async def events(self, run_id: str) -> EventLog:
         """The run's events."""
-        record = await self.get(run_id)
+        await self.get(run_id)
         if run_id not in self._logs:
             self._logs[run_id] = await EventLog.open(self._database, run_id)
-            if record.state is not RunState.RUNNING:
+            if run_id not in self._active:
                 await self._logs[run_id].end()
         return self._logs[run_id]
 
@@ -174,15 +191,13 @@ class Runs:
                 holder, f"run {holder} trains these policies; wait for it, or pause or cancel it first"
             )
 
-    async def _launch(self, record: RunRecord) -> None:
+    async def _launch(self, record: RunRecord, tasks: Sequence[Task]) -> None:
         engines = require(self._engines)
-        config = _parse(record.config)
-        tasks = await asyncio.to_thread(_load_tasks, config)
         events = await self.events(record.run_id)
         events.begin()
         loop = RunLoop(
             record.run_id,
-            config,
+            _parse(record.config),
             tasks,
             Path(record.folder),
             self._database,
@@ -199,8 +214,14 @@ class Runs:
         try:
             if await loop.run():
                 await self._set_state(run_id, RunState.SUCCEEDED, "")
+            else:
+                await self._stopped(run_id)
         except LeaseLostError:
             raise
+        except asyncio.CancelledError:
+            if self._active[run_id].stopping is None:
+                raise
+            await self._stopped(run_id)
         except BaseExceptionGroup as group:
             await self._failed(run_id, _leaf(group))
         except Exception as error:  # the boundary of a run: whatever ends it is recorded with it
@@ -220,15 +241,21 @@ class Runs:
 
     async def _stop(self, record: RunRecord, state: RunState, reason: str) -> RunRecord:
         active = self._active.get(record.run_id)
-        if active is not None:
+        if active is None:
+            await self._set_state(record.run_id, state, reason)
+        else:
+            active.stopping = (state, reason)
             active.loop.stop()
             if state is RunState.CANCELLED:
                 active.task.cancel()
-            await asyncio.gather(active.task, return_exceptions=True)
-        # The loop may have come to its own end first: that stands.
-        if (await self.get(record.run_id)).state in (RunState.RUNNING, record.state):
-            await self._set_state(record.run_id, state, reason)
+            # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
+            await asyncio.wait([active.task])
         return await self.get(record.run_id)
+
+    async def _stopped(self, run_id: str) -> None:
+        stopping = self._active[run_id].stopping
+        assert stopping is not None
+        await self._set_state(run_id, *stopping)
 
     async def _set_state(self, run_id: str, state: RunState, reason: str) -> None:
         await store.set_run_state(self._database, run_id, state, reason)
@@ -264,7 +291,12 @@ def _load_tasks(config: RunConfig) -> list[Task]:
         content = path.read_bytes()
     except OSError as error:
         raise InvalidArgument("config.dataset.train", f"{path}: {error.strerror}") from error
-    dataset = load(path.name, content, config.dataset.format)
+    except ValueError as error:  # a path with a null byte
+        raise InvalidArgument("config.dataset.train", f"{str(path)!r}: {error}") from error
+    try:
+        dataset = load(path.name, content, config.dataset.format)
+    except DatasetError as error:
+        raise InvalidArgument("config.dataset.train", str(error)) from error
     if dataset.errors:
         raise InvalidArgument.every(
             ("config.dataset.train", f"{bad.file}:{bad.line}: {bad.message}") for bad in dataset.errors[:20]
