@@ -190,8 +190,10 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
     """
     try:
         loaded: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([("config", f"not YAML: {error}")]) from error
+    except RecursionError as error:
+        raise ConfigError([("config", "is nested too deeply")]) from error
     if not isinstance(loaded, dict):
         raise ConfigError([("config", "must be a mapping of keys, see docs/configuration.md")])
     try:

@@ -12,14 +12,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import structlog
 from troupe.v1 import common_pb2, evaluation_pb2
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
-from troupe_orchestrator.datasets.loading import load
+from troupe_orchestrator.datasets.formats import known_formats
+from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.summary import summarise
+from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Silent
 from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, Timings, roll_task
 from troupe_orchestrator.run_config import ServingConfig
@@ -43,6 +46,8 @@ MAX_SAMPLES = 256
 class _Active:
     task: asyncio.Task[None]
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    cancelled: bool = False
+    """By request: the job ends. Without it a cancelled task is resumed at the next start."""
 
 
 class EvalJobs:
@@ -62,6 +67,7 @@ class EvalJobs:
         self._serving = serving
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
+        self._creating = asyncio.Lock()
 
     async def resume_interrupted(self) -> None:
         """Go on with jobs that were running when the orchestrator before this one ended."""
@@ -78,16 +84,22 @@ class EvalJobs:
         """
         _check(request)
         require(self._engines)
+        # Two calls with one id are one job, also when they come together.
+        async with self._creating:
+            return await self._create(request)
+
+    async def _create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
         job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
         stored_request = evaluation_pb2.CreateEvalJobRequest()
         stored_request.CopyFrom(request)
         stored_request.ClearField("dataset")
         existing = await store.get_job(self._database, job_id)
         if existing is not None:
-            if existing.request != stored_request.SerializeToString(deterministic=True):
+            same_dataset = await asyncio.to_thread(Path(existing.dataset_file).read_bytes) == request.dataset
+            if not same_dataset or existing.request != stored_request.SerializeToString(deterministic=True):
                 raise FailedPrecondition(job_id, "exists with another request; choose another job_id")
             return existing
-        dataset = await asyncio.to_thread(load, request.dataset_name, request.dataset, request.format or None)
+        dataset = await asyncio.to_thread(_load, request)
         if not dataset.tasks:
             first = dataset.errors[0] if dataset.errors else None
             detail = f"; {first.file}:{first.line}: {first.message}" if first else ""
@@ -128,10 +140,10 @@ class EvalJobs:
         await self.get(job_id)
         active = self._active.get(job_id)
         if active is not None:
+            active.cancelled = True
             active.task.cancel()
-            await asyncio.gather(active.task, return_exceptions=True)
-            if (await self.get(job_id)).state is EvalState.RUNNING:
-                await store.end_job(self._database, job_id, EvalState.CANCELLED, "cancelled by request")
+            # Waited for, not awaited: a caller that gives up must not undo the job's own end.
+            await asyncio.wait([active.task])
         return await self.get(job_id)
 
     async def changes(self, job_id: str) -> AsyncIterator[EvalRecord]:
@@ -166,6 +178,12 @@ class EvalJobs:
                 await self._run(record, active)
         except LeaseLostError:
             raise
+        except asyncio.CancelledError:
+            if not active.cancelled:
+                raise
+            await store.end_job(self._database, record.job_id, EvalState.CANCELLED, "cancelled by request")
+        except grpc.RpcError as error:
+            await store.end_job(self._database, record.job_id, EvalState.FAILED, describe(error))
         except Exception as error:  # the boundary of a job: whatever ends it is recorded with it
             logger.exception("eval job failed", job=record.job_id)
             await store.end_job(self._database, record.job_id, EvalState.FAILED, f"{type(error).__name__}: {error}")
@@ -204,7 +222,7 @@ class EvalJobs:
             async with active.changed:
                 active.changed.notify_all()
 
-        async with asyncio.TaskGroup() as group:
+        async with Nursery() as group:
             for task in tasks:
                 group.create_task(problem(task))
         items = await store.list_items(self._database, record.job_id)
@@ -267,6 +285,8 @@ class EvalJobs:
 
 def _check(request: evaluation_pb2.CreateEvalJobRequest) -> None:
     violations = []
+    if request.format and request.format not in known_formats():
+        violations.append(("format", f"{request.format!r} is none of {', '.join(sorted(known_formats()))}"))
     if request.job_id and not _JOB_ID.match(request.job_id):
         violations.append(("job_id", f"{request.job_id!r} must match {_JOB_ID.pattern}"))
     if not request.dataset:
@@ -277,6 +297,13 @@ def _check(request: evaluation_pb2.CreateEvalJobRequest) -> None:
         violations.append(("samples", f"is {request.samples}, must be 1 to {MAX_SAMPLES}"))
     if violations:
         raise InvalidArgument.every(violations)
+
+
+def _load(request: evaluation_pb2.CreateEvalJobRequest) -> LoadedDataset:
+    try:
+        return load(request.dataset_name, request.dataset, request.format or None)
+    except DatasetError as error:
+        raise InvalidArgument("dataset", str(error)) from error
 
 
 def _items(task: Task, tree: Tree, versions: dict[str, str]) -> list[ItemRecord]:

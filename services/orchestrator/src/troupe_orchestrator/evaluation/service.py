@@ -96,6 +96,7 @@ def _item_token(token: str) -> tuple[str, int] | None:
     if not token:
         return None
     sample, _, problem_id = token.partition("/")
-    if not sample.isdecimal():
+    # 32 bits are what the field has; more would not fit the store's integers.
+    if not sample.isdecimal() or int(sample) >= 1 << 32:
         raise InvalidArgument("page_token", f"{token!r} is not a token that a list call returned")
     return problem_id, int(sample)

@@ -93,6 +93,8 @@ class _Told:
 def _check(request: solver_pb2.SolveRequest) -> None:
     if not request.question.strip():
         raise InvalidArgument("question", "is empty")
+    if request.task_type not in common_pb2.TaskType.values():
+        raise InvalidArgument("task_type", f"is {request.task_type}, must be one of {common_pb2.TaskType.keys()}")
     if len(request.question) > MAX_QUESTION_CHARACTERS:
         raise InvalidArgument(
             "question", f"has {len(request.question)} characters, the maximum is {MAX_QUESTION_CHARACTERS}"
