@@ -1,0 +1,292 @@
+"""Runs over the public API, with a learner that keeps its contract: steps, faults of ours, stopping, resuming."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from orchestrated.models import RIGHT, WRONG, question_of, right_unless_guessed
+from orchestrated.world import Backends, World, eval_request, math_task, refused
+from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
+from troupe_contracts.errors import Unavailable
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TASKS = [math_task(f"task-{number}") for number in range(4)]
+Create = training_pb2.CreateRunRequest
+
+
+class Gate:
+    """Holds agents back until it is opened; says how many wait."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self, request: policy_pb2.GenerateRequest) -> str:
+        self.waiting += 1
+        await self.open.wait()
+        return right_unless_guessed(request)
+
+    async def reached(self, count: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while self.waiting < count:
+                await asyncio.sleep(0.01)
+
+
+def kinds(events: list[training_pb2.RunEvent]) -> list[str]:
+    return [str(event.WhichOneof("event")) for event in events]
+
+
+def conditions(events: list[training_pb2.RunEvent]) -> list[tuple[int, str, str]]:
+    return [
+        (event.step, event.condition.reason, event.condition.message)
+        for event in events
+        if event.WhichOneof("event") == "condition"
+    ]
+
+
+def drawn(folder: Path) -> dict[int, str]:
+    """Task ids by step, as the store has them."""
+    with sqlite3.connect(folder / "data" / "troupe.db") as connection:
+        return dict(connection.execute("select step, task_ids from steps order by step"))
+
+
+async def test_a_run_commits_each_step_once_and_a_watch_goes_on_after_an_event(open_world) -> None:
+    async with open_world(learner=True) as world:
+        events = await world.run(world.config(TASKS))
+        assert kinds(events) == ["step_committed", "step_committed", "state_changed"]
+        assert [event.event_id for event in events] == [1, 2, 3]
+        run = await world.get_run()
+        assert (run.state, run.committed_steps, run.total_steps) == (training_pb2.RUN_STATE_SUCCEEDED, 2, 2)
+        committed = events[1].step_committed
+        learner = world.backends.learner
+        assert (committed.digest, committed.version.number) == (learner.applied[1].digest, 2)
+        assert world.backends.policy.weights.committed == [1, 2]
+        assert committed.metrics["success"] == pytest.approx(0.5)
+        assert await world.run_events(after=1) == events[1:]
+        assert await world.run_events(after=2**64 - 1) == []
+        assert len(learner.checkpoints) == 1
+
+
+async def test_what_is_trained_on_are_the_sampled_tokens_with_their_log_probabilities(open_world) -> None:
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS, steps=1, stages=[{"train": "executor", "steps": 1}]))
+        (batch,) = world.backends.learner.batches.values()
+        assert batch
+        for sequence in batch:
+            trained = [token for token, weight in zip(sequence.token_ids, sequence.weights, strict=True) if weight]
+            assert bytes(trained).decode() in (RIGHT, WRONG)
+            assert {p for p, w in zip(sequence.behaviour_log_probs, sequence.weights, strict=True) if w} == {-0.5}
+
+
+async def test_tasks_whose_executor_always_fails_are_dropped_whole_and_drawn_again_at_the_epochs_end(
+    open_world, stand_ins: Backends
+) -> None:
+    def reply(request: policy_pb2.GenerateRequest) -> str:
+        if "(bad-" in question_of(request):
+            raise Unavailable("gone")
+        return right_unless_guessed(request)
+
+    stand_ins.policy.reply = reply
+    tasks = [*TASKS[:2], math_task("bad-1"), math_task("bad-2")]
+    async with open_world(learner=True) as world:
+        rollout = {"tasks_per_step": 4, "designs": 2, "executions": 1, "max_attempts": 2, "quarantine_after": 2}
+        events = await world.run(world.config(tasks, rollout=rollout, steps=3, stages=[{"train": "both", "steps": 3}]))
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+        told = [(step, reason, message.split(":")[0]) for step, reason, message in conditions(events)]
+        assert sorted(told) == [
+            (step, reason, f"task bad-{number}")
+            for step, reason in ((1, "TaskDropped"), (2, "TaskQuarantined"))
+            for number in (1, 2)
+        ]
+        committed = [event.step_committed.metrics for event in events if event.HasField("step_committed")]
+        assert [metrics["tasks_dropped"] for metrics in committed] == [2, 2, 0]
+        assert [metrics["executions"] for metrics in committed] == [4, 4, 4]
+        steps = drawn(world.folder)
+        assert all("bad-1" in steps[step] and "bad-2" in steps[step] for step in (1, 2))
+        assert "bad" not in steps[3]
+        for sequences in world.backends.learner.batches.values():
+            assert not any(b"(bad-" in bytes(sequence.token_ids) for sequence in sequences)
+
+
+async def test_a_step_of_which_every_task_is_dropped_pauses_the_run_and_can_be_resumed(
+    open_world, stand_ins: Backends
+) -> None:
+    def down(request: policy_pb2.GenerateRequest) -> str:
+        raise Unavailable("gone")
+
+    stand_ins.policy.reply = down
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS, steps=1))
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_PAUSED
+        assert "gone" in run.reason
+        assert "resume" in run.reason
+        assert world.backends.learner.applied == []
+        stand_ins.policy.reply = right_unless_guessed
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        await world.run_events()
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        assert len(world.backends.learner.applied) == 1
+
+
+async def test_a_pause_takes_hold_at_the_step_boundary_and_the_run_goes_on_from_there(
+    open_world, stand_ins: Backends
+) -> None:
+    stand_ins.policy.reply = gate = Gate()
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        await gate.reached()
+        pausing = asyncio.ensure_future(world.training.PauseRun(training_pb2.PauseRunRequest(run_id="run")))
+        await asyncio.sleep(0.1)
+        assert not pausing.done()
+        gate.open.set()
+        run = await pausing
+        assert (run.state, run.committed_steps) == (training_pb2.RUN_STATE_PAUSED, 1)
+        again = await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        assert again.state == training_pb2.RUN_STATE_RUNNING
+        events = await world.run_events()
+        assert kinds(events) == ["step_committed", *["state_changed"] * 2, "step_committed", "state_changed"]
+        assert [applied.step for applied in world.backends.learner.applied] == [1, 2]
+
+
+async def test_a_client_that_gives_up_on_a_pause_does_not_cut_the_step_short(open_world, stand_ins: Backends) -> None:
+    stand_ins.policy.reply = gate = Gate()
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        await gate.reached()
+        with refused("DEADLINE_EXCEEDED"):
+            await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="run"), timeout=0.2)
+        gate.open.set()
+        events = await world.run_events()
+        assert kinds(events) == ["step_committed", "state_changed"]
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_PAUSED
+
+
+async def test_a_pause_right_after_the_start_is_not_lost(open_world) -> None:
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        run = await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="run"))
+        assert run.state == training_pb2.RUN_STATE_PAUSED
+        assert run.committed_steps < 2
+
+
+async def test_a_cancelled_run_ends_in_mid_step_and_keeps_what_is_committed(open_world, stand_ins: Backends) -> None:
+    async with open_world(learner=True) as world:
+        stand_ins.policy.reply = gate = Gate()
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        await gate.reached()
+        watching = asyncio.create_task(world.run_events())
+        run = await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run"))
+        assert (run.state, run.committed_steps) == (training_pb2.RUN_STATE_CANCELLED, 0)
+        assert kinds(await watching) == ["state_changed"]
+        assert await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run")) == run
+
+
+async def test_a_learner_of_another_run_pauses_the_run_and_names_that_one(open_world, stand_ins: Backends) -> None:
+    stand_ins.learner.run_id = "somebody"
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS))
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_PAUSED
+        assert "somebody" in run.reason
+
+
+async def test_an_eval_job_during_a_run_waits_for_a_step_boundary_and_has_one_version(
+    open_world, stand_ins: Backends
+) -> None:
+    stand_ins.policy.reply = gate = Gate()
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        await gate.reached()
+        job = await world.evaluation.CreateEvalJob(eval_request(*TASKS, samples=2, job_id="between"))
+        await asyncio.sleep(0.2)
+        job = await world.evaluation.GetEvalJob(evaluation_pb2.GetEvalJobRequest(job_id="between"))
+        assert (job.state, job.items_done) == (evaluation_pb2.EVAL_STATE_RUNNING, 0)
+        gate.open.set()
+        await world.watched("between")
+        await world.run_events()
+        items = await world.items("between")
+        assert len(items) == 8
+        assert {(item.designer_version.number, item.executor_version.number) for item in items} == {(1, 1)}
+
+
+async def interrupted(world: World, stand_ins: Backends, gate: Gate) -> None:
+    """Rolls until one group is journalled and the other waits for its agents."""
+
+    async def reply(request: policy_pb2.GenerateRequest) -> str:
+        if "(task-0)" in question_of(request):
+            return await gate(request)
+        return right_unless_guessed(request)
+
+    stand_ins.policy.reply = reply
+    await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS[:2], steps=1)))
+    await gate.reached(2)
+    groups = world.folder / "data" / "runs" / "run" / "steps" / "000001" / "groups"
+    async with asyncio.timeout(20):
+        while not list(groups.glob("*.parquet")):
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+
+
+async def test_a_run_closed_in_mid_rollout_goes_on_without_repeating_journalled_groups(
+    open_world, stand_ins: Backends
+) -> None:
+    gate = Gate()
+    async with open_world(learner=True) as world:
+        await interrupted(world, stand_ins, gate)
+    before = [request.task_id for request in stand_ins.designer.requests]
+    assert sorted(before) == ["task-0", "task-1"]
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world(learner=True) as world:
+        events = await world.run_events()
+        assert kinds(events) == ["step_committed", "state_changed"]
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        assert events[0].step_committed.metrics["executions"] == 4
+    after = [request.task_id for request in stand_ins.designer.requests][len(before) :]
+    assert after == ["task-0"]
+    assert [applied.step for applied in stand_ins.learner.applied] == [1]
+
+
+async def test_a_run_whose_file_is_gone_is_paused_at_the_start_and_resumed_when_it_is_back(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        await interrupted(world, stand_ins, Gate())
+    file = world.folder / "train.jsonl"
+    content = file.read_text()
+    file.unlink()
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world(learner=True) as world:
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_PAUSED
+        assert "train.jsonl" in run.reason
+        with refused("INVALID_ARGUMENT", "train.jsonl"):
+            await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_PAUSED
+        file.write_text(content)
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        await world.run_events()
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+
+
+async def test_an_eval_job_closed_midway_goes_on_with_what_is_missing(open_world, stand_ins: Backends) -> None:
+    gate = Gate()
+
+    async def reply(request: policy_pb2.GenerateRequest) -> str:
+        return await gate(request) if "(task-0)" in question_of(request) else right_unless_guessed(request)
+
+    stand_ins.policy.reply = reply
+    async with open_world() as world:
+        await world.evaluation.CreateEvalJob(eval_request(*TASKS[:2], job_id="job"))
+        async with asyncio.timeout(20):
+            while not await world.items("job"):
+                await asyncio.sleep(0.02)
+    before = len(stand_ins.designer.requests)
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world() as world:
+        job = (await world.watched("job"))[-1].job
+        assert (job.state, job.items_done) == (evaluation_pb2.EVAL_STATE_SUCCEEDED, 2)
+    assert [request.task_id for request in stand_ins.designer.requests[before:]] == ["task-0"]
