@@ -189,6 +189,8 @@ def _environment(rank: int, plan: RankPlan) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         "DS_ACCELERATOR": "cpu",
         "HF_HUB_OFFLINE": "1",
+        # The end of a rank's log is what an error carries.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
 
