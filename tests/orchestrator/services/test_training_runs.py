@@ -9,6 +9,8 @@ from orchestrated.models import RIGHT, WRONG, question_of, right_unless_guessed
 from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
 from troupe_contracts.errors import Unavailable
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.training.events import EventLog
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -67,6 +69,20 @@ async def test_a_run_commits_each_step_once_and_a_watch_goes_on_after_an_event(o
         assert await world.run_events(after=1) == events[1:]
         assert await world.run_events(after=2**64 - 1) == []
         assert len(learner.checkpoints) == 1
+
+
+async def test_events_that_are_appended_side_by_side_have_numbers_of_their_own(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/troupe.db", 15.0)
+    try:
+        log = await EventLog.open(database, "run")
+        told = [training_pb2.Condition(reason="TaskDropped", message=str(number)) for number in range(4)]
+        await asyncio.gather(*(log.append(1, condition) for condition in told))
+        await log.end()
+        events = [event async for event in log.watch(0)]
+    finally:
+        await database.close()
+    assert [event.event_id for event in events] == [1, 2, 3, 4]
+    assert sorted(event.condition.message for event in events) == ["0", "1", "2", "3"]
 
 
 async def test_what_is_trained_on_are_the_sampled_tokens_with_their_log_probabilities(open_world) -> None:
