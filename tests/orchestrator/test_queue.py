@@ -14,6 +14,15 @@ def test_an_epoch_draws_every_task_once() -> None:
     assert sorted(first + second) == sorted(TASKS)
 
 
+def test_a_step_across_two_epochs_takes_no_task_from_the_second() -> None:
+    queue, counts = TaskQueue(seed=4), dict.fromkeys(TASKS, 0)
+    while queue.epoch < 3:
+        drawn, queue = draw(queue, 7, TASKS, ())
+        for task in drawn:
+            counts[task] += 1
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
 def test_epochs_have_different_orders_and_one_seed_gives_one_order() -> None:
     assert epoch_order(1, 0, TASKS) == epoch_order(1, 0, tuple(reversed(TASKS)))
     assert epoch_order(1, 0, TASKS) != epoch_order(1, 1, TASKS)

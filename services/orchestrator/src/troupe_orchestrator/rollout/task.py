@@ -17,6 +17,7 @@ import structlog
 from troupe.v1 import common_pb2, designer_pb2, designer_pb2_grpc, policy_pb2_grpc, sandbox_pb2_grpc
 
 from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.fleet import NoReplicasError
 from troupe_orchestrator.rewards import RewardConfig
 from troupe_orchestrator.rollout.conversations import conversation_payload, token_record
 from troupe_orchestrator.rollout.execution import ExecutionRequest, run_execution
@@ -136,6 +137,10 @@ class _TaskRollout:
                 async for response in self._services.designer.ProposeDesigns(request, timeout=_DESIGN_SECONDS):
                     design = response.design
                     self._observer.design(design)
+                    if design.design_id not in design_ids or design.design_id in subtrees:
+                        raise InfrastructureFaultError(
+                            "designer", f"sent design {design.design_id!r}, which is not due"
+                        )
                     subtrees[design.design_id] = group.create_task(
                         self._roll_executions(root, design, attempt, design_ids.index(design.design_id))
                     )
@@ -201,7 +206,7 @@ class _TaskRollout:
             begun = time.perf_counter()
             self._timings.queue += begun - queued
             record = await run_execution(
-                request, self._services.sandbox, self._services.pick_executor(execution_id), self._observer
+                request, self._services.sandbox, self._pick_executor(execution_id), self._observer
             )
         ended = time.perf_counter()
         self._timings.execution += ended - begun
@@ -228,6 +233,12 @@ class _TaskRollout:
         ]
         self._observer.execution_done()
         return [execution, *conversations]
+
+    def _pick_executor(self, execution_id: str) -> policy_pb2_grpc.PolicyAsyncStub:
+        try:
+            return self._services.pick_executor(execution_id)
+        except NoReplicasError as error:
+            raise InfrastructureFaultError("executor", str(error)) from error
 
     async def _attempts(self, work: Callable[[int], Awaitable[Result]]) -> Result:
         """Try afresh after a fault of ours.

@@ -55,6 +55,9 @@ def draw(
         if queue.position < len(order):
             candidate = order[queue.position]
             queue = replace(queue, position=queue.position + 1)
+            if candidate in drawn:
+                # The step began in the epoch before: this epoch's turn of the task comes at its end.
+                queue = postpone(queue, [candidate])
         elif queue.postponed:
             candidate = queue.postponed[0]
             queue = replace(queue, postponed=queue.postponed[1:])
