@@ -133,7 +133,7 @@ class Client:
 
     async def ready(self) -> learner_pb2.LearnerInfo:
         async with asyncio.timeout(_START_SECONDS):
-            while (state := await self.get()).state in _STATES_AT_WORK:  # noqa: ASYNC110 - another process
+            while (state := await self.get()).state in _STATES_AT_WORK:
                 await asyncio.sleep(0.05)
         assert state.state == learner_pb2.GANG_STATE_READY, state
         return state

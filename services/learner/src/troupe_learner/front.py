@@ -146,10 +146,6 @@ class Front:
         """Why a generation was lost last; empty if none was."""
         return self._supervisor.detail
 
-    @property
-    def rank_pids(self) -> list[int]:
-        return self._supervisor.generation.pids if self._supervisor.generation else []
-
     def bind(self, run_id: str) -> None:
         """Takes the learner for a run (`Ledger.bound_to`)."""
         self.ledger = self.ledger.bound_to(run_id)

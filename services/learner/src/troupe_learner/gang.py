@@ -1,6 +1,6 @@
 """One generation of the gang: the ranks that were started together, until the first of them ends.
 
-- Ranks are started with `posix_spawn`-like vfork + exec (no Python code runs in between), so that starting them while gRPC
+- Ranks are started with vfork and exec (no Python code runs in between), so that starting them while gRPC
   threads run is safe; they sit in sessions of their own, so that Ctrl-C reaches the front alone.
 - A rank that ends, for whatever reason, ends the generation at once: the others may be waiting for it in a collective.
   `lost` then holds why, with the end of that rank's log.
@@ -68,10 +68,6 @@ class Generation:
         self._running: set[asyncio.Task[list[Message]]] = set()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.create_task(self._await_first_end())
-
-    @property
-    def pids(self) -> list[int]:
-        return [member.process.pid for member in self._members]
 
     async def lost(self) -> str:
         """Waits until a rank has ended and all are gone; returns why."""

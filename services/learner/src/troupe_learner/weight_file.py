@@ -9,7 +9,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -97,14 +97,6 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         if name != "__metadata__"
     ]
     return sorted(found, key=lambda each: each.start)
-
-
-def pieces(path: Path, tensor: StoredTensor, piece_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(offset within the tensor, bytes) of consecutive pieces."""
-    with path.open("rb") as file:
-        file.seek(tensor.start)
-        for offset in range(0, tensor.spec.byte_size, piece_bytes):
-            yield offset, file.read(min(piece_bytes, tensor.spec.byte_size - offset))
 
 
 def sha256_of(path: Path, start: int = 0, size: int | None = None) -> bytes:
