@@ -85,4 +85,6 @@ def _pattern_cell(group: evaluation_pb2.EvalGroup, name: str, total: int) -> str
     count = group.patterns.get(name, 0)
     if not count:
         return "–"
-    return f"{percent(count / total)}, {percent(group.pattern_successes.get(name, 0) / count)}"
+    success = group.pattern_successes.get(name, 0) / count
+    # Joined by no-break spaces: a cell stays on one line.
+    return f"{100 * count / total:.0f} %\u00a0· {100 * success:.0f} %".replace(" ", "\u00a0")
