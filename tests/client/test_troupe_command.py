@@ -95,7 +95,7 @@ def test_eval_shows_tables_bad_lines_and_examples(state: Path, tmp_path: Path) -
     assert "problems.jsonl:3: not JSON" in shown.stderr
     assert "troupe trace bbbbbb22" in shown.stderr
     assert "50.0 % [25.0, 75.0]" in shown.stdout
-    assert "75.0 %, 100.0 %" in shown.stdout
+    assert "75 % · 100 %" in shown.stdout.replace("\u00a0", " ")
     assert "12,345" in shown.stdout
 
 
