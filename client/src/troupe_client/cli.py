@@ -28,6 +28,7 @@ for command in (
     cli_jobs.train,
     cli_records.trace,
     cli_records.runs,
+    cli_records.cancel,
     cli_records.config,
 ):
     app.command(name="eval" if command is cli_jobs.evaluate else None)(command)

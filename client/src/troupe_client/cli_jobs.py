@@ -111,7 +111,9 @@ def evaluate(
 
 def train(
     config: Annotated[Path | None, typer.Option(help="Config of a new run, YAML.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Id of a paused or failed run to go on with.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Id of an interrupted, paused or failed run to go on with.")
+    ] = None,
     run_id: Annotated[str, typer.Option("--run-id", help="Id of the new run; chosen for you if empty.")] = "",
     state: StateOption = DEFAULT_STATE_OPTION,
     profile: ProfileOption = None,
@@ -128,7 +130,7 @@ def train(
             orchestrator(place, interrupts, frame.starting, Purpose.TRAINING) as address,
             Client(address) as client,
         ):
-            run = await client.create_run(text, run_id) if resume is None else await client.resume_run(resume)
+            run = await client.create_run(text, run_id) if resume is None else await _resumed(client, resume)
             frame.err.print(f"run {run.run_id} in {run.folder}")
             after = 0
             with TrainView(frame.out, run.total_steps, run.committed_steps) as view:
@@ -137,6 +139,12 @@ def train(
             return _ended(await client.get_run(run.run_id))
 
     frame.execute(command)
+
+
+async def _resumed(client: Client, run_id: str) -> training_pb2.Run:
+    """The run, going on; an orchestrator goes on by itself with a run that was interrupted."""
+    run = await client.get_run(run_id)
+    return run if run.state == training_pb2.RUN_STATE_RUNNING else await client.resume_run(run_id)
 
 
 def _ended(run: training_pb2.Run) -> int:

@@ -52,6 +52,26 @@ def runs(
     frame.execute(command)
 
 
+def cancel(
+    run: Annotated[str, typer.Argument(help="Id of a run, as `troupe runs` shows it.")],
+    state: StateOption = DEFAULT_STATE_OPTION,
+    profile: ProfileOption = None,
+    target: TargetOption = None,
+) -> None:
+    """End a run for good; its committed steps stay."""
+    place = frame.place(target, state, profile)
+
+    async def command(interrupts: Interrupts) -> int:
+        async with (
+            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
+            Client(address) as client,
+        ):
+            frame.out.print(render_status.runs([await client.cancel_run(run)]))
+        return 0
+
+    frame.execute(command)
+
+
 def config(
     config_file: Annotated[Path, typer.Option("--config", help="Config of a run, YAML.")],
     state: StateOption = DEFAULT_STATE_OPTION,

@@ -188,7 +188,8 @@ class Runs:
         if self._active:
             holder = next(iter(self._active))
             raise FailedPrecondition(
-                holder, f"run {holder} trains these policies; wait for it, or pause or cancel it first"
+                holder,
+                f"run {holder} trains these policies; wait for it, or pause or cancel it first (`troupe cancel {holder}`)",
             )
 
     async def _launch(self, record: RunRecord, tasks: Sequence[Task]) -> None:
