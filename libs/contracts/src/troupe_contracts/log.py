@@ -50,10 +50,11 @@ def configure(level: LogLevel = "info", style: LogFormat = "json", service: str 
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Whatever stderr is when a line is written: a program may have put another in its place.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
@@ -61,6 +62,13 @@ def configure(level: LogLevel = "info", style: LogFormat = "json", service: str 
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def get_logger(**values: object) -> FilteringBoundLogger:

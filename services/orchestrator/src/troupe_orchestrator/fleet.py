@@ -39,10 +39,7 @@ class PolicyFleet:
         Raises:
             NoReplicasError: none is in rotation.
         """
-        serving = [replica for replica in self._replicas if replica.target not in self._out_of_rotation]
-        if not serving:
-            raise NoReplicasError(f"none of {[replica.target for replica in self._replicas]} serves")
-        return max(serving, key=lambda replica: blake2b(f"{key}\x1f{replica.target}".encode()).digest()).stub
+        return max(self._serving(), key=lambda replica: blake2b(f"{key}\x1f{replica.target}".encode()).digest()).stub
 
     def take_out(self, replica: Replica) -> None:
         """Give a replica no more work: its weights are not the current ones."""
@@ -53,5 +50,16 @@ class PolicyFleet:
         self._out_of_rotation.discard(replica.target)
 
     async def describe(self) -> list[policy_pb2.PolicyInfo]:
-        """What each replica says of itself."""
-        return [await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest()) for replica in self._replicas]
+        """What each replica in rotation says of itself.
+
+        Raises:
+            NoReplicasError: none is in rotation.
+        """
+        serving = self._serving()
+        return [await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest()) for replica in serving]
+
+    def _serving(self) -> list[Replica]:
+        serving = [replica for replica in self._replicas if replica.target not in self._out_of_rotation]
+        if not serving:
+            raise NoReplicasError(f"none of {[replica.target for replica in self._replicas]} serves")
+        return serving

@@ -195,7 +195,7 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
     except RecursionError as error:
         raise ConfigError([("config", "is nested too deeply")]) from error
     if not isinstance(loaded, dict):
-        raise ConfigError([("config", "must be a mapping of keys, see docs/configuration.md")])
+        raise ConfigError([("config", "must be a mapping of keys, see examples/")])
     try:
         return model.model_validate(loaded)
     except ValidationError as error:

@@ -40,6 +40,8 @@ def plan_step(config: RunConfig, step: int) -> StepPlan:
         if offset < stage.steps:
             break
         offset -= stage.steps
+    before = config.stages[(number - 2) % len(config.stages)]
+    switched = offset == 0 and step > 1 and before.train is not stage.train
     warmup = config.optimization.warmup_steps if stage.warmup_steps is None else stage.warmup_steps
     peak = config.optimization.learning_rate if stage.learning_rate is None else stage.learning_rate
     return StepPlan(
@@ -48,7 +50,7 @@ def plan_step(config: RunConfig, step: int) -> StepPlan:
         step_in_stage=offset + 1,
         trains=stage.train,
         learning_rate=peak * min(1.0, (offset + 1) / (warmup + 1)),
-        reset_optimizer=offset == 0 and step > 1 and config.optimization.on_switch == "reset",
+        reset_optimizer=switched and config.optimization.on_switch == "reset",
         designs=stage.designs or config.rollout.designs,
         executions=stage.executions or config.rollout.executions,
     )

@@ -120,6 +120,8 @@ class WeightUpdates:
             self._move(Event.ABORT)
             self._close(f"replaced by update {request.update_id} of a newer lease")
         self._move(Event.BEGIN)
+        # An update begun again under its name can be aborted again.
+        self._last_abort = ""
         self._open = _Open(request, manifest, source)
         return policy_pb2.BeginUpdateResponse()
 

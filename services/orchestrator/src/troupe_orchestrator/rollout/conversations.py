@@ -4,6 +4,7 @@ A script names a conversation and gives new messages; what the conversation hold
 change. The transcript is kept in the form that goes over the wire and becomes arrays once, when the execution has ended.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,24 @@ class Conversation:
         return [
             message.content for message in self.transcript.messages if message.role == common_pb2.MESSAGE_ROLE_ASSISTANT
         ]
+
+
+def messages_problem(conversation: Conversation, messages: Sequence[common_pb2.ChatMessage]) -> str:
+    """Why a script's messages cannot follow a conversation, empty if they can.
+
+    Looked at here, so that what a script sends wrong is its own fault and never looks like the engine's refusal.
+    """
+    new = not conversation.transcript.messages
+    if not messages:
+        return "an agent call needs at least one new message"
+    for index, message in enumerate(messages):
+        if message.role not in ROLE_NAMES or message.role == common_pb2.MESSAGE_ROLE_ASSISTANT:
+            return "an agent call can only send system, user and tool messages"
+        if message.role == common_pb2.MESSAGE_ROLE_SYSTEM and (index > 0 or not new):
+            return "a system message can only be the first of a conversation"
+    if new and messages[0].role == common_pb2.MESSAGE_ROLE_TOOL:
+        return "a conversation cannot begin with a tool's result"
+    return ""
 
 
 def token_record(transcript: transcript_pb2.Transcript) -> TokenRecord | None:

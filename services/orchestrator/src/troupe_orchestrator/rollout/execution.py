@@ -22,7 +22,7 @@ from troupe.v1 import (
     transcript_pb2,
 )
 
-from troupe_orchestrator.rollout.conversations import Conversation
+from troupe_orchestrator.rollout.conversations import Conversation, messages_problem
 from troupe_orchestrator.rollout.faults import InfrastructureFaultError, fault_of
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
@@ -110,11 +110,12 @@ class _Execution:
             raise InfrastructureFaultError("sandbox", "the stream ended without an outcome")
         if outcome.verdict == sandbox_pb2.VERDICT_CANCELLED:
             raise InfrastructureFaultError("sandbox", "the execution was cancelled there")
-        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT and outcome.outstanding_calls:
+        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT and outcome.use.waiting_seconds > 0:
+            # Whoever was slow, part of the wall was spent waiting for us: that must cost the design nothing.
             raise InfrastructureFaultError(
                 "executor",
-                f"{outcome.outstanding_calls} turns were outstanding when the wall limit of "
-                f"{self._request.budgets.idle_wall_seconds} s passed",
+                f"the wall limit of {self._request.budgets.idle_wall_seconds} s passed, "
+                f"{outcome.use.waiting_seconds:.1f} s of it waiting for turns",
             )
         return ExecutionRecord(
             outcome=outcome,
@@ -174,6 +175,8 @@ class _Execution:
             reply.refusal = f"conversation {agent_call.conversation_id} has a turn under way already"
         elif self._spent_tokens >= self._request.budgets.tokens:
             reply.refusal = f"the execution's budget of {self._request.budgets.tokens} tokens is spent"
+        elif problem := messages_problem(conversation, agent_call.messages):
+            reply.refusal = problem
         else:
             conversation.busy = True
             response = await self._generate(conversation, agent_call)

@@ -120,8 +120,8 @@ def _payload(
         rewards,
         ExecutionFacts(
             success=success,
-            delivery_format=delivery_share(last_turns),
-            solution_format=solution_share(provenance.turn or None, task.task_type),
+            delivery_format=delivery_share(last_turns) if provenance.ok else 0.0,
+            solution_format=0.0 if not provenance.ok else solution_share(provenance.turn or None, task.task_type),
             agent_calls=outcome.agent_calls,
         ),
     )

@@ -105,6 +105,8 @@ def assemble_batches(
         for sample, node, tokens in _conversations(trees, role)
         if not config.credit.filter_zero_variance or advantages.has_signal(role, sample)
     ]
+    # Mini-batches are cut in order: by id, a hash, each gets its share of every role and task.
+    candidates.sort(key=lambda candidate: candidate[2].id)
     weights = token_weights(
         (TrainedSequence(node.id, sample, role, tokens.generated_count) for role, sample, node, tokens in candidates),
         config.credit.normalization,

@@ -7,6 +7,7 @@ lost connection is survived by asking again; what the learner itself says is fin
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ logger = structlog.get_logger()
 
 _CHUNK_TOKENS = 65_536
 _RECONNECT_SECONDS = 1.0
+_LOST_SECONDS = 300.0
+"""How long an operation's learner may be away."""
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -139,14 +142,16 @@ class LearnerClient:
     async def _finished(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
         """Wait for an operation, over lost connections."""
         after = 0
+        give_up = time.monotonic() + _LOST_SECONDS
         while not operation.done:
             try:
                 async for event in self.stub.WatchOperation(
                     learner_pb2.WatchOperationRequest(name=operation.name, after_event_id=after)
                 ):
                     after, operation = event.event_id, event.operation
+                    give_up = time.monotonic() + _LOST_SECONDS
             except grpc.RpcError as error:
-                if error.code() not in _LOST:
+                if error.code() not in _LOST or time.monotonic() > give_up:
                     raise
                 logger.warning("lost the learner's operation, asking again", error=describe(error))
                 await asyncio.sleep(_RECONNECT_SECONDS)

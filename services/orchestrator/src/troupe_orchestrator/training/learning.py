@@ -63,8 +63,7 @@ class Learning:
         state = await self._ready(policy)
         if state.run_id not in ("", self._run_id):
             raise LearnerError(
-                f"the learner of policy {policy.policy_id} belongs to run {state.run_id}; "
-                "restart it, or wait for that run"
+                f"the learner of policy {policy.policy_id} belongs to run {state.run_id}; restart the learner"
             )
         if state.applied_step > update + 1:
             raise LearnerError(

@@ -37,6 +37,8 @@ from troupe_orchestrator.tree import Tree
 logger = structlog.get_logger()
 
 _PROBES = 4
+_FIXED_PROBE = list(range(1, 17))
+"""Token ids that every vocabulary has: tells a load that failed where no batch is at hand."""
 
 
 class EverythingDroppedError(RuntimeError):
@@ -70,7 +72,7 @@ class RunLoop:
         self._boundary = boundary
         self._learning = Learning(database, run_id)
         self._stop = asyncio.Event()
-        self._probes: dict[str, list[list[int]]] = {policy_id: [] for policy_id in self._policies}
+        self._probes: dict[str, list[list[int]]] = {policy_id: [_FIXED_PROBE] for policy_id in self._policies}
 
     def stop(self) -> None:
         """Ask the loop to return at the next step boundary."""
@@ -143,6 +145,9 @@ class RunLoop:
             raise EverythingDroppedError(
                 f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
             )
+        for drop in dropped:
+            # Counted only where the others of the step came through: an outage must not quarantine what it hits.
+            await self._drop(record.step, drop)
         folder = self._step_folder(record.step)
         updates = {policy_id: await self._learning.last_update(policy_id) + 1 for policy_id in self._policies}
         batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates)
@@ -204,7 +209,6 @@ class RunLoop:
                 tree = await roll_task(self._tasks[task_id], rollout, self._services, progress, timings)
             except TaskDroppedError as drop:
                 dropped.append(drop)
-                await self._drop(record.step, drop)
                 return
             trees[task_id] = tree
             await self._journal(record.step, task_id, tree, versions)
@@ -413,4 +417,5 @@ class _Progress(Silent):
 
 def _probe_sequences(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
     """A few sequences of the batch, the shortest first: enough to tell one set of weights from another."""
-    return [sequence.token_ids.tolist() for sequence in sorted(sequences, key=lambda s: len(s.token_ids))[:_PROBES]]
+    shortest = sorted(sequences, key=lambda sequence: len(sequence.token_ids))[:_PROBES]
+    return [_FIXED_PROBE, *(sequence.token_ids.tolist() for sequence in shortest)]
