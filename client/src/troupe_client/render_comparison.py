@@ -36,6 +36,8 @@ def _totals(before: evaluation_pb2.EvalSummary, after: evaluation_pb2.EvalSummar
     ):
         first, last = getattr(before, name), getattr(after, name)
         table.add_row(label, percent(first), percent(last), _points(first, last))
+    if before.faults or after.faults:
+        table.add_row("left out: infrastructure faults", str(before.faults), str(after.faults), "", style="yellow")
     return table
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import structlog
 from troupe.v1 import evaluation_pb2_grpc, solver_pb2_grpc, training_pb2_grpc
 
 from troupe_orchestrator.engines import Engines, connect_engines
@@ -19,6 +21,8 @@ from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.runs import Runs
 from troupe_orchestrator.training.service import TrainingServicer
+
+logger = structlog.get_logger()
 
 SERVICE_NAMES = ("troupe.v1.Training", "troupe.v1.Evaluation", "troupe.v1.Solver")
 
@@ -54,6 +58,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         # A predecessor that was killed holds its lease until it expires.
         database = await Database.open(settings.database_url(), settings.lease_seconds, 2 * settings.lease_seconds)
         stack.push_async_callback(database.close)
+        stack.enter_context(_ending_when_lost(database))
         grader = await stack.enter_async_context(MathGrader(settings.grading_workers))
         engines = await connect_engines(settings, grader)
         # Held by a step of a run, or by an eval job: whoever holds it has the policies' versions to itself.
@@ -66,6 +71,22 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
             await runs.resume_interrupted()
             await jobs.resume_interrupted()
         yield Orchestrator(database, engines, runs, jobs, serving)
+
+
+@contextlib.contextmanager
+def _ending_when_lost(database: Database) -> Iterator[None]:
+    """While the block runs: an orchestrator whose store is another's ends as if it had been told to."""
+
+    async def end() -> None:
+        await database.lost.wait()
+        logger.error("another orchestrator owns the store: ending", token=database.fence.token)
+        signal.raise_signal(signal.SIGTERM)
+
+    ending = asyncio.create_task(end(), name="lease-lost")
+    try:
+        yield
+    finally:
+        ending.cancel()
 
 
 def _serving(path: Path | None) -> ServingConfig:
