@@ -365,7 +365,7 @@ class Operation(_message.Message):
 
     @_builtins.property
     def checkpoint(self) -> Global___CheckpointInfo:
-        """Set when done and it was a SaveCheckpoint or RestoreCheckpoint."""
+        """Set when done and it was a SaveCheckpoint or RestoreCheckpoint, or a BindRun (its `uri` as requested)."""
 
     def __init__(
         self,
@@ -694,6 +694,39 @@ class RestoreCheckpointRequest(_message.Message):
 Global___RestoreCheckpointRequest: _TypeAlias = RestoreCheckpointRequest  # noqa: Y015
 
 @_typing.final
+class BindRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FENCE_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    run_id: _builtins.str
+    """The run that begins."""
+    uri: _builtins.str
+    """A checkpoint of this policy, of any run, whose weights and optimizer the run starts from, as an fsspec URI; empty is
+    the initial weights with a fresh optimizer.
+    """
+    @_builtins.property
+    def fence(self) -> _common_pb2.Fence: ...
+    def __init__(
+        self,
+        *,
+        fence: _common_pb2.Fence | None = ...,
+        policy_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "policy_id", b"policy_id", "run_id", b"run_id", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BindRunRequest: _TypeAlias = BindRunRequest  # noqa: Y015
+
+@_typing.final
 class CheckpointInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -766,7 +799,7 @@ class LearnerInfo(_message.Message):
     policy_id: _builtins.str
     state: Global___GangState.ValueType
     run_id: _builtins.str
-    """Run that the learner is bound to, empty before its first batch or restore."""
+    """Run that the learner is bound to, empty before its first batch, restore or BindRun."""
     applied_step: _builtins.int
     applied_digest: _builtins.bytes
     model: _builtins.str

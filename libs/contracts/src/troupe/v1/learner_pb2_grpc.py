@@ -70,6 +70,11 @@ class LearnerStub:
                 request_serializer=troupe_dot_v1_dot_learner__pb2.RestoreCheckpointRequest.SerializeToString,
                 response_deserializer=troupe_dot_v1_dot_learner__pb2.Operation.FromString,
                 _registered_method=True)
+        self.BindRun = channel.unary_unary(
+                '/troupe.v1.Learner/BindRun',
+                request_serializer=troupe_dot_v1_dot_learner__pb2.BindRunRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_learner__pb2.Operation.FromString,
+                _registered_method=True)
         self.GetLearner = channel.unary_unary(
                 '/troupe.v1.Learner/GetLearner',
                 request_serializer=troupe_dot_v1_dot_learner__pb2.GetLearnerRequest.SerializeToString,
@@ -132,6 +137,15 @@ class LearnerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BindRun(self, request, context):
+        """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
+        learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
+        applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLearner(self, request, context):
         """What is loaded and how far it is.
         """
@@ -175,6 +189,11 @@ def add_LearnerServicer_to_server(servicer, server):
             'RestoreCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.RestoreCheckpoint,
                     request_deserializer=troupe_dot_v1_dot_learner__pb2.RestoreCheckpointRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_learner__pb2.Operation.SerializeToString,
+            ),
+            'BindRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.BindRun,
+                    request_deserializer=troupe_dot_v1_dot_learner__pb2.BindRunRequest.FromString,
                     response_serializer=troupe_dot_v1_dot_learner__pb2.Operation.SerializeToString,
             ),
             'GetLearner': grpc.unary_unary_rpc_method_handler(
@@ -372,6 +391,33 @@ class Learner:
             target,
             '/troupe.v1.Learner/RestoreCheckpoint',
             troupe_dot_v1_dot_learner__pb2.RestoreCheckpointRequest.SerializeToString,
+            troupe_dot_v1_dot_learner__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BindRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.Learner/BindRun',
+            troupe_dot_v1_dot_learner__pb2.BindRunRequest.SerializeToString,
             troupe_dot_v1_dot_learner__pb2.Operation.FromString,
             options,
             channel_credentials,

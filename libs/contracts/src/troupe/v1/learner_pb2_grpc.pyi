@@ -52,6 +52,11 @@ class LearnerStub:
     """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all."""
     RestoreCheckpoint: _grpc.UnaryUnaryMultiCallable[_learner_pb2.RestoreCheckpointRequest, _learner_pb2.Operation]
     """Loads such a folder, whole or not at all."""
+    BindRun: _grpc.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]
+    """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
+    learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
+    applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+    """
     GetLearner: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetLearnerRequest, _learner_pb2.LearnerInfo]
     """What is loaded and how far it is."""
 
@@ -77,6 +82,11 @@ class LearnerAsyncStub(LearnerStub):
     """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all."""
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_learner_pb2.RestoreCheckpointRequest, _learner_pb2.Operation]  # type: ignore[assignment]
     """Loads such a folder, whole or not at all."""
+    BindRun: _aio.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]  # type: ignore[assignment]
+    """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
+    learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
+    applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+    """
     GetLearner: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetLearnerRequest, _learner_pb2.LearnerInfo]  # type: ignore[assignment]
     """What is loaded and how far it is."""
 
@@ -141,6 +151,17 @@ class LearnerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.Operation, _abc.Awaitable[_learner_pb2.Operation]]:
         """Loads such a folder, whole or not at all."""
+
+    @_abc_1.abstractmethod
+    def BindRun(
+        self,
+        request: _learner_pb2.BindRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.Operation, _abc.Awaitable[_learner_pb2.Operation]]:
+        """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
+        learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
+        applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+        """
 
     @_abc_1.abstractmethod
     def GetLearner(
