@@ -83,6 +83,7 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___RunState.ValueType
     reason: _builtins.str
@@ -101,6 +102,10 @@ class Run(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def disk_bytes(self) -> Global___DiskBytes:
+        """What the run's files take."""
+
     def __init__(
         self,
         *,
@@ -115,14 +120,49 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         folder: _builtins.str = ...,
+        disk_bytes: Global___DiskBytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "end_time", b"end_time", "folder", b"folder", "reason", b"reason", "run_id", b"run_id", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "folder", b"folder", "reason", b"reason", "run_id", b"run_id", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class DiskBytes(_message.Message):
+    """Bytes on disk of a run's files that the store still lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREES_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    trees: _builtins.int
+    """Rollout trees of sealed steps that retention has not collected."""
+    batches: _builtins.int
+    """Sealed batches that a replay may still need."""
+    checkpoints: _builtins.int
+    """Checkpoints of learners; 0 for those that the orchestrator cannot see."""
+    journal: _builtins.int
+    """Finished task groups of the step under way."""
+    def __init__(
+        self,
+        *,
+        trees: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        checkpoints: _builtins.int = ...,
+        journal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "checkpoints", b"checkpoints", "journal", b"journal", "trees", b"trees"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskBytes: _TypeAlias = DiskBytes  # noqa: Y015
 
 @_typing.final
 class CreateRunRequest(_message.Message):
