@@ -33,6 +33,8 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 3
     RUN_STATE_FAILED: _RunState.ValueType  # 4
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
+    RUN_STATE_QUEUED: _RunState.ValueType  # 6
+    """Waits for the run that holds its policies to end or pause."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper): ...
 
@@ -42,6 +44,8 @@ RUN_STATE_PAUSED: RunState.ValueType  # 2
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 3
 RUN_STATE_FAILED: RunState.ValueType  # 4
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
+RUN_STATE_QUEUED: RunState.ValueType  # 6
+"""Waits for the run that holds its policies to end or pause."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 class _StepState:
@@ -72,6 +76,26 @@ Global___StepState: _TypeAlias = StepState  # noqa: Y015
 class Run(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LastMetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
@@ -84,6 +108,14 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    TRAINS_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    LAST_METRICS_FIELD_NUMBER: _builtins.int
+    QUARANTINED_TASKS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    RECENT_EVENTS_FIELD_NUMBER: _builtins.int
+    FORKABLE_STEPS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___RunState.ValueType
     reason: _builtins.str
@@ -91,13 +123,20 @@ class Run(_message.Message):
     config: _builtins.str
     """The effective config, YAML."""
     committed_steps: _builtins.int
-    """Steps committed, and planned."""
+    """Steps committed, and planned. A fork counts on from its parent's step."""
     total_steps: _builtins.int
     step: _builtins.int
     """The step under way; equals committed_steps when none is."""
     step_state: Global___StepState.ValueType
     folder: _builtins.str
     """Folder of the run's files, as the orchestrator sees it."""
+    stage: _builtins.int
+    """Number of the stage from 1 and what it trains (executor, designer, both), of the step under way or of the next one;
+    0 and empty after the last step.
+    """
+    trains: _builtins.str
+    forkable_steps: _builtins.str
+    """Steps after which the run can be forked, as ranges "3-10, 12"; 0 is the start."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -105,6 +144,26 @@ class Run(_message.Message):
     @_builtins.property
     def disk_bytes(self) -> Global___DiskBytes:
         """What the run's files take."""
+
+    @_builtins.property
+    def provenance(self) -> Global___RunProvenance:
+        """What made the run what it is."""
+
+    @_builtins.property
+    def last_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Metrics of the last committed step. Set by GetRun only, as the fields after it."""
+
+    @_builtins.property
+    def quarantined_tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedTask]:
+        """Tasks that are no longer drawn."""
+
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunCheckpoint]:
+        """Learner checkpoints that are kept, newest first."""
+
+    @_builtins.property
+    def recent_events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEvent]:
+        """The newest conditions and changes of state, at most 20, in order."""
 
     def __init__(
         self,
@@ -121,14 +180,248 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         folder: _builtins.str = ...,
         disk_bytes: Global___DiskBytes | None = ...,
+        stage: _builtins.int = ...,
+        trains: _builtins.str = ...,
+        provenance: Global___RunProvenance | None = ...,
+        last_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        quarantined_tasks: _abc.Iterable[Global___QuarantinedTask] | None = ...,
+        checkpoints: _abc.Iterable[Global___RunCheckpoint] | None = ...,
+        recent_events: _abc.Iterable[Global___RunEvent] | None = ...,
+        forkable_steps: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "folder", b"folder", "reason", b"reason", "run_id", b"run_id", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "folder", b"folder", "forkable_steps", b"forkable_steps", "last_metrics", b"last_metrics", "provenance", b"provenance", "quarantined_tasks", b"quarantined_tasks", "reason", b"reason", "recent_events", b"recent_events", "run_id", b"run_id", "stage", b"stage", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps", "trains", b"trains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunProvenance(_message.Message):
+    """What a run came from, recorded when it is created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_REVISION_FIELD_NUMBER: _builtins.int
+    SOURCE_DIRTY_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    LOCK_DIGEST_FIELD_NUMBER: _builtins.int
+    LOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
+    DATA_TASKS_FIELD_NUMBER: _builtins.int
+    CONFIG_DIGEST_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    ISOLATION_PROFILE_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
+    source_revision: _builtins.str
+    """Commit of the orchestrator's checkout or image; empty where neither is known."""
+    source_dirty: _builtins.bool
+    """The checkout has changes that are not committed."""
+    source_version: _builtins.str
+    """Version of the orchestrator's distribution."""
+    lock_digest: _builtins.str
+    """SHA-256, hex: of uv.lock, or of the installed distributions with their versions; `lock_source` says of which."""
+    lock_source: _builtins.str
+    data_digest: _builtins.str
+    """SHA-256, hex, of the training file, and how many of its tasks the run draws from."""
+    data_tasks: _builtins.int
+    config_digest: _builtins.str
+    """Of the effective config."""
+    seed: _builtins.int
+    isolation_profile: _builtins.str
+    """Isolation profile in force in the sandbox."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyProvenance]:
+        """In the order of their ids."""
+
+    @_builtins.property
+    def fork(self) -> Global___RunFork:
+        """Set for a fork."""
+
+    def __init__(
+        self,
+        *,
+        source_revision: _builtins.str = ...,
+        source_dirty: _builtins.bool = ...,
+        source_version: _builtins.str = ...,
+        lock_digest: _builtins.str = ...,
+        lock_source: _builtins.str = ...,
+        data_digest: _builtins.str = ...,
+        data_tasks: _builtins.int = ...,
+        config_digest: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        policies: _abc.Iterable[Global___PolicyProvenance] | None = ...,
+        isolation_profile: _builtins.str = ...,
+        fork: Global___RunFork | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_digest", b"config_digest", "data_digest", b"data_digest", "data_tasks", b"data_tasks", "fork", b"fork", "isolation_profile", b"isolation_profile", "lock_digest", b"lock_digest", "lock_source", b"lock_source", "policies", b"policies", "seed", b"seed", "source_dirty", b"source_dirty", "source_revision", b"source_revision", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunProvenance: _TypeAlias = RunProvenance  # noqa: Y015
+
+@_typing.final
+class PolicyProvenance(_message.Message):
+    """One policy of a run, as its services describe it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_DIGEST_FIELD_NUMBER: _builtins.int
+    LEARNER_ENGINE_FIELD_NUMBER: _builtins.int
+    SERVING_ENGINE_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    model: _builtins.str
+    """Folder or hub id of the model that the learner started from."""
+    tokenizer_digest: _builtins.str
+    """SHA-256, hex."""
+    chat_template_digest: _builtins.str
+    architecture_digest: _builtins.str
+    learner_engine: _builtins.str
+    """Engines with their versions, as started."""
+    serving_engine: _builtins.str
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Roles that it plays: designer, executor."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        model: _builtins.str = ...,
+        tokenizer_digest: _builtins.str = ...,
+        chat_template_digest: _builtins.str = ...,
+        architecture_digest: _builtins.str = ...,
+        learner_engine: _builtins.str = ...,
+        serving_engine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "learner_engine", b"learner_engine", "model", b"model", "policy_id", b"policy_id", "roles", b"roles", "serving_engine", b"serving_engine", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyProvenance: _TypeAlias = PolicyProvenance  # noqa: Y015
+
+@_typing.final
+class RunFork(_message.Message):
+    """Where a fork left its parent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TASKS_CONTINUED_FIELD_NUMBER: _builtins.int
+    TASKS_REASON_FIELD_NUMBER: _builtins.int
+    PLAN_CONTINUED_FIELD_NUMBER: _builtins.int
+    parent_run_id: _builtins.str
+    step: _builtins.int
+    """The parent's step whose weights and optimizer the fork starts from; 0 is the parent's start."""
+    tasks_continued: _builtins.bool
+    """Whether the tasks go on where the parent's stood after the step, or start anew, and why."""
+    tasks_reason: _builtins.str
+    plan_continued: _builtins.bool
+    """Whether the stage plan goes on where the parent's stood, or starts anew with the fork's own stages."""
+    def __init__(
+        self,
+        *,
+        parent_run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        tasks_continued: _builtins.bool = ...,
+        tasks_reason: _builtins.str = ...,
+        plan_continued: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_run_id", b"parent_run_id", "plan_continued", b"plan_continued", "step", b"step", "tasks_continued", b"tasks_continued", "tasks_reason", b"tasks_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunFork: _TypeAlias = RunFork  # noqa: Y015
+
+@_typing.final
+class QuarantinedTask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DROPS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    reason: _builtins.str
+    """The fault of ours that it was dropped for last."""
+    drops: _builtins.int
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        drops: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drops", b"drops", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedTask: _TypeAlias = QuarantinedTask  # noqa: Y015
+
+@_typing.final
+class RunCheckpoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class UrisEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STEP_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    best: _builtins.bool
+    """The best one by the run's validation."""
+    @_builtins.property
+    def uris(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Policy id to the checkpoint's URI."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        uris: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "step", b"step", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCheckpoint: _TypeAlias = RunCheckpoint  # noqa: Y015
 
 @_typing.final
 class DiskBytes(_message.Message):
@@ -170,23 +463,272 @@ class CreateRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Chosen by the client, for idempotency: the same id and config return the existing run. Empty lets the server choose."""
     config: _builtins.str
     """The run's config, YAML; keys that are unknown are refused by name."""
+    queue: _builtins.bool
+    """Wait for the run that holds the policies instead of being refused."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         config: _builtins.str = ...,
+        queue: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "queue", b"queue", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
+
+@_typing.final
+class PlanRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    config: _builtins.str
+    """As in CreateRunRequest."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyDescription]:
+        """What to reckon with where the orchestrator has no services; refused where it has."""
+
+    def __init__(
+        self,
+        *,
+        config: _builtins.str = ...,
+        policies: _abc.Iterable[Global___PolicyDescription] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRunRequest: _TypeAlias = PlanRunRequest  # noqa: Y015
+
+@_typing.final
+class PolicyDescription(_message.Message):
+    """What an estimate needs to know of a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    LEARNER_RANKS_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    parameters: _builtins.int
+    """Values of all weights, a tied one counted once."""
+    weight_bytes: _builtins.int
+    """Bytes of the weights as they are served."""
+    kv_bytes_per_token: _builtins.int
+    """Bytes of one token's keys and values over all layers; 0 where the tensors' names do not tell."""
+    context_length: _builtins.int
+    """Tokens of prompt and reply together; 0 is unknown."""
+    capacity: _builtins.int
+    """Generations that all replicas run at once; 0 is unknown."""
+    learner_ranks: _builtins.int
+    """Ranks of the learner's gang, at least 1."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Roles that it plays: designer, executor."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        parameters: _builtins.int = ...,
+        weight_bytes: _builtins.int = ...,
+        kv_bytes_per_token: _builtins.int = ...,
+        context_length: _builtins.int = ...,
+        capacity: _builtins.int = ...,
+        learner_ranks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "context_length", b"context_length", "kv_bytes_per_token", b"kv_bytes_per_token", "learner_ranks", b"learner_ranks", "parameters", b"parameters", "policy_id", b"policy_id", "roles", b"roles", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyDescription: _TypeAlias = PolicyDescription  # noqa: Y015
+
+@_typing.final
+class RunPlan(_message.Message):
+    """What a run would take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    tasks: _builtins.int
+    """Tasks that the run draws from."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StagePlan]:
+        """The stages that have steps of this run, in order of their first step."""
+
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanEstimate]: ...
+    def __init__(
+        self,
+        *,
+        stages: _abc.Iterable[Global___StagePlan] | None = ...,
+        estimates: _abc.Iterable[Global___PlanEstimate] | None = ...,
+        steps: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "stages", b"stages", "steps", b"steps", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPlan: _TypeAlias = RunPlan  # noqa: Y015
+
+@_typing.final
+class StagePlan(_message.Message):
+    """One stage of the plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    TRAINS_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    LAST_STEP_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    DESIGNS_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    DESIGNER_SEQUENCES_FIELD_NUMBER: _builtins.int
+    EXECUTOR_SEQUENCES_FIELD_NUMBER: _builtins.int
+    TRAINED_SEQUENCES_FIELD_NUMBER: _builtins.int
+    GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
+    stage: _builtins.int
+    """Number from 1, repeats count on."""
+    trains: _builtins.str
+    first_step: _builtins.int
+    last_step: _builtins.int
+    learning_rate: _builtins.float
+    """Of the last step, after warm-up."""
+    tasks: _builtins.int
+    """Of one step."""
+    designs: _builtins.int
+    executions: _builtins.int
+    designer_sequences: _builtins.int
+    """Most sequences of one step: sampled, and sent to the learner."""
+    executor_sequences: _builtins.int
+    trained_sequences: _builtins.int
+    generated_tokens: _builtins.int
+    """Most tokens that one step generates."""
+    def __init__(
+        self,
+        *,
+        stage: _builtins.int = ...,
+        trains: _builtins.str = ...,
+        first_step: _builtins.int = ...,
+        last_step: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        tasks: _builtins.int = ...,
+        designs: _builtins.int = ...,
+        executions: _builtins.int = ...,
+        designer_sequences: _builtins.int = ...,
+        executor_sequences: _builtins.int = ...,
+        trained_sequences: _builtins.int = ...,
+        generated_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["designer_sequences", b"designer_sequences", "designs", b"designs", "executions", b"executions", "executor_sequences", b"executor_sequences", "first_step", b"first_step", "generated_tokens", b"generated_tokens", "last_step", b"last_step", "learning_rate", b"learning_rate", "stage", b"stage", "tasks", b"tasks", "trained_sequences", b"trained_sequences", "trains", b"trains"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StagePlan: _TypeAlias = StagePlan  # noqa: Y015
+
+@_typing.final
+class PlanEstimate(_message.Message):
+    """One figure of a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    FORMULA_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What is estimated: learner memory of policy starter, disk of batches, …"""
+    value: _builtins.float
+    unit: _builtins.str
+    """bytes or tokens."""
+    formula: _builtins.str
+    """How it was reckoned."""
+    bound: _builtins.bool
+    """True where the run cannot take more; false for an estimate."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        formula: _builtins.str = ...,
+        bound: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "formula", b"formula", "name", b"name", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanEstimate: _TypeAlias = PlanEstimate  # noqa: Y015
+
+@_typing.final
+class ForkRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    parent_run_id: _builtins.str
+    """The run to fork; it may have ended, or be paused."""
+    step: _builtins.int
+    """Step of the parent to start after; 0 is the parent's start."""
+    config: _builtins.str
+    """Keys that differ from the parent's config, YAML; a section is merged, a list such as `stages` replaces the parent's.
+    Empty continues the parent's plan. `steps` counts from the parent's first step.
+    """
+    run_id: _builtins.str
+    """As in CreateRunRequest."""
+    queue: _builtins.bool
+    def __init__(
+        self,
+        *,
+        parent_run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        config: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        queue: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "parent_run_id", b"parent_run_id", "queue", b"queue", "run_id", b"run_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRunRequest: _TypeAlias = ForkRunRequest  # noqa: Y015
 
 @_typing.final
 class DescribeConfigRequest(_message.Message):

@@ -40,6 +40,16 @@ class TrainingStub:
                 request_serializer=troupe_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=troupe_dot_v1_dot_training__pb2.Run.FromString,
                 _registered_method=True)
+        self.PlanRun = channel.unary_unary(
+                '/troupe.v1.Training/PlanRun',
+                request_serializer=troupe_dot_v1_dot_training__pb2.PlanRunRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_training__pb2.RunPlan.FromString,
+                _registered_method=True)
+        self.ForkRun = channel.unary_unary(
+                '/troupe.v1.Training/ForkRun',
+                request_serializer=troupe_dot_v1_dot_training__pb2.ForkRunRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_training__pb2.Run.FromString,
+                _registered_method=True)
         self.DescribeConfig = channel.unary_unary(
                 '/troupe.v1.Training/DescribeConfig',
                 request_serializer=troupe_dot_v1_dot_training__pb2.DescribeConfigRequest.SerializeToString,
@@ -94,6 +104,23 @@ class TrainingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRun(self, request, context):
+        """What a run with this config would take, before anything of it starts: a function of the config, the data set and what
+        the services say of themselves. Errors as CreateRun; it needs no free policies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkRun(self, request, context):
+        """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
+        no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
+        forked when what leads to this one is not kept any more, or what holds the policies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeConfig(self, request, context):
         """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun.
         """
@@ -102,7 +129,7 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """The run as it is now. NOT_FOUND if there is none.
+        """The run as it is now, with the fields that lists leave out. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,21 +150,22 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseRun(self, request, context):
-        """Stops at the next step boundary.
+        """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """Goes on with a paused or failed run, from what is committed and sealed.
+        """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
+        the policies, or the training file when it is no longer the one that the run began with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Ends the run. Committed steps stay.
+        """Ends the run, also one that is queued. Committed steps stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +184,16 @@ def add_TrainingServicer_to_server(servicer, server):
             'CreateRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRun,
                     request_deserializer=troupe_dot_v1_dot_training__pb2.CreateRunRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_training__pb2.Run.SerializeToString,
+            ),
+            'PlanRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRun,
+                    request_deserializer=troupe_dot_v1_dot_training__pb2.PlanRunRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_training__pb2.RunPlan.SerializeToString,
+            ),
+            'ForkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkRun,
+                    request_deserializer=troupe_dot_v1_dot_training__pb2.ForkRunRequest.FromString,
                     response_serializer=troupe_dot_v1_dot_training__pb2.Run.SerializeToString,
             ),
             'DescribeConfig': grpc.unary_unary_rpc_method_handler(
@@ -226,6 +264,60 @@ class Training:
             target,
             '/troupe.v1.Training/CreateRun',
             troupe_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
+            troupe_dot_v1_dot_training__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.Training/PlanRun',
+            troupe_dot_v1_dot_training__pb2.PlanRunRequest.SerializeToString,
+            troupe_dot_v1_dot_training__pb2.RunPlan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.Training/ForkRun',
+            troupe_dot_v1_dot_training__pb2.ForkRunRequest.SerializeToString,
             troupe_dot_v1_dot_training__pb2.Run.FromString,
             options,
             channel_credentials,

@@ -37,20 +37,31 @@ class TrainingStub:
     """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
     the policies, or the two sides of a digest mismatch.
     """
+    PlanRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.PlanRunRequest, _training_pb2.RunPlan]
+    """What a run with this config would take, before anything of it starts: a function of the config, the data set and what
+    the services say of themselves. Errors as CreateRun; it needs no free policies.
+    """
+    ForkRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ForkRunRequest, _training_pb2.Run]
+    """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
+    no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
+    forked when what leads to this one is not kept any more, or what holds the policies.
+    """
     DescribeConfig: _grpc.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]
     """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]
-    """The run as it is now. NOT_FOUND if there is none."""
+    """The run as it is now, with the fields that lists leave out. NOT_FOUND if there is none."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Newest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.RunEvent]
     """Events after `after_event_id`, until the run has ended."""
     PauseRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.Run]
-    """Stops at the next step boundary."""
+    """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.Run]
-    """Goes on with a paused or failed run, from what is committed and sealed."""
+    """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
+    the policies, or the training file when it is no longer the one that the run began with.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]
-    """Ends the run. Committed steps stay."""
+    """Ends the run, also one that is queued. Committed steps stay."""
     GetExecution: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetExecutionRequest, _training_pb2.ExecutionTrace]
     """One execution of a run or an eval job, whole: for `troupe trace`."""
 
@@ -63,20 +74,31 @@ class TrainingAsyncStub(TrainingStub):
     """Validates the config and starts the run. INVALID_ARGUMENT names each bad key; FAILED_PRECONDITION names what holds
     the policies, or the two sides of a digest mismatch.
     """
+    PlanRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PlanRunRequest, _training_pb2.RunPlan]  # type: ignore[assignment]
+    """What a run with this config would take, before anything of it starts: a function of the config, the data set and what
+    the services say of themselves. Errors as CreateRun; it needs no free policies.
+    """
+    ForkRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ForkRunRequest, _training_pb2.Run]  # type: ignore[assignment]
+    """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
+    no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
+    forked when what leads to this one is not kept any more, or what holds the policies.
+    """
     DescribeConfig: _aio.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]  # type: ignore[assignment]
     """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.Run]  # type: ignore[assignment]
-    """The run as it is now. NOT_FOUND if there is none."""
+    """The run as it is now, with the fields that lists leave out. NOT_FOUND if there is none."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Newest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.RunEvent]  # type: ignore[assignment]
     """Events after `after_event_id`, until the run has ended."""
     PauseRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.Run]  # type: ignore[assignment]
-    """Stops at the next step boundary."""
+    """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.Run]  # type: ignore[assignment]
-    """Goes on with a paused or failed run, from what is committed and sealed."""
+    """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
+    the policies, or the training file when it is no longer the one that the run began with.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]  # type: ignore[assignment]
-    """Ends the run. Committed steps stay."""
+    """Ends the run, also one that is queued. Committed steps stay."""
     GetExecution: _aio.UnaryUnaryMultiCallable[_training_pb2.GetExecutionRequest, _training_pb2.ExecutionTrace]  # type: ignore[assignment]
     """One execution of a run or an eval job, whole: for `troupe trace`."""
 
@@ -94,6 +116,27 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PlanRun(
+        self,
+        request: _training_pb2.PlanRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.RunPlan, _abc.Awaitable[_training_pb2.RunPlan]]:
+        """What a run with this config would take, before anything of it starts: a function of the config, the data set and what
+        the services say of themselves. Errors as CreateRun; it needs no free policies.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkRun(
+        self,
+        request: _training_pb2.ForkRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
+        """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
+        no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
+        forked when what leads to this one is not kept any more, or what holds the policies.
+        """
+
+    @_abc_1.abstractmethod
     def DescribeConfig(
         self,
         request: _training_pb2.DescribeConfigRequest,
@@ -107,7 +150,7 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
-        """The run as it is now. NOT_FOUND if there is none."""
+        """The run as it is now, with the fields that lists leave out. NOT_FOUND if there is none."""
 
     @_abc_1.abstractmethod
     def ListRuns(
@@ -131,7 +174,7 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.PauseRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
-        """Stops at the next step boundary."""
+        """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running."""
 
     @_abc_1.abstractmethod
     def ResumeRun(
@@ -139,7 +182,9 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ResumeRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
-        """Goes on with a paused or failed run, from what is committed and sealed."""
+        """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
+        the policies, or the training file when it is no longer the one that the run began with.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(
@@ -147,7 +192,7 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
-        """Ends the run. Committed steps stay."""
+        """Ends the run, also one that is queued. Committed steps stay."""
 
     @_abc_1.abstractmethod
     def GetExecution(
