@@ -42,6 +42,32 @@ EVAL_STATE_FAILED: EvalState.ValueType  # 3
 EVAL_STATE_CANCELLED: EvalState.ValueType  # 4
 Global___EvalState: _TypeAlias = EvalState  # noqa: Y015
 
+class _EvalMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvalMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVAL_MODE_UNSPECIFIED: _EvalMode.ValueType  # 0
+    EVAL_MODE_SYSTEM: _EvalMode.ValueType  # 1
+    """The designer writes a workflow, the executor plays its agents."""
+    EVAL_MODE_SINGLE_AGENT: _EvalMode.ValueType  # 2
+    """One agent of the executor, asked once; no designer. Its baseline at equal mean tokens is read off
+    `EvalSummary.generated_tokens` of both jobs.
+    """
+
+class EvalMode(_EvalMode, metaclass=_EvalModeEnumTypeWrapper):
+    """How an item comes to its answer."""
+
+EVAL_MODE_UNSPECIFIED: EvalMode.ValueType  # 0
+EVAL_MODE_SYSTEM: EvalMode.ValueType  # 1
+"""The designer writes a workflow, the executor plays its agents."""
+EVAL_MODE_SINGLE_AGENT: EvalMode.ValueType  # 2
+"""One agent of the executor, asked once; no designer. Its baseline at equal mean tokens is read off
+`EvalSummary.generated_tokens` of both jobs.
+"""
+Global___EvalMode: _TypeAlias = EvalMode  # noqa: Y015
+
 @_typing.final
 class CreateEvalJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -53,6 +79,8 @@ class CreateEvalJobRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client, for idempotency. Empty lets the server choose."""
     dataset_name: _builtins.str
@@ -65,8 +93,14 @@ class CreateEvalJobRequest(_message.Message):
     """Executions per problem, at least 1."""
     limit: _builtins.int
     """Only the first so many problems; 0 is all."""
+    mode: Global___EvalMode.ValueType
+    """How each problem is attempted; unspecified is the system of designer and executor."""
     @_builtins.property
     def sampling(self) -> _common_pb2.Sampling: ...
+    @_builtins.property
+    def target(self) -> Global___EvalTarget:
+        """Who is evaluated; unset is `current`."""
+
     def __init__(
         self,
         *,
@@ -77,14 +111,159 @@ class CreateEvalJobRequest(_message.Message):
         samples: _builtins.int = ...,
         limit: _builtins.int = ...,
         sampling: _common_pb2.Sampling | None = ...,
+        target: Global___EvalTarget | None = ...,
+        mode: Global___EvalMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "samples", b"samples", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateEvalJobRequest: _TypeAlias = CreateEvalJobRequest  # noqa: Y015
+
+@_typing.final
+class EvalTarget(_message.Message):
+    """Who is evaluated. All items of a job are made with one version of each role: a job whose target comes back with another
+    version fails by name.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def current(self) -> Global___CurrentTarget:
+        """What the engines serve when the job begins. The job runs between two steps of a run and holds that version."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointTarget:
+        """Stored weights, loaded into the engines for the job. It runs between two steps of a run; the version before is
+        loaded again when it ends, or before anything else uses the engines where it could not.
+        """
+
+    @_builtins.property
+    def endpoint(self) -> Global___EndpointTarget:
+        """Other services. Where both are given the engines of a run are not touched, so the job runs beside its steps."""
+
+    def __init__(
+        self,
+        *,
+        current: Global___CurrentTarget | None = ...,
+        checkpoint: Global___CheckpointTarget | None = ...,
+        endpoint: Global___EndpointTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "current", b"current", "endpoint", b"endpoint", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "current", b"current", "endpoint", b"endpoint", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["current", "checkpoint", "endpoint"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___EvalTarget: _TypeAlias = EvalTarget  # noqa: Y015
+
+@_typing.final
+class CurrentTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurrentTarget: _TypeAlias = CurrentTarget  # noqa: Y015
+
+@_typing.final
+class CheckpointTarget(_message.Message):
+    """Stored weights: a checkpoint of a run, or folders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class UrisEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """A run of this orchestrator; empty where `uris` name folders."""
+    step: _builtins.int
+    """Step of the run's checkpoint."""
+    best: _builtins.bool
+    """Its checkpoint with the best validation, instead of `step`. Resolved when the job is created."""
+    @_builtins.property
+    def uris(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Policy id to the folder of a checkpoint or a model (safetensors), as orchestrator and engines see it. In a job that
+        is returned: what was resolved.
+        """
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        best: _builtins.bool = ...,
+        uris: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "run_id", b"run_id", "step", b"step", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointTarget: _TypeAlias = CheckpointTarget  # noqa: Y015
+
+@_typing.final
+class EndpointTarget(_message.Message):
+    """Services that are no part of this orchestrator's deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    DESIGNER_FIELD_NUMBER: _builtins.int
+    executor: _builtins.str
+    """host:port of a Policy service that plays the agents, several replicas separated by commas; empty takes the executor of
+    this deployment. A Policy service with the engine `openai` stands in front of an OpenAI-compatible endpoint.
+    """
+    designer: _builtins.str
+    """host:port of a service with Designer and Policy; empty takes the designer of this deployment."""
+    def __init__(
+        self,
+        *,
+        executor: _builtins.str = ...,
+        designer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["designer", b"designer", "executor", b"executor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointTarget: _TypeAlias = EndpointTarget  # noqa: Y015
 
 @_typing.final
 class EvalJob(_message.Message):
@@ -104,6 +283,11 @@ class EvalJob(_message.Message):
     EXECUTOR_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    ITEMS_FAULTED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___EvalState.ValueType
     reason: _builtins.str
@@ -112,6 +296,12 @@ class EvalJob(_message.Message):
     samples: _builtins.int
     items_done: _builtins.int
     items_total: _builtins.int
+    mode: Global___EvalMode.ValueType
+    run_id: _builtins.str
+    """The run whose validation it is, and the step; empty and 0 for a job of a client."""
+    step: _builtins.int
+    items_faulted: _builtins.int
+    """Items that ended in an infrastructure fault after all retries. They count as done; ResumeEvalJob runs them again."""
     @_builtins.property
     def dataset_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetError]: ...
     @_builtins.property
@@ -126,6 +316,10 @@ class EvalJob(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def target(self) -> Global___EvalTarget:
+        """As requested, with checkpoints resolved."""
+
     def __init__(
         self,
         *,
@@ -143,10 +337,15 @@ class EvalJob(_message.Message):
         executor_version: _common_pb2.PolicyVersion | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        target: Global___EvalTarget | None = ...,
+        mode: Global___EvalMode.ValueType = ...,
+        run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        items_faulted: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "summary", b"summary", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "items_done", b"items_done", "items_total", b"items_total", "job_id", b"job_id", "problems", b"problems", "reason", b"reason", "samples", b"samples", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "items_done", b"items_done", "items_faulted", b"items_faulted", "items_total", b"items_total", "job_id", b"job_id", "mode", b"mode", "problems", b"problems", "reason", b"reason", "run_id", b"run_id", "samples", b"samples", "state", b"state", "step", b"step", "summary", b"summary", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +393,7 @@ class EvalSummary(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
     success: _builtins.float
     """Mean over problems of the mean over samples, with a 95 % bootstrap interval over problems."""
     success_low: _builtins.float
@@ -205,8 +405,11 @@ class EvalSummary(_message.Message):
     success_parseable: _builtins.float
     generated_tokens: _builtins.int
     seconds: _builtins.float
+    """In which items were run, over all restarts."""
     faults: _builtins.int
     """Items that ended in an infrastructure fault after all retries; excluded from the means."""
+    coverage: _builtins.float
+    """Share of the job's items that the means are made of."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvalGroup]: ...
     def __init__(
@@ -222,10 +425,11 @@ class EvalSummary(_message.Message):
         seconds: _builtins.float = ...,
         faults: _builtins.int = ...,
         groups: _abc.Iterable[Global___EvalGroup] | None = ...,
+        coverage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "generated_tokens", b"generated_tokens", "groups", b"groups", "parseable", b"parseable", "seconds", b"seconds", "success", b"success", "success_high", b"success_high", "success_low", b"success_low", "success_parseable", b"success_parseable", "valid_scripts", b"valid_scripts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "faults", b"faults", "generated_tokens", b"generated_tokens", "groups", b"groups", "parseable", b"parseable", "seconds", b"seconds", "success", b"success", "success_high", b"success_high", "success_low", b"success_low", "success_parseable", b"success_parseable", "valid_scripts", b"valid_scripts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,23 +614,36 @@ Global___WatchEvalJobRequest: _TypeAlias = WatchEvalJobRequest  # noqa: Y015
 
 @_typing.final
 class EvalEvent(_message.Message):
+    """Something that happened in a job. Stored; numbered from 1 without gaps."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
-    """Grows with every item that ends; the job as of then."""
     @_builtins.property
-    def job(self) -> Global___EvalJob: ...
+    def job(self) -> Global___EvalJob:
+        """The job as of then, with its counts; `dataset_errors` and `target` are left out, and `summary` except at its end."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvalItem]:
+        """Items that ended since the event before; each item is in one event. None where only the job's state changed."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         event_id: _builtins.int = ...,
         job: Global___EvalJob | None = ...,
+        items: _abc.Iterable[Global___EvalItem] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "items", b"items", "job", b"job", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,6 +667,25 @@ class CancelEvalJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelEvalJobRequest: _TypeAlias = CancelEvalJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeEvalJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeEvalJobRequest: _TypeAlias = ResumeEvalJobRequest  # noqa: Y015
 
 @_typing.final
 class ListEvalItemsRequest(_message.Message):
@@ -501,7 +737,7 @@ Global___ListEvalItemsResponse: _TypeAlias = ListEvalItemsResponse  # noqa: Y015
 
 @_typing.final
 class EvalItem(_message.Message):
-    """One execution of one problem."""
+    """One sample of one problem: a design and its execution."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

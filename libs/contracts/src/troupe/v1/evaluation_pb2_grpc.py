@@ -60,6 +60,11 @@ class EvaluationStub:
                 request_serializer=troupe_dot_v1_dot_evaluation__pb2.CancelEvalJobRequest.SerializeToString,
                 response_deserializer=troupe_dot_v1_dot_evaluation__pb2.EvalJob.FromString,
                 _registered_method=True)
+        self.ResumeEvalJob = channel.unary_unary(
+                '/troupe.v1.Evaluation/ResumeEvalJob',
+                request_serializer=troupe_dot_v1_dot_evaluation__pb2.ResumeEvalJobRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_evaluation__pb2.EvalJob.FromString,
+                _registered_method=True)
         self.ListEvalItems = channel.unary_unary(
                 '/troupe.v1.Evaluation/ListEvalItems',
                 request_serializer=troupe_dot_v1_dot_evaluation__pb2.ListEvalItemsRequest.SerializeToString,
@@ -94,7 +99,8 @@ class EvaluationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvalJob(self, request, context):
-        """Events after `after_event_id`, until the job has ended.
+        """Events after `after_event_id`, each once and in order, until the job has ended. They are stored: whoever lost the
+        connection, or the orchestrator, asks again with the last id it saw and is told exactly what it missed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +108,15 @@ class EvaluationServicer:
 
     def CancelEvalJob(self, request, context):
         """Ends the job; finished items stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeEvalJob(self, request, context):
+        """Goes on with a job that has ended: items that ended in infrastructure faults, and those that never ran, are run; no
+        other item is run again. FAILED_PRECONDITION when nothing is left to run. The job fails when its target serves
+        another version than its items were made with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +155,11 @@ def add_EvaluationServicer_to_server(servicer, server):
             'CancelEvalJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelEvalJob,
                     request_deserializer=troupe_dot_v1_dot_evaluation__pb2.CancelEvalJobRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_evaluation__pb2.EvalJob.SerializeToString,
+            ),
+            'ResumeEvalJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeEvalJob,
+                    request_deserializer=troupe_dot_v1_dot_evaluation__pb2.ResumeEvalJobRequest.FromString,
                     response_serializer=troupe_dot_v1_dot_evaluation__pb2.EvalJob.SerializeToString,
             ),
             'ListEvalItems': grpc.unary_unary_rpc_method_handler(
@@ -283,6 +303,33 @@ class Evaluation:
             target,
             '/troupe.v1.Evaluation/CancelEvalJob',
             troupe_dot_v1_dot_evaluation__pb2.CancelEvalJobRequest.SerializeToString,
+            troupe_dot_v1_dot_evaluation__pb2.EvalJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeEvalJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.Evaluation/ResumeEvalJob',
+            troupe_dot_v1_dot_evaluation__pb2.ResumeEvalJobRequest.SerializeToString,
             troupe_dot_v1_dot_evaluation__pb2.EvalJob.FromString,
             options,
             channel_credentials,

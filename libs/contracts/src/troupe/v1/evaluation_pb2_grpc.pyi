@@ -42,9 +42,16 @@ class EvaluationStub:
     ListEvalJobs: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvalJobsRequest, _evaluation_pb2.ListEvalJobsResponse]
     """Newest first."""
     WatchEvalJob: _grpc.UnaryStreamMultiCallable[_evaluation_pb2.WatchEvalJobRequest, _evaluation_pb2.EvalEvent]
-    """Events after `after_event_id`, until the job has ended."""
+    """Events after `after_event_id`, each once and in order, until the job has ended. They are stored: whoever lost the
+    connection, or the orchestrator, asks again with the last id it saw and is told exactly what it missed.
+    """
     CancelEvalJob: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.CancelEvalJobRequest, _evaluation_pb2.EvalJob]
     """Ends the job; finished items stay."""
+    ResumeEvalJob: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ResumeEvalJobRequest, _evaluation_pb2.EvalJob]
+    """Goes on with a job that has ended: items that ended in infrastructure faults, and those that never ran, are run; no
+    other item is run again. FAILED_PRECONDITION when nothing is left to run. The job fails when its target serves
+    another version than its items were made with.
+    """
     ListEvalItems: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvalItemsRequest, _evaluation_pb2.ListEvalItemsResponse]
     """Finished items, by problem and sample."""
 
@@ -62,9 +69,16 @@ class EvaluationAsyncStub(EvaluationStub):
     ListEvalJobs: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvalJobsRequest, _evaluation_pb2.ListEvalJobsResponse]  # type: ignore[assignment]
     """Newest first."""
     WatchEvalJob: _aio.UnaryStreamMultiCallable[_evaluation_pb2.WatchEvalJobRequest, _evaluation_pb2.EvalEvent]  # type: ignore[assignment]
-    """Events after `after_event_id`, until the job has ended."""
+    """Events after `after_event_id`, each once and in order, until the job has ended. They are stored: whoever lost the
+    connection, or the orchestrator, asks again with the last id it saw and is told exactly what it missed.
+    """
     CancelEvalJob: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.CancelEvalJobRequest, _evaluation_pb2.EvalJob]  # type: ignore[assignment]
     """Ends the job; finished items stay."""
+    ResumeEvalJob: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ResumeEvalJobRequest, _evaluation_pb2.EvalJob]  # type: ignore[assignment]
+    """Goes on with a job that has ended: items that ended in infrastructure faults, and those that never ran, are run; no
+    other item is run again. FAILED_PRECONDITION when nothing is left to run. The job fails when its target serves
+    another version than its items were made with.
+    """
     ListEvalItems: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvalItemsRequest, _evaluation_pb2.ListEvalItemsResponse]  # type: ignore[assignment]
     """Finished items, by problem and sample."""
 
@@ -103,7 +117,9 @@ class EvaluationServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_pb2.WatchEvalJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_evaluation_pb2.EvalEvent], _abc.AsyncIterator[_evaluation_pb2.EvalEvent]]:
-        """Events after `after_event_id`, until the job has ended."""
+        """Events after `after_event_id`, each once and in order, until the job has ended. They are stored: whoever lost the
+        connection, or the orchestrator, asks again with the last id it saw and is told exactly what it missed.
+        """
 
     @_abc_1.abstractmethod
     def CancelEvalJob(
@@ -112,6 +128,17 @@ class EvaluationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.EvalJob, _abc.Awaitable[_evaluation_pb2.EvalJob]]:
         """Ends the job; finished items stay."""
+
+    @_abc_1.abstractmethod
+    def ResumeEvalJob(
+        self,
+        request: _evaluation_pb2.ResumeEvalJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.EvalJob, _abc.Awaitable[_evaluation_pb2.EvalJob]]:
+        """Goes on with a job that has ended: items that ended in infrastructure faults, and those that never ran, are run; no
+        other item is run again. FAILED_PRECONDITION when nothing is left to run. The job fails when its target serves
+        another version than its items were made with.
+        """
 
     @_abc_1.abstractmethod
     def ListEvalItems(

@@ -116,6 +116,8 @@ class Run(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     RECENT_EVENTS_FIELD_NUMBER: _builtins.int
     FORKABLE_STEPS_FIELD_NUMBER: _builtins.int
+    BEST_STEP_FIELD_NUMBER: _builtins.int
+    BEST_SUCCESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___RunState.ValueType
     reason: _builtins.str
@@ -137,6 +139,11 @@ class Run(_message.Message):
     trains: _builtins.str
     forkable_steps: _builtins.str
     """Steps after which the run can be forked, as ranges "3-10, 12"; 0 is the start."""
+    best_step: _builtins.int
+    """The step with the best validation so far, the earliest of equals, and its success; 0 without one. Its checkpoint is
+    the one with `best` among `checkpoints`, and is never collected.
+    """
+    best_success: _builtins.float
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -188,10 +195,12 @@ class Run(_message.Message):
         checkpoints: _abc.Iterable[Global___RunCheckpoint] | None = ...,
         recent_events: _abc.Iterable[Global___RunEvent] | None = ...,
         forkable_steps: _builtins.str = ...,
+        best_step: _builtins.int = ...,
+        best_success: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "folder", b"folder", "forkable_steps", b"forkable_steps", "last_metrics", b"last_metrics", "provenance", b"provenance", "quarantined_tasks", b"quarantined_tasks", "reason", b"reason", "recent_events", b"recent_events", "run_id", b"run_id", "stage", b"stage", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps", "trains", b"trains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_step", b"best_step", "best_success", b"best_success", "checkpoints", b"checkpoints", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "disk_bytes", b"disk_bytes", "end_time", b"end_time", "folder", b"folder", "forkable_steps", b"forkable_steps", "last_metrics", b"last_metrics", "provenance", b"provenance", "quarantined_tasks", b"quarantined_tasks", "reason", b"reason", "recent_events", b"recent_events", "run_id", b"run_id", "stage", b"stage", "state", b"state", "step", b"step", "step_state", b"step_state", "total_steps", b"total_steps", "trains", b"trains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
