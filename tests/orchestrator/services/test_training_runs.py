@@ -201,13 +201,40 @@ async def test_a_cancelled_run_ends_in_mid_step_and_keeps_what_is_committed(open
         assert await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run")) == run
 
 
-async def test_a_learner_of_another_run_pauses_the_run_and_names_that_one(open_world, stand_ins: Backends) -> None:
-    stand_ins.learner.run_id = "somebody"
+async def test_a_run_takes_the_learner_of_one_that_has_ended_and_begins_at_its_own_first_update(
+    open_world, stand_ins: Backends
+) -> None:
     async with open_world(learner=True) as world:
-        await world.run(world.config(TASKS))
-        run = await world.get_run()
-        assert run.state == training_pb2.RUN_STATE_PAUSED
-        assert "somebody" in run.reason
+        for run_id in ("first", "second"):
+            await world.training.CreateRun(Create(run_id=run_id, config=world.config(TASKS, steps=2)))
+            await world.run_events(run_id=run_id)
+            assert (await world.get_run(run_id)).state == training_pb2.RUN_STATE_SUCCEEDED
+            assert (stand_ins.learner.run_id, [each.step for each in stand_ins.learner.applied]) == (run_id, [1, 2])
+    assert stand_ins.learner.bases == [("first", ""), ("second", "")]
+    assert stand_ins.policy.weights.version == stand_ins.learner.version
+
+
+async def test_a_paused_run_whose_learner_another_run_took_gets_it_back_by_replay(
+    open_world, stand_ins: Backends
+) -> None:
+    stand_ins.policy.reply = gate = Gate()
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="first", config=world.config(TASKS, steps=2)))
+        await gate.reached()
+        pausing = world.training.PauseRun(training_pb2.PauseRunRequest(run_id="first"))
+        await asyncio.sleep(0.2)
+        gate.open.set()
+        assert (await pausing).committed_steps == 1
+        trained = [each.digest for each in stand_ins.learner.applied]
+        await world.training.CreateRun(Create(run_id="second", config=world.config(TASKS, steps=1)))
+        await world.run_events(run_id="second")
+        assert stand_ins.learner.run_id == "second"
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="first"))
+        await world.run_events(run_id="first")
+        assert (await world.get_run("first")).state == training_pb2.RUN_STATE_SUCCEEDED
+    assert stand_ins.learner.run_id == "first"
+    assert [each.digest for each in stand_ins.learner.applied][:1] == trained
+    assert [each.step for each in stand_ins.learner.applied] == [1, 2]
 
 
 async def test_an_eval_job_during_a_run_waits_for_a_step_boundary_and_has_one_version(

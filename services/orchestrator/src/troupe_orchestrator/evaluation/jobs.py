@@ -17,14 +17,15 @@ import structlog
 from troupe.v1 import common_pb2, evaluation_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
-from troupe_orchestrator.datasets.formats import known_formats
+from troupe_orchestrator.datasets.formats import FORMATS
 from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database, LeaseLostError
@@ -238,7 +239,7 @@ class EvalJobs:
     async def _problem(self, task: Task, plan: RolloutPlan, versions: dict[str, str]) -> list[ItemRecord]:
         """All samples of one problem."""
         try:
-            tree = await roll_task(task, plan, require(self._engines).services, Silent(), Timings())
+            tree = await roll_task(task, plan, require(self._engines).services, Silent(), Timeline())
         except TaskDroppedError as drop:
             return [
                 _record(
@@ -285,8 +286,8 @@ class EvalJobs:
 
 def _check(request: evaluation_pb2.CreateEvalJobRequest) -> None:
     violations = []
-    if request.format and request.format not in known_formats():
-        violations.append(("format", f"{request.format!r} is none of {', '.join(sorted(known_formats()))}"))
+    if request.format and request.format not in FORMATS.names():
+        violations.append(("format", f"{request.format!r} is none of {FORMATS.known()}"))
     if request.job_id and not _JOB_ID.match(request.job_id):
         violations.append(("job_id", f"{request.job_id!r} must match {_JOB_ID.pattern}"))
     if not request.dataset:

@@ -12,7 +12,8 @@ from troupe_contracts.errors import InvalidArgument, Relayed, Unavailable
 from troupe_orchestrator.datasets.task import AssertionTests, MathReference, Task
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.rollout.judge import Judge
-from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.tree import DesignPayload, ExecutionPayload, NodeKind, Tree
 
@@ -31,7 +32,7 @@ class SolverServicer(solver_pb2_grpc.SolverServicer):
         services = replace(require(self._engines).services, judge=Judge(None))
         told = _Told()
         task = _ungraded(request)
-        rolling = asyncio.create_task(roll_task(task, self._plan(request), services, told, Timings()))
+        rolling = asyncio.create_task(roll_task(task, self._plan(request), services, told, Timeline()))
         rolling.add_done_callback(lambda _: told.events.put_nowait(None))
         try:
             while (event := await told.events.get()) is not None:

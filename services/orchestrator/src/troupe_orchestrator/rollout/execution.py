@@ -26,6 +26,7 @@ from troupe_orchestrator.rollout.conversations import Conversation, messages_pro
 from troupe_orchestrator.rollout.faults import InfrastructureFaultError, fault_of
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
+from troupe_orchestrator.rollout.timeline import Lane, SpanKind
 from troupe_orchestrator.run_config import Budgets
 from troupe_orchestrator.tree import seed_of
 
@@ -68,13 +69,14 @@ async def run_execution(
     sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
     executor: policy_pb2_grpc.PolicyAsyncStub,
     observer: Observer,
+    lane: Lane,
 ) -> ExecutionRecord:
-    """Run one script to its end.
+    """Run one script to its end; each agent's turns are recorded in lanes within `lane`.
 
     Raises:
         InfrastructureFaultError: the sandbox or the executor failed.
     """
-    return await _Execution(request, sandbox, executor, observer).run()
+    return await _Execution(request, sandbox, executor, observer, lane).run()
 
 
 class _Execution:
@@ -84,11 +86,13 @@ class _Execution:
         sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
         executor: policy_pb2_grpc.PolicyAsyncStub,
         observer: Observer,
+        lane: Lane,
     ) -> None:
         self._request = request
         self._sandbox = sandbox
         self._executor = executor
         self._observer = observer
+        self._lane = lane
         self._conversations: dict[str, Conversation] = {}
         self._tool_runs: list[sandbox_pb2.ToolRun] = []
         self._node_events: list[sandbox_pb2.NodeEvent] = []
@@ -179,7 +183,8 @@ class _Execution:
             reply.refusal = problem
         else:
             conversation.busy = True
-            response = await self._generate(conversation, agent_call)
+            with self._lane.within(agent_call.conversation_id).span(SpanKind.TURN, agent_call.agent):
+                response = await self._generate(conversation, agent_call)
             conversation.busy = False
             if response.stop_reason == transcript_pb2.STOP_REASON_CONTEXT_OVERFLOW:
                 reply.refusal = "the conversation no longer fits the model's context"

@@ -7,7 +7,6 @@ attempt, new ids, nothing kept); when the attempts are used up the whole task is
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +24,7 @@ from troupe_orchestrator.rollout.faults import InfrastructureFaultError, fault_o
 from troupe_orchestrator.rollout.judge import Judge
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
+from troupe_orchestrator.rollout.timeline import Lane, SpanKind, Timeline
 from troupe_orchestrator.run_config import Budgets, DeliveryInstruction
 from troupe_orchestrator.tree import DesignPayload, Node, NodeKind, TaskPayload, Tree, node_id, seed_of
 
@@ -67,17 +67,6 @@ class RolloutPlan:
     rewards: RewardConfig
 
 
-@dataclass(slots=True)
-class Timings:
-    """Seconds spent in each part, summed over everything that ran at the same time."""
-
-    design: float = 0.0
-    execution: float = 0.0
-    grading: float = 0.0
-    queue: float = 0.0
-    """Waiting for a workflow slot."""
-
-
 class TaskDroppedError(Exception):
     """All attempts ended in faults of ours."""
 
@@ -87,22 +76,24 @@ class TaskDroppedError(Exception):
         super().__init__(f"task {task_id}: {fault}")
 
 
-async def roll_task(task: Task, plan: RolloutPlan, services: Services, observer: Observer, timings: Timings) -> Tree:
+async def roll_task(task: Task, plan: RolloutPlan, services: Services, observer: Observer, timeline: Timeline) -> Tree:
     """Roll one task out.
 
     Raises:
         TaskDroppedError: a design or an execution failed for reasons of ours in every attempt.
     """
-    return await _TaskRollout(task, plan, services, observer, timings).run()
+    return await _TaskRollout(task, plan, services, observer, timeline).run()
 
 
 class _TaskRollout:
-    def __init__(self, task: Task, plan: RolloutPlan, services: Services, observer: Observer, timings: Timings) -> None:
+    def __init__(
+        self, task: Task, plan: RolloutPlan, services: Services, observer: Observer, timeline: Timeline
+    ) -> None:
         self._task = task
         self._plan = plan
         self._services = services
         self._observer = observer
-        self._timings = timings
+        self._timeline = timeline
         self._type = common_pb2.TASK_TYPE_CODE if task.task_type == "code" else common_pb2.TASK_TYPE_MATH
 
     async def run(self) -> Tree:
@@ -131,7 +122,7 @@ class _TaskRollout:
             version=self._plan.designer_version,
         )
         subtrees: dict[str, asyncio.Task[list[Node]]] = {}
-        begun = time.perf_counter()
+        begun = self._timeline.now()
         try:
             async with Nursery() as group:
                 async for response in self._services.designer.ProposeDesigns(request, timeout=_DESIGN_SECONDS):
@@ -141,10 +132,12 @@ class _TaskRollout:
                         raise InfrastructureFaultError(
                             "designer", f"sent design {design.design_id!r}, which is not due"
                         )
+                    index = design_ids.index(design.design_id)
+                    lane = self._timeline.lane(self._task.task_id, f"design {index + 1}")
+                    lane.add(SpanKind.DESIGN, "is sampled", begun)
                     subtrees[design.design_id] = group.create_task(
-                        self._roll_executions(root, design, attempt, design_ids.index(design.design_id))
+                        self._roll_executions(root, design, attempt, index, lane)
                     )
-                self._timings.design += time.perf_counter() - begun
         except grpc.RpcError as error:
             raise fault_of("designer", error) from error
         missing = [design_id for design_id in design_ids if design_id not in subtrees]
@@ -152,7 +145,9 @@ class _TaskRollout:
             raise InfrastructureFaultError("designer", f"{len(missing)} designs never came: {missing}")
         return [node for design_id in design_ids for node in subtrees[design_id].result()]
 
-    async def _roll_executions(self, root: Node, design: designer_pb2.Design, attempt: int, index: int) -> list[Node]:
+    async def _roll_executions(
+        self, root: Node, design: designer_pb2.Design, attempt: int, index: int, lane: Lane
+    ) -> list[Node]:
         node = Node(
             id=design.design_id,
             parent_id=root.id,
@@ -177,15 +172,21 @@ class _TaskRollout:
             return [node, conversation]
         async with Nursery() as group:
             executions = [
-                group.create_task(self._execute_afresh(node, f"design/{index}/{attempt}/execution/{number}"))
+                group.create_task(
+                    self._execute_afresh(
+                        node,
+                        f"design/{index}/{attempt}/execution/{number}",
+                        lane.within(f"execution {number + 1}"),
+                    )
+                )
                 for number in range(self._plan.executions)
             ]
         return [node, conversation, *(part for subtree in executions for part in subtree.result())]
 
-    async def _execute_afresh(self, design: Node, path: str) -> list[Node]:
-        return await self._attempts(lambda attempt: self._execute(design, path, attempt))
+    async def _execute_afresh(self, design: Node, path: str, lane: Lane) -> list[Node]:
+        return await self._attempts(lambda attempt: self._execute(design, path, lane, attempt))
 
-    async def _execute(self, design: Node, path: str, attempt: int) -> list[Node]:
+    async def _execute(self, design: Node, path: str, lane: Lane, attempt: int) -> list[Node]:
         """One execution with its conversations."""
         assert isinstance(design.payload, DesignPayload)
         plan = self._plan
@@ -201,19 +202,17 @@ class _TaskRollout:
             version=plan.executor_version,
             budgets=plan.budgets,
         )
-        queued = time.perf_counter()
+        queued = self._timeline.now()
         async with self._services.workflow_slots:
-            begun = time.perf_counter()
-            self._timings.queue += begun - queued
-            record = await run_execution(
-                request, self._services.sandbox, self._pick_executor(execution_id), self._observer
+            lane.add(SpanKind.QUEUE, "waits for a slot", queued)
+            with lane.span(SpanKind.EXECUTION, "runs"):
+                record = await run_execution(
+                    request, self._services.sandbox, self._pick_executor(execution_id), self._observer, lane
+                )
+        with lane.span(SpanKind.GRADING, "is graded"):
+            payload = await self._services.judge.judge(
+                self._task, design.payload.script, record, execution_id, plan.budgets, plan.rewards
             )
-        ended = time.perf_counter()
-        self._timings.execution += ended - begun
-        payload = await self._services.judge.judge(
-            self._task, design.payload.script, record, execution_id, plan.budgets, plan.rewards
-        )
-        self._timings.grading += time.perf_counter() - ended
         execution = Node(
             id=execution_id, parent_id=design.id, kind=NodeKind.EXECUTION, attempt=attempt, payload=payload
         )

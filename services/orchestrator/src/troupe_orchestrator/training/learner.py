@@ -118,6 +118,20 @@ class LearnerClient:
         except grpc.RpcError as error:
             raise LearnerError(f"restore of {uri} for policy {self.policy_id}: {describe(error)}") from error
 
+    async def bind(self, fence: common_pb2.Fence, run_id: str, uri: str) -> learner_pb2.CheckpointInfo:
+        """Take the learner for a run that begins, at the weights of a checkpoint, or at the initial ones for "".
+
+        Raises:
+            LearnerError: it could not be taken; what was loaded before still is.
+        """
+        try:
+            operation = await self.stub.BindRun(
+                learner_pb2.BindRunRequest(fence=fence, policy_id=self.policy_id, run_id=run_id, uri=uri)
+            )
+            return (await self._finished(operation)).checkpoint
+        except grpc.RpcError as error:
+            raise LearnerError(f"binding policy {self.policy_id} to run {run_id}: {describe(error)}") from error
+
     async def manifest(self) -> policy_pb2.WeightManifest:
         """What the current weights are, without their bytes."""
         request = learner_pb2.ExportWeightsRequest(policy_id=self.policy_id, manifest_only=True)

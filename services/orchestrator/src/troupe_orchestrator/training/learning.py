@@ -1,13 +1,14 @@
 """Has sealed batches applied by learners, once each, whatever dies meanwhile.
 
 A learner that comes back behind the store is restored from the newest checkpoint of the run and fed the sealed batches after
-it, with the options they were sealed with. One that is further than the store allows, or that belongs to another run, is
-refused by name.
+it, with the options they were sealed with. One that belongs to another run is taken over: that run has ended or is paused,
+since a policy is leased to one run at a time, and its own checkpoints and sealed batches bring it back. One that is further
+than the store allows is refused by name.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -32,9 +33,16 @@ _ATTEMPTS = 3
 class Learning:
     """The learners' side of one run."""
 
-    def __init__(self, database: Database, run_id: str) -> None:
+    def __init__(self, database: Database, run_id: str, bases: Mapping[str, str] | None = None) -> None:
+        """The learners of `run_id`.
+
+        Args:
+            bases: policy id to the checkpoint that the run starts from; a policy without one starts from the learner's
+                initial weights.
+        """
         self._database = database
         self._run_id = run_id
+        self._bases = bases or {}
 
     async def apply(
         self, policy: Policy, batch: BatchRecord, sequences: Sequence[TrainingSequence]
@@ -58,20 +66,16 @@ class Learning:
         """Restore and replay until the learner has applied `update` updates of this run, or already one more.
 
         Raises:
-            LearnerError: it does not get ready, belongs to another run, or is further than what is sealed.
+            LearnerError: it does not get ready, cannot be taken over, or is further than what is sealed.
         """
         state = await self._ready(policy)
-        if state.run_id not in ("", self._run_id):
+        applied = state.applied_step if state.run_id == self._run_id else None
+        if applied is not None and applied > update + 1:
             raise LearnerError(
-                f"the learner of policy {policy.policy_id} belongs to run {state.run_id}; restart the learner"
-            )
-        if state.applied_step > update + 1:
-            raise LearnerError(
-                f"the learner of policy {policy.policy_id} has applied {state.applied_step} updates, "
+                f"the learner of policy {policy.policy_id} has applied {applied} updates of run {self._run_id}, "
                 f"the store knows {update}; restore it from a checkpoint of this run"
             )
-        applied = state.applied_step
-        if applied < update:
+        if applied is None or applied < update:
             applied = await self._restore(policy, applied, update)
         for batch in await self._batches(policy.policy_id):
             if applied < batch.update <= update:
@@ -82,12 +86,19 @@ class Learning:
         """Number of the newest update of a policy that a sealed step has."""
         return max((batch.update for batch in await self._batches(policy_id)), default=0)
 
-    async def _restore(self, policy: Policy, applied: int, update: int) -> int:
-        """Restore the newest checkpoint that lies between; the number of updates that the learner then has."""
+    async def _restore(self, policy: Policy, applied: int | None, update: int) -> int:
+        """Go as near to `update` as a checkpoint leads; the number of this run's updates that the learner then has.
+
+        Args:
+            applied: updates of this run that it has now; None where it is not this run's.
+        """
         for _, manifest in await store.list_checkpoints(self._database, self._run_id):
             saved = manifest[policy.policy_id]
-            if applied < saved["update"] <= update:
+            if (applied or 0) < saved["update"] <= update:
                 return (await policy.learner.restore(self._database.fence, saved["uri"])).step
+        if applied is None:
+            base = self._bases.get(policy.policy_id, "")
+            return (await policy.learner.bind(self._database.fence, self._run_id, base)).step
         return applied
 
     async def _batches(self, policy_id: str) -> list[BatchRecord]:

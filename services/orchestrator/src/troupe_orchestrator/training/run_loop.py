@@ -17,7 +17,8 @@ from troupe.v1 import common_pb2, learner_pb2, training_pb2
 
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, Timings, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.store import runs as store
@@ -139,7 +140,7 @@ class RunLoop:
     async def _roll_and_seal(self, record: StepRecord, plan: StepPlan) -> StepRecord:
         begun = time.perf_counter()
         versions = await self._versions()
-        trees, dropped, timings = await self._roll(record, plan, versions)
+        trees, dropped, timeline = await self._roll(record, plan, versions)
         rolled = time.perf_counter()
         if not trees:
             raise EverythingDroppedError(
@@ -150,6 +151,7 @@ class RunLoop:
             await self._drop(record.step, drop)
         folder = self._step_folder(record.step)
         updates = {policy_id: await self._learning.last_update(policy_id) + 1 for policy_id in self._policies}
+        await asyncio.to_thread(write_timeline, folder / "timeline.json", timeline)
         batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates)
         queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
         metrics = rollout_metrics(trees)
@@ -158,10 +160,7 @@ class RunLoop:
             "tasks_dropped": float(len(dropped)),
             "seconds_rollout": seconds,
             "seconds_seal": time.perf_counter() - rolled,
-            "seconds_design_sum": timings.design,
-            "seconds_execution_sum": timings.execution,
-            "seconds_grading_sum": timings.grading,
-            "seconds_queue_sum": timings.queue,
+            **{f"seconds_{kind}_sum": timeline.seconds(kind) for kind in SpanKind},
             "tokens_per_second": metrics["generated_tokens"] / seconds,
         }
         sealed = replace(record, queue=queue.to_json(), versions=versions, batches=tuple(batches), metrics=metrics)
@@ -196,17 +195,17 @@ class RunLoop:
 
     async def _roll(
         self, record: StepRecord, plan: StepPlan, versions: dict[str, str]
-    ) -> tuple[list[Tree], list[TaskDroppedError], Timings]:
+    ) -> tuple[list[Tree], list[TaskDroppedError], Timeline]:
         """The step's trees in the order of its tasks, without those that were dropped."""
         trees = await self._journalled(record, versions)
         progress = _Progress(self._events, record.step, plan, len(record.task_ids), len(trees))
-        timings = Timings()
+        timeline = Timeline()
         dropped: list[TaskDroppedError] = []
         rollout = self._rollout_plan(record.step, plan, versions)
 
         async def roll(task_id: str) -> None:
             try:
-                tree = await roll_task(self._tasks[task_id], rollout, self._services, progress, timings)
+                tree = await roll_task(self._tasks[task_id], rollout, self._services, progress, timeline)
             except TaskDroppedError as drop:
                 dropped.append(drop)
                 return
@@ -220,7 +219,7 @@ class RunLoop:
                     if task_id not in trees:
                         rolling.create_task(roll(task_id))
             reporting.cancel()
-        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timings
+        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline
 
     async def _journalled(self, record: StepRecord, versions: dict[str, str]) -> dict[str, Tree]:
         """Groups that an earlier loop finished, where they were rolled out by the current weights."""

@@ -15,6 +15,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
 
     def __init__(self) -> None:
         self.run_id = ""
+        self.bases: list[tuple[str, str]] = []
+        self._lineage = "start"
         self.tokenizer_digest = "t" * 64
         self.batches: dict[bytes, list[learner_pb2.Sequence]] = {}
         self.applied: list[learner_pb2.AppliedStep] = []
@@ -23,7 +25,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
 
     @property
     def version(self) -> common_pb2.PolicyVersion:
-        return common_pb2.PolicyVersion(lineage="start", number=len(self.applied))
+        return common_pb2.PolicyVersion(lineage=self._lineage, number=len(self.applied))
 
     async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
         return learner_pb2.LearnerInfo(
@@ -49,6 +51,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             sequences += request.chunk.sequences
         if digest(sequences) != header.digest or len(sequences) != header.sequence_count:
             raise InvalidArgument("digest", "is not that of the sequences")
+        if self.run_id not in ("", header.run_id):
+            raise FailedPrecondition(self.run_id, "holds this learner: BindRun first")
         self.run_id = header.run_id
         self.batches[header.digest] = sequences
         return learner_pb2.SubmitBatchResponse(sequence_count=len(sequences))
@@ -85,6 +89,17 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         yield learner_pb2.ExportWeightsResponse(
             manifest=policy_pb2.WeightManifest(policy_id=POLICY_ID, version=self.version)
         )
+
+    async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
+        if self.run_id == request.run_id and self.applied:
+            raise FailedPrecondition(self.run_id, "has applied steps")
+        if self.applied:
+            self._lineage = f"of-{request.run_id}"
+        self.run_id = request.run_id
+        self.bases.append((request.run_id, request.uri))
+        self.applied.clear()
+        bound = learner_pb2.CheckpointInfo(uri=request.uri, version=self.version)
+        return self._operation(learner_pb2.Operation(done=True, checkpoint=bound))
 
     async def SaveCheckpoint(
         self, request: learner_pb2.SaveCheckpointRequest, context: Context

@@ -121,6 +121,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
         self.scripts: dict[str, list[str | designer_pb2.Design]] = {}
         self.otherwise: list[str | designer_pb2.Design] = [SINGLE, GUESS]
         self.requests: list[designer_pb2.ProposeDesignsRequest] = []
+        self.before_next: Callable[[], Awaitable[object]] | None = None
+        """Awaited before every design of a task but the first."""
 
     async def ProposeDesigns(
         self, request: designer_pb2.ProposeDesignsRequest, context: Context
@@ -132,6 +134,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
         self.requests.append(request)
         scripts = self.scripts.get(request.question, self.otherwise)
         for number, design_id in enumerate(request.design_ids):
+            if number and self.before_next is not None:
+                await self.before_next()
             chosen = scripts[number % len(scripts)]
             design = designer_pb2.Design()
             if isinstance(chosen, designer_pb2.Design):
