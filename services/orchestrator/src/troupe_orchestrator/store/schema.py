@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 metadata = MetaData()
@@ -51,8 +52,22 @@ steps = Table(
     Column("task_ids", JSON, nullable=False),
     Column("queue", JSON, nullable=False),
     Column("versions", JSON, nullable=False),
-    Column("batches", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("policy_id", String, primary_key=True),
+    Column("update_number", BigInteger, primary_key=True, autoincrement=False),
+    Column("step", BigInteger, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("file", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sequences", BigInteger, nullable=False),
+    Column("optimization", JSON, nullable=False),
+    Column("collected", Boolean, nullable=False),
 )
 
 groups = Table(
@@ -62,6 +77,7 @@ groups = Table(
     Column("step", BigInteger, primary_key=True),
     Column("task_id", String, primary_key=True),
     Column("file", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
     Column("versions", JSON, nullable=False),
 )
 
@@ -81,6 +97,7 @@ checkpoints = Table(
     Column("run_id", String, primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("manifest", JSON, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
 )
 
 events = Table(
@@ -91,13 +108,22 @@ events = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
+tree_files = Table(
+    "tree_files",
+    metadata,
+    Column("file_id", Integer, primary_key=True),
+    Column("scope", String, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("path", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("collected", Boolean, nullable=False),
+)
+
 executions = Table(
     "executions",
     metadata,
     Column("execution_id", String, primary_key=True),
-    Column("scope", String, nullable=False),
-    Column("step", BigInteger, nullable=False),
-    Column("file", String, nullable=False),
+    Column("file_id", ForeignKey("tree_files.file_id"), nullable=False),
 )
 
 eval_jobs = Table(
@@ -114,6 +140,11 @@ eval_jobs = Table(
     Column("summary", LargeBinary),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("target", LargeBinary, nullable=False, server_default=""),
+    Column("serving", Text, nullable=False, server_default="{}"),
+    Column("seconds", Float, nullable=False, server_default="0"),
+    Column("run_id", String, nullable=False, server_default=""),
+    Column("step", BigInteger, nullable=False, server_default="0"),
 )
 
 eval_items = Table(
@@ -125,6 +156,25 @@ eval_items = Table(
     Column("family", String, nullable=False),
     Column("parseable", Boolean, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("faulted", Boolean, nullable=False, server_default=false()),
 )
 
-Index("executions_by_scope", executions.c.scope, executions.c.step)
+eval_events = Table(
+    "eval_events",
+    metadata,
+    Column("job_id", ForeignKey("eval_jobs.job_id"), primary_key=True),
+    Column("event_id", BigInteger, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+weight_loans = Table(
+    "weight_loans",
+    metadata,
+    Column("policy_id", String, primary_key=True),
+    Column("job_id", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("model", String, nullable=False),
+)
+
+Index("batches_by_step", batches.c.run_id, batches.c.step)
+Index("tree_files_by_path", tree_files.c.scope, tree_files.c.step, tree_files.c.path, unique=True)
