@@ -6,6 +6,7 @@ so that `troupe solve` and `troupe eval` use it.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import sys
@@ -16,13 +17,13 @@ from typing import Annotated, Final
 import typer
 import yaml
 from google.protobuf.json_format import MessageToDict
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
 
 from troupe_client import frame
 from troupe_client.curve import CurvePoint, HeldOut, write_curve
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, StateOption
 from troupe_client.interrupt import Interrupts
+from troupe_client.phase import Phase
 from troupe_client.render_comparison import show_comparison
 from troupe_client.render_train import TrainView
 from troupe_client.sdk import Client
@@ -77,15 +78,13 @@ async def _prepare(starter: Path, seed: int) -> None:
     assert process.stderr is not None
     errors = asyncio.create_task(process.stderr.read())
     try:
-        with Progress(
-            TextColumn("{task.description:<34s}"), BarColumn(), TimeElapsedColumn(), console=frame.err
-        ) as progress:
-            bars: dict[str, int] = {}
+        with contextlib.ExitStack() as phases:
+            shown: dict[str, Phase] = {}
             async for done, total, what in _progress_lines(process.stdout):
-                bar = bars.setdefault(what, -1)
-                if bar < 0:
-                    bars[what] = bar = int(progress.add_task(what, total=total))
-                progress.update(bar, completed=done, total=total)  # type: ignore[arg-type]
+                if what not in shown:
+                    phases.close()
+                    shown[what] = phases.enter_context(Phase(frame.err, what))
+                shown[what].advance_to(done, total)
         if await process.wait() != 0:
             raise CommandError(f"the cold start failed: {(await errors).decode(errors='replace').strip()[-2000:]}")
     finally:

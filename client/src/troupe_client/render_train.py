@@ -7,6 +7,7 @@ reward and the success among executions that ran; the share of valid scripts, to
 step's seconds.
 """
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from troupe.v1 import training_pb2
 
+from troupe_client.phase import LINE_SECONDS
 from troupe_client.render_text import percent, plain
 
 HEADER: Final = " step  stage        │ designer reward  success │ executor reward  success │ scripts    tok/s  seconds"
@@ -58,6 +60,7 @@ class TrainView:
         self._console = console
         self._header_shown = False
         self._description = ""
+        self._said = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description:<26s}"),
             BarColumn(),
@@ -98,14 +101,22 @@ class TrainView:
         changed = description != self._description
         self._description = description
         if progress.state == training_pb2.STEP_STATE_ROLLING:
+            self._say(f"{description}, {progress.executions_done} of {progress.executions_total} executions")
             self._progress.update(self._step, total=progress.executions_total, completed=progress.executions_done)
         self._progress.update(self._step, description=description, refresh=changed)
+
+    def _say(self, text: str) -> None:
+        """Where there is no terminal, a step that takes long is heard of now and then."""
+        if not self._console.is_terminal and time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(plain(text, "dim"))
 
     def _show_committed(self, step: int, committed: training_pb2.StepCommitted) -> None:
         if not self._header_shown:
             self._console.print(plain(HEADER, "bold"), soft_wrap=True)
             self._header_shown = True
         self._console.print(plain(step_line(step, committed)), soft_wrap=True)
+        self._said = time.monotonic()
         self._progress.update(self._run, completed=step)
         self._progress.reset(self._step)
 
