@@ -16,10 +16,25 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from troupe_contracts.plugins import installed
 
 Scalar = str | int | float | bool
 Positive = Annotated[int, Field(ge=1)]
+# Engines that hold no weights: another service does.
+FORWARDING: Final = ("remote", "openai")
+
+
+def _is_engine(name: str) -> str:
+    """Refuses a name that no engine has; whether a plug-in's can be loaded, the service says that runs it."""
+    plugins = installed("engine")
+    if name not in ("vllm", *FORWARDING) and name not in {plugin.name for plugin in plugins}:
+        known = ["vllm", *FORWARDING, *(f"{plugin.name} (of {plugin.distribution})" for plugin in plugins)]
+        raise ValueError(f"no engine is named {name!r}; known: {', '.join(known)}")
+    return name
+
+
+Engine = Annotated[str, AfterValidator(_is_engine)]
 
 # Set by the supervisor for every service; a profile that sets them too would break the wiring.
 SUPERVISED: Final = frozenset(
@@ -81,8 +96,8 @@ class Service(Process):
 class Policy(Service):
     """A service that serves `Policy`: the executor, or the designer."""
 
-    engine: Literal["vllm", "remote", "openai"] = "vllm"
-    """remote forwards to the executor's engine."""
+    engine: Engine = "vllm"
+    """vllm, openai, or a plug-in's name; remote forwards to the executor's engine."""
     policy_id: str = Field(min_length=1)
     model: str | None = None
     lineage: str | None = None
@@ -93,7 +108,7 @@ class Policy(Service):
 class Designer(Policy):
     """The designer: its own engine, or a forwarder to the executor's."""
 
-    engine: Literal["vllm", "remote", "openai"] = "remote"
+    engine: Engine = "remote"
     prompt: str | None = None
     """Name of a built-in prompt, or a folder with one."""
 
@@ -141,8 +156,8 @@ class Profile(Section):
         if shared and self.designer_learner is not None:
             raise ValueError("designer_learner is set, but the designer has no engine of its own: remove it")
         for role, policy in (("executor", self.executor), ("designer", self.designer)):
-            if policy.engine == "vllm" and policy.model is None:
-                raise ValueError(f"{role}.model is missing: name the folder or hub id that vllm loads")
+            if policy.engine not in FORWARDING and policy.model is None:
+                raise ValueError(f"{role}.model is missing: name the folder or hub id that {policy.engine} loads")
         if self.learner is not None and self.executor.model is None:
             raise ValueError("learner is set, but executor.model is missing: name the folder or hub id to train")
         return self

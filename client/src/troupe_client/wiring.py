@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from troupe_client.profile import Learner, Policy, Process, Profile, Service
+from troupe_client.profile import FORWARDING, Learner, Policy, Process, Profile, Service
 
 SANDBOX, LEARNER, DESIGNER_LEARNER = "sandbox", "learner", "designer_learner"
 EXECUTOR, DESIGNER, ORCHESTRATOR = "executor", "designer", "orchestrator"
@@ -163,7 +163,7 @@ def _policy(policy: Policy, service: str) -> dict[str, object]:
     }
     if policy.model is not None:
         wired["model"] = policy.model
-    if policy.engine == "vllm":
+    if policy.engine not in FORWARDING:
         wired["lineage"] = policy.lineage or _lineage(policy)
     if policy.context_length is not None:
         wired["context_length"] = policy.context_length

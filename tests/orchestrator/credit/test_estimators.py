@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from troupe_contracts.plugins import UnknownPluginError
 from troupe_orchestrator.credit.config import CreditConfig, estimate
-from troupe_orchestrator.credit.registry import UnknownEstimatorError, find_estimator
+from troupe_orchestrator.credit.registry import ESTIMATORS
 from troupe_orchestrator.credit.types import (
     Advantages,
     DesignOutcome,
@@ -226,8 +227,8 @@ def test_outcomes_that_contradict_each_other_are_refused(make: Callable[[], Outc
 
 
 def test_an_unknown_estimator_or_option_is_refused_by_name() -> None:
-    with pytest.raises(UnknownEstimatorError, match="known: agent_turn, hierarchical, leave_one_out, value_baseline"):
-        find_estimator("grpo")
+    with pytest.raises(UnknownPluginError, match="known: agent_turn, hierarchical, leave_one_out, value_baseline"):
+        ESTIMATORS.find("grpo")
     with pytest.raises(ValidationError, match="no estimator is named 'grpo'"):
         CreditConfig(estimator="grpo")
     with pytest.raises(ValidationError, match="epsilonn"):

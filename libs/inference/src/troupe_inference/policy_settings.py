@@ -3,12 +3,21 @@ it.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from troupe_contracts.settings import ServiceSettings
 
-EngineKind = Literal["vllm", "remote", "openai"]
+from troupe_inference.engines.registry import ENGINES
+
+
+def _engine(name: str) -> str:
+    ENGINES.find(name)
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_engine)]
+"""Name of an engine that there is: built in, or a plug-in that loads."""
 
 
 class PolicySettings(ServiceSettings):
@@ -16,9 +25,9 @@ class PolicySettings(ServiceSettings):
     refused.
     """
 
-    engine: EngineKind = Field("vllm", description="vllm, remote or openai")
+    engine: EngineName = Field("vllm", description="vllm, remote, openai, or a plug-in's name")
     policy_id: str = Field("policy", min_length=1, description="which policy this replica serves")
-    replica_id: str = Field("", description="stable identity of this replica; required with the engine vllm")
+    replica_id: str = Field("", description="stable identity of this replica; required where the engine holds weights")
     max_queued: int = Field(1024, ge=0, description="generations that may wait beyond those that run")
     turn_seconds: float = Field(300.0, gt=0, description="deadline of a turn at a remote policy or an endpoint")
 
@@ -42,20 +51,21 @@ class PolicySettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _has_what_its_engine_needs(self) -> Self:
+        # Engines of plug-ins hold weights and are told of them as vLLM is.
+        holding = ("model", "lineage", "replica_id")
         required = {
-            "vllm": ("model", "lineage", "replica_id"),
             "remote": ("remote_target",),
             "openai": ("openai_base_url", "openai_model"),
         }
+        elsewhere = ("remote_target", "openai_base_url", "openai_model", "openai_key_file")
         foreign = {
-            "vllm": ("remote_target", "openai_base_url", "openai_model", "openai_key_file"),
             "remote": ("model", "lineage", "renderer", "openai_base_url", "openai_model", "openai_key_file"),
             "openai": ("model", "lineage", "renderer", "remote_target"),
         }
-        missing = [_variable(name) for name in required[self.engine] if not getattr(self, name)]
+        missing = [_variable(name) for name in required.get(self.engine, holding) if not getattr(self, name)]
         if missing:
             raise ValueError(f"TROUPE_ENGINE={self.engine} needs {' and '.join(missing)}")
-        unused = [_variable(name) for name in foreign[self.engine] if getattr(self, name) is not None]
+        unused = [_variable(name) for name in foreign.get(self.engine, elsewhere) if getattr(self, name) is not None]
         if unused:
             raise ValueError(f"TROUPE_ENGINE={self.engine} does not read {' and '.join(unused)}: unset it")
         return self

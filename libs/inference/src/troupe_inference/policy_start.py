@@ -1,16 +1,18 @@
 """From settings to a running policy: what both services do before they serve."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 from troupe_contracts.health import Health
 from troupe_contracts.log import get_logger
+from troupe_contracts.plugins import mismatches
 
-from troupe_inference.engines.base import EngineStartError
+from troupe_inference.engines.base import Engine, EngineStartError
 from troupe_inference.engines.openai import EndpointSettings, OpenAIPolicy
+from troupe_inference.engines.registry import ENGINES
 from troupe_inference.engines.remote import RemotePolicy
 from troupe_inference.engines.vllm import VllmEngine, VllmSettings
 from troupe_inference.engines.vllm_environment import CPU_PACKAGE, installed_package
@@ -64,8 +66,6 @@ async def start_policy(settings: PolicySettings, health: Health) -> RunningPolic
         ModelFolderError, RendererError: the model's folder, or no renderer for it.
     """
     match settings.engine:
-        case "vllm":
-            return await _start_vllm(settings, health)
         case "remote":
             assert settings.remote_target is not None
             remote = RemotePolicy(settings.remote_target, settings.replica_id, settings.turn_seconds)
@@ -73,6 +73,8 @@ async def start_policy(settings: PolicySettings, health: Health) -> RunningPolic
         case "openai":
             endpoint = OpenAIPolicy(await asyncio.to_thread(_endpoint, settings))
             return RunningPolicy(endpoint, owner=str(settings.openai_base_url))
+        case _:
+            return await _start_with_weights(settings, health)
 
 
 def choose_renderer(named: str | None, config: Mapping[str, Any]) -> str:
@@ -92,14 +94,14 @@ def choose_renderer(named: str | None, config: Mapping[str, Any]) -> str:
     return _RENDERER_OF_TYPE[model_type]
 
 
-async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy:
+async def _start_with_weights(settings: PolicySettings, health: Health) -> RunningPolicy:
     assert settings.model is not None
     assert settings.lineage is not None
     model = await asyncio.to_thread(open_model, settings.model)
     tokenizer = Tokenizer.from_file(str(model.tokenizer_file))
     renderer = get_renderer(choose_renderer(settings.renderer, model.config), tokenizer)
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    engine = await VllmEngine.start(_vllm_settings(settings, model), failure.set_result)
+    engine = await _start_engine(settings, model, failure.set_result)
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     updates = WeightUpdates(
         UpdateTarget(settings.policy_id, settings.replica_id, _updated(shapes, model), model.tied_embeddings),
@@ -125,6 +127,18 @@ async def _start_vllm(settings: PolicySettings, health: Health) -> RunningPolicy
         max_token_characters=max(map(len, tokenizer.get_vocab())),
     )
     return RunningPolicy(policy, updates, watch=watch)
+
+
+async def _start_engine(settings: PolicySettings, model: ModelFolder, on_failure: Callable[[str], None]) -> Engine:
+    """vLLM, or the engine of a plug-in."""
+    start = ENGINES.find(settings.engine)
+    if start is None:
+        return await VllmEngine.start(_vllm_settings(settings, model), on_failure)
+    engine = await start(model, settings, on_failure)
+    problems = mismatches(engine, Engine)
+    if problems:
+        raise EngineStartError(f"the engine {settings.engine!r} is no {Engine.__name__}: {'; '.join(problems)}")
+    return engine
 
 
 async def _watch(failure: "asyncio.Future[str]", updates: WeightUpdates) -> None:

@@ -1,12 +1,12 @@
 """What the designer reads from the environment."""
 
 from pydantic import Field
-from troupe_inference.policy_settings import EngineKind, PolicySettings
+from troupe_inference.policy_settings import EngineName, PolicySettings
 
 
 class DesignerSettings(PolicySettings):
     """The engine's settings, and the prompt. By default the engine is the executor's, reached over gRPC."""
 
-    engine: EngineKind = Field("remote", description="vllm, remote or openai")
+    engine: EngineName = Field("remote", description="vllm, remote, openai, or a plug-in's name")
     prompt: str = Field("default", description="name of a built-in prompt, or a folder with system.txt and user.txt")
     max_script_characters: int = Field(32768, ge=1, description="longest script that is accepted")

@@ -6,16 +6,19 @@
 | `delivery_format` | share of the conversations whose last turn has a non-empty `<delivery>` | both |
 | `solution_format` | 1 if the turn that the result came from gives it in the task's format | both |
 | `cost` | −(agent calls − 1) of a *successful* execution | designer |
+| of plug-ins | what the plug-in makes of the facts (group `troupe.rewards`), weighted under `terms` | as weighted |
 
 Formats are read off recorded turns, never off anything that the script printed; without a turn they are 0. Cost on failed
 executions would reward the cheapest failure, so there is none.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from troupe_contracts.plugins import Registry
 
 from troupe_orchestrator.datasets.task import TaskType
 from troupe_orchestrator.grading.answers import delivery, formatted_answer
@@ -24,20 +27,46 @@ from troupe_orchestrator.tree import TermRecord
 Weight = Annotated[float, Field(ge=0)]
 
 
-class ExecutorWeights(BaseModel):
-    """Weights of the executor's terms."""
+class RewardTermError(Exception):
+    """A plug-in's term has no value. Says nothing about the execution: a fault of ours, never a reward."""
 
+
+class RewardTerm(Protocol):
+    """A function that makes a term of what is known of an execution: pure, and over within a millisecond."""
+
+    def __call__(self, facts: "ExecutionFacts") -> float:
+        """The value that its weight multiplies; finite."""
+
+
+TERMS: Final[Registry[RewardTerm]] = Registry("reward term", RewardTerm, {})
+
+
+class _Weights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    terms: Mapping[str, Weight] = Field(default_factory=dict)
+    """Weights of plug-ins' terms, by name."""
+
+    @field_validator("terms")
+    @classmethod
+    def _are_terms(cls, terms: Mapping[str, float]) -> Mapping[str, float]:
+        for name in terms:
+            if name in cls.model_fields:
+                raise ValueError(f"{name} is a term of Troupe's own: give its weight beside `terms`")
+            TERMS.find(name)
+        return terms
+
+
+class ExecutorWeights(_Weights):
+    """Weights of the executor's terms."""
 
     success: Weight = 1.0
     delivery_format: Weight = 0.1
     solution_format: Weight = 0.1
 
 
-class DesignerWeights(BaseModel):
+class DesignerWeights(_Weights):
     """Weights of the designer's terms."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     success: Weight = 1.0
     delivery_format: Weight = 0.0
@@ -65,6 +94,13 @@ class ExecutionFacts:
     delivery_format: float
     solution_format: float
     agent_calls: int
+    task_type: TaskType = "math"
+    question: str = ""
+    answer: str = ""
+    """The final answer; empty if there is none."""
+    script: str = ""
+    last_turns: tuple[str, ...] = ()
+    """Text of the last recorded turn of each conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +135,11 @@ def solution_share(source_turn: str | None, task_type: TaskType) -> float:
 
 
 def reward(config: RewardConfig, facts: ExecutionFacts) -> RewardBreakdown:
-    """The terms of one execution."""
+    """The terms of one execution.
+
+    Raises:
+        RewardTermError: a plug-in's term failed.
+    """
     paid_format = facts.success or not config.format_requires_success
     shared = {
         "success": float(facts.success),
@@ -108,9 +148,25 @@ def reward(config: RewardConfig, facts: ExecutionFacts) -> RewardBreakdown:
     }
     cost = -float(max(0, facts.agent_calls - 1)) if facts.success else 0.0
     executor, designer = config.executor.model_dump(), config.designer.model_dump()
+    added = {name: _value(name, facts) for name in (*config.executor.terms, *config.designer.terms)}
     return RewardBreakdown(
         (
             *(TermRecord("executor", name, value, executor[name]) for name, value in shared.items()),
             *(TermRecord("designer", name, value, designer[name]) for name, value in (shared | {"cost": cost}).items()),
+            *(TermRecord("executor", name, added[name], weight) for name, weight in config.executor.terms.items()),
+            *(TermRecord("designer", name, added[name], weight) for name, weight in config.designer.terms.items()),
         )
     )
+
+
+def _value(name: str, facts: ExecutionFacts) -> float:
+    """What a plug-in makes of an execution."""
+    term = TERMS.find(name)
+    try:
+        value = term(facts)
+    # Code of others: whatever it raises says nothing about the execution.
+    except Exception as error:
+        raise RewardTermError(f"the reward term {name!r} raised {type(error).__name__}: {error}") from error
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value)
+    raise RewardTermError(f"the reward term {name!r} must return a finite number, got {value!r:.80}")

@@ -33,6 +33,9 @@ class Dataset(Section):
 
     train: Path
     format: str | None = None
+    """Name of a format, built in or a plug-in's; None tells it from the first good line."""
+    grader: str | None = None
+    """Plug-in that grades all answers; None: the strict grader, or the one that a task names."""
     limit: Positive | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from troupe_orchestrator.credit.normalization import Normalization
-from troupe_orchestrator.credit.registry import find_estimator
+from troupe_orchestrator.credit.registry import ESTIMATORS
 from troupe_orchestrator.credit.types import Advantages, Outcomes, Values
 
 
@@ -27,9 +27,9 @@ class CreditConfig(BaseModel):
 
     def parsed_options(self) -> BaseModel:
         """The options, typed and with defaults."""
-        return find_estimator(self.estimator).options.model_validate(self.options)
+        return ESTIMATORS.find(self.estimator).options.model_validate(self.options)
 
 
 def estimate(config: CreditConfig, outcomes: Outcomes, values: Values | None = None) -> Advantages:
     """Advantages by the configured estimator."""
-    return find_estimator(config.estimator).estimate(outcomes, config.parsed_options(), values)
+    return ESTIMATORS.find(config.estimator).estimate(outcomes, config.parsed_options(), values)

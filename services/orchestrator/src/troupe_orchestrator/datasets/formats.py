@@ -1,10 +1,13 @@
-"""The file formats by name. An entry point of the group `troupe.datasets` names a further `Format`."""
+"""The file formats by name: those of this package, and those of plug-ins (group `troupe.datasets`).
 
-from collections.abc import Callable, Mapping
+A format says whether a row is one of its own and reads the task in it; a module with these two functions is one.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
-from typing import Any
+from typing import Final, Protocol
+
+from troupe_contracts.plugins import PluginError, Registry
 
 from troupe_orchestrator.datasets import (
     competitions,
@@ -19,48 +22,57 @@ from troupe_orchestrator.datasets import (
 from troupe_orchestrator.datasets.rows import Row, RowPlace
 from troupe_orchestrator.datasets.task import Task
 
-ENTRY_POINT_GROUP = "troupe.datasets"
+
+class Format(Protocol):
+    """How the rows of a file are read."""
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row looks like this format, by its keys."""
+
+    def read(self, row: Row, place: RowPlace) -> Task:
+        """The task in a row.
+
+        Raises:
+            RowError: there is none; the text names the field.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """How the rows of a file are read."""
+class _Functions:
+    """A format of a module that has several."""
 
-    name: str
     matches: Callable[[Row], bool]
-    """Whether a row looks like this format, by its keys."""
     read: Callable[[Row, RowPlace], Task]
-    """The task in a row; `RowError` where there is none."""
 
 
-# The first that matches is taken: the more telling keys come first.
-BUILT_IN = (
-    Format("troupe", troupe.matches, troupe.read),
-    Format("humaneval", humaneval.matches, humaneval.read),
-    Format("mbpp", mbpp.matches, mbpp.read),
-    Format("olympiadbench", olympiadbench.matches, olympiadbench.read),
-    Format("gsm8k", gsm8k.matches, gsm8k.read),
-    Format("math", math.matches, math.read),
-    Format("amc", competitions.matches_amc, competitions.read_amc),
-    Format("aime", competitions.matches_aime, competitions.read_aime),
-    Format("minerva", minerva.matches, minerva.read),
+# In the order in which they are tried: the more telling keys come first, formats of plug-ins last.
+FORMATS: Final[Registry[Format]] = Registry(
+    "data set format",
+    Format,
+    {
+        "troupe": troupe,
+        "humaneval": humaneval,
+        "mbpp": mbpp,
+        "olympiadbench": olympiadbench,
+        "gsm8k": gsm8k,
+        "math": math,
+        "amc": _Functions(competitions.matches_amc, competitions.read_amc),
+        "aime": _Functions(competitions.matches_aime, competitions.read_aime),
+        "minerva": minerva,
+    },
 )
 
 
-@cache
-def known_formats() -> Mapping[str, Format]:
-    """All formats by name.
+def candidates(broken: list[str]) -> Iterator[tuple[str, Format]]:
+    """All formats that a file may be told to have, in the order in which they are tried.
 
-    Raises:
-        ValueError: a plug-in is not a `Format`, or takes a name that is taken.
+    Args:
+        broken: takes why a plug-in is none of them; it matters only where nothing else matches.
     """
-    known = {format_.name: format_ for format_ in BUILT_IN}
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        plugin: Any = entry_point.load()
-        if not isinstance(plugin, Format) or plugin.name != entry_point.name or plugin.name in known:
-            raise ValueError(
-                f"entry point {entry_point.name} of {ENTRY_POINT_GROUP} must be a Format of that name, which no other "
-                f"has; got {plugin!r:.200}"
-            )
-        known[plugin.name] = plugin
-    return known
+    yield from FORMATS.built_in.items()
+    for name in FORMATS.names():
+        if name not in FORMATS.built_in:
+            try:
+                yield name, FORMATS.find(name)
+            except PluginError as error:
+                broken.append(str(error))

@@ -8,13 +8,16 @@ import gzip
 import io
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from troupe_orchestrator.datasets.formats import Format, known_formats
+from troupe_contracts.plugins import PluginError
+
+from troupe_orchestrator.datasets.formats import FORMATS, Format, candidates
 from troupe_orchestrator.datasets.rows import Row, RowError, RowPlace
 from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.grading.graders import GRADERS
 
 MAX_BYTES = 1 << 30
 """Largest file after decompression."""
@@ -48,24 +51,25 @@ class LoadedDataset:
     format: str
 
 
-def load(name: str, content: bytes, format: str | None = None) -> LoadedDataset:
+def load(name: str, content: bytes, format: str | None = None, grader: str | None = None) -> LoadedDataset:
     """Load a problem file.
 
     Args:
         name: of the file, for errors and for ids of tasks that have none.
         format: name of a format; None tells it from the keys of the first good line.
+        grader: plug-in that grades all tasks; None leaves it to each task.
 
     Raises:
-        DatasetError: unknown format, no line whose format can be told, or bytes that are no such file.
+        DatasetError: unknown format or grader, no line whose format can be told, or bytes that are no such file.
     """
     rows, errors = _rows(name, _decompressed(name, content))
-    chosen = _format(name, rows, errors, format)
+    chosen_name, chosen = _format(name, rows, errors, format)
     tasks: dict[str, Task] = {}
     lines: dict[str, int] = {}
     stem = PurePath(name).name.split(".")[0] or "tasks"
     for line, row in rows:
         try:
-            task = chosen.read(row, RowPlace(stem, line))
+            task = _graded_by(chosen.read(row, RowPlace(stem, line)), grader)
         except RowError as error:
             errors.append(LineError(name, line, str(error)))
             continue
@@ -75,7 +79,25 @@ def load(name: str, content: bytes, format: str | None = None) -> LoadedDataset:
         tasks[task.task_id] = task
         lines[task.task_id] = line
     errors.sort(key=lambda error: error.line)
-    return LoadedDataset(tuple(tasks.values()), tuple(errors), chosen.name)
+    return LoadedDataset(tuple(tasks.values()), tuple(errors), chosen_name)
+
+
+def _graded_by(task: Task, grader: str | None) -> Task:
+    """The task with the grader that the whole file is to have, if any.
+
+    Raises:
+        RowError: the grader cannot be had, or the task has no value to grade.
+    """
+    chosen = grader or task.grader
+    if not chosen:
+        return task
+    if task.task_type != "math":
+        raise RowError(f"a code task is graded by its tests, not by the grader {chosen!r}: load it from another file")
+    try:
+        GRADERS.find(chosen)
+    except PluginError as error:
+        raise RowError(str(error)) from error
+    return replace(task, grader=chosen)
 
 
 def _decompressed(name: str, content: bytes) -> bytes:
@@ -112,21 +134,28 @@ def _rows(name: str, content: bytes) -> tuple[list[tuple[int, Row]], list[LineEr
     return rows, errors
 
 
-def _format(name: str, rows: list[tuple[int, Row]], errors: list[LineError], asked: str | None) -> Format:
-    known = known_formats()
+def _format(name: str, rows: list[tuple[int, Row]], errors: list[LineError], asked: str | None) -> tuple[str, Format]:
+    """Name of the format, and the format."""
     if asked is not None:
-        if asked not in known:
-            raise DatasetError(f"no format is named {asked!r}; known: {', '.join(sorted(known))}")
-        return known[asked]
+        try:
+            return asked, FORMATS.find(asked)
+        except PluginError as error:
+            raise DatasetError(f"{name}: {error}") from error
+    broken: list[str] = []
     for _, row in rows:
-        for candidate in known.values():
-            if candidate.matches(row):
-                return candidate
+        for candidate, format_ in candidates(broken):
+            if format_.matches(row):
+                return candidate, format_
     if not rows:
         first = f"; {errors[0]}" if errors else ""
         raise DatasetError(f"{name}: holds no JSON object, one per line is due{first}")
     line, row = rows[0]
     raise DatasetError(
-        f"{name}:{line}: the keys {', '.join(sorted(row))[:200]} are those of no known format; name one of "
-        f"{', '.join(sorted(known))}"
+        "; ".join(
+            [
+                f"{name}:{line}: the keys {', '.join(sorted(row))[:200]} are those of no known format; name one of "
+                f"{FORMATS.known()}",
+                *dict.fromkeys(broken),
+            ]
+        )
     )

@@ -72,7 +72,11 @@ class Task:
     task_type: TaskType
     question: str
     reference: Reference
+    grader: str = ""
+    """Plug-in that grades it; empty: Troupe's own."""
 
     def __post_init__(self) -> None:
         if (self.task_type == "math") != isinstance(self.reference, MathReference):
             raise ValueError(f"a {self.task_type} task cannot have {type(self.reference).__name__} as its reference")
+        if self.grader and self.task_type != "math":
+            raise ValueError(f"a {self.task_type} task is graded by its tests, not by the grader {self.grader!r}")

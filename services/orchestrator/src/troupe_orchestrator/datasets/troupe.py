@@ -1,4 +1,5 @@
-"""The project's own format: `id`, `task_type`, `question`, and `answer` or `tests`; `family` where there are several.
+"""The project's own format: `id`, `task_type`, `question`, and `answer` or `tests`; `family` where there are several;
+`grader` where a plug-in grades the answer.
 
 `{"id": "a", "task_type": "math", "question": "What is 1 + 1?", "answer": "2"}`, `answer` also a list of which all are due;
 `{..., "task_type": "code", "tests": {"stdin": [["1 2\\n", "3\\n"]], "checker": "tokens"}}`;
@@ -18,7 +19,7 @@ from troupe_orchestrator.datasets.rows import (
 )
 from troupe_orchestrator.datasets.task import AssertionTests, Checker, MathReference, StdinTests, Task
 
-_KEYS = {"id", "family", "task_type", "question", "answer", "tests"}
+_KEYS = {"id", "family", "task_type", "question", "answer", "tests", "grader"}
 _STDIN_KEYS = {"stdin", "checker"}
 _ASSERTION_KEYS = {"assertions", "setup", "entry_point"}
 
@@ -34,12 +35,15 @@ def read(row: Row, place: RowPlace) -> Task:
         raise RowError(f"`task_type` must be math or code, got {task_type!r:.80}")
     if ("tests" in row) != (task_type == "code") or ("answer" in row) != (task_type == "math"):
         raise RowError("a math task has `answer`, a code task has `tests`, and neither has both")
+    if "grader" in row and task_type == "code":
+        raise RowError("a code task is graded by its tests: leave out `grader`")
     return Task(
         task_id=text_field(row, "id"),
         family=optional_text(row, "family", place.stem),
         task_type=task_type,
         question=text_field(row, "question"),
         reference=_tests(row["tests"]) if task_type == "code" else _answer(row["answer"]),
+        grader=optional_text(row, "grader", ""),
     )
 
 

@@ -14,7 +14,12 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
+
+from troupe_contracts.plugins import PluginError
+
+if TYPE_CHECKING:
+    from troupe_orchestrator.datasets.task import MathReference
 
 _PR_SET_PDEATHSIG = 1
 _MEMORY_EXIT = 3
@@ -50,13 +55,35 @@ def _serve(requests: IO[str], answers: IO[str], seconds: float, memory_bytes: in
         )
         _allow_cpu(seconds)
         try:
-            equal = is_correct(reference, request["answer"], symbolically_equal)
+            if request["grader"]:
+                equal = _plugin_grade(request, reference)
+            else:
+                equal = is_correct(reference, request["answer"], symbolically_equal)
         except MemoryError:
             os._exit(_MEMORY_EXIT)
+        if isinstance(equal, str):
+            print(json.dumps({"fault": equal}), file=answers, flush=True)
+            continue
         if not equal and _peak_bytes() > 0.8 * memory_bytes:
             # The library turns errors into "not equal", running out of memory among them.
             os._exit(_MEMORY_EXIT)
         print(json.dumps({"equal": equal}), file=answers, flush=True)
+
+
+def _plugin_grade(request: dict[str, Any], reference: "MathReference") -> bool | str:
+    """What a plug-in says; a text is why it says nothing."""
+    from troupe_orchestrator.grading.graders import GRADERS
+
+    name = request["grader"]
+    try:
+        grader = GRADERS.find(name)
+        equal = grader(request["question"], reference.values, request["answer"])
+    except PluginError as error:
+        return str(error)
+    # Code of others: whatever it raises says nothing about the answer.
+    except Exception as error:
+        return f"the grader {name!r} raised {type(error).__name__}: {error}"
+    return equal if isinstance(equal, bool) else f"the grader {name!r} must return True or False, got {equal!r:.80}"
 
 
 def _die_with(parent: int) -> None:

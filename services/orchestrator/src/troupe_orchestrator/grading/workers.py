@@ -53,12 +53,19 @@ class MathGrader:
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
-    async def grade(self, reference: MathReference, answer: str) -> Grade:
-        """Grade one answer."""
-        try:
-            return _grade(is_correct(reference, answer, no_library))
-        except LibraryNeededError:
-            request = {"reference": asdict(reference), "answer": answer}
+    async def grade(self, reference: MathReference, answer: str, grader: str = "", question: str = "") -> Grade:
+        """Grade one answer.
+
+        Args:
+            grader: plug-in that grades it, in a worker; empty is the strict grader.
+            question: for the plug-in.
+        """
+        request = {"reference": asdict(reference), "answer": answer, "grader": grader, "question": question}
+        if not grader:
+            try:
+                return _grade(is_correct(reference, answer, no_library))
+            except LibraryNeededError:
+                pass  # to a worker, as it is
         reasons = []
         for _ in range(_ATTEMPTS):
             worker = await self._idle.get()
@@ -106,6 +113,8 @@ class _Worker:
             if not answered:
                 # Also when we are cancelled: an answer that nobody has read must not be taken for the next one's.
                 await self.stop()
+        if "fault" in answer:
+            raise WorkerFailedError(answer["fault"])
         return bool(answer["equal"])
 
     async def stop(self) -> None:

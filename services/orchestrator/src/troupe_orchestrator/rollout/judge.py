@@ -18,7 +18,15 @@ from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault
 from troupe_orchestrator.grading.workers import MathGrader
 from troupe_orchestrator.patterns import NodeEvent, pattern_of
 from troupe_orchestrator.provenance import Provenance, RecordedConversation, answer_in_script, trace_result
-from troupe_orchestrator.rewards import ExecutionFacts, RewardConfig, delivery_share, reward, solution_share
+from troupe_orchestrator.rewards import (
+    ExecutionFacts,
+    RewardBreakdown,
+    RewardConfig,
+    RewardTermError,
+    delivery_share,
+    reward,
+    solution_share,
+)
 from troupe_orchestrator.rollout.conversations import Conversation
 from troupe_orchestrator.rollout.execution import ExecutionRecord
 from troupe_orchestrator.rollout.faults import InfrastructureFaultError
@@ -57,7 +65,7 @@ class TaskGrader:
     async def grade(self, task: Task, answer: str, execution_id: str, budgets: Budgets) -> Grade:
         """Grade one answer. Never raises for what the answer is."""
         if isinstance(task.reference, MathReference):
-            return await self.math.grade(task.reference, answer)
+            return await self.math.grade(task.reference, answer, task.grader, task.question)
         limits = sandbox_pb2.Limits(cpu_seconds=budgets.test_cpu_seconds, memory_bytes=budgets.memory_bytes)
         return await grade_code(self.sandbox, task, answer, execution_id, limits, _GRADING_SECONDS)
 
@@ -80,7 +88,7 @@ class Judge:
         """Judge one execution.
 
         Raises:
-            InfrastructureFaultError: the grader died or overran in every attempt.
+            InfrastructureFaultError: the grader died or overran in every attempt, or a plug-in's reward term failed.
         """
         outcome = record.outcome
         provenance = trace_result(
@@ -116,13 +124,18 @@ def _payload(
 ) -> ExecutionPayload:
     outcome, answer = record.outcome, provenance.answer
     last_turns = [conversation.replies()[-1] for conversation in record.conversations if conversation.replies()]
-    breakdown = reward(
+    breakdown = _reward(
         rewards,
         ExecutionFacts(
             success=success,
             delivery_format=delivery_share(last_turns) if provenance.ok else 0.0,
             solution_format=0.0 if not provenance.ok else solution_share(provenance.turn or None, task.task_type),
             agent_calls=outcome.agent_calls,
+            task_type=task.task_type,
+            question=task.question,
+            answer="" if answer is None else answer.text,
+            script=script,
+            last_turns=tuple(last_turns),
         ),
     )
     return ExecutionPayload(
@@ -147,6 +160,13 @@ def _payload(
         waiting_seconds=outcome.use.waiting_seconds,
         profile=outcome.profile,
     )
+
+
+def _reward(config: RewardConfig, facts: ExecutionFacts) -> RewardBreakdown:
+    try:
+        return reward(config, facts)
+    except RewardTermError as error:
+        raise InfrastructureFaultError("reward", str(error)) from error
 
 
 def _why_no_answer(record: ExecutionRecord) -> str:

@@ -13,7 +13,7 @@ import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
 
-from troupe_orchestrator.credit.registry import find_estimator
+from troupe_orchestrator.credit.registry import ESTIMATORS
 from troupe_orchestrator.datasets.loading import DatasetError, load
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
@@ -276,7 +276,7 @@ def _parse(text: str) -> RunConfig:
         config = parse_run_config(text)
     except ConfigError as error:
         raise InvalidArgument.every((f"config.{key}", message) for key, message in error.problems) from error
-    if find_estimator(config.credit.estimator).needs_values:
+    if ESTIMATORS.find(config.credit.estimator).needs_values:
         raise InvalidArgument(
             "config.credit.estimator",
             f"{config.credit.estimator} needs learned values of task prompts, which no learner serves yet: "
@@ -295,7 +295,7 @@ def _load_tasks(config: RunConfig) -> list[Task]:
     except ValueError as error:  # a path with a null byte
         raise InvalidArgument("config.dataset.train", f"{str(path)!r}: {error}") from error
     try:
-        dataset = load(path.name, content, config.dataset.format)
+        dataset = load(path.name, content, config.dataset.format, config.dataset.grader)
     except DatasetError as error:
         raise InvalidArgument("config.dataset.train", str(error)) from error
     if dataset.errors:
