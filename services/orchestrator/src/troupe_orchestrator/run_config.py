@@ -126,6 +126,28 @@ class Checkpoint(Section):
     keep: Positive = 2
 
 
+class Conditions(Section):
+    """What pauses a run, with an event; null is off. `training.conditions` says how each is reckoned."""
+
+    window: Positive = 5
+    """Steps of one trained role whose mean is compared; fewer say nothing."""
+    repeat_after: Positive = 10
+    """Steps after which a condition that was resumed past and still holds pauses the run again."""
+    non_finite: bool = True
+    """A metric of a step that is infinite or not a number."""
+    entropy_below: Annotated[float, Field(gt=0)] | None = 0.001
+    """Nats per trained token."""
+    reward_fall_above: Annotated[float, Field(gt=0)] | None = 0.5
+    """From the best window before, for each role's mean reward."""
+    valid_scripts_below: Fraction | None = 0.02
+    zero_variance_above: Fraction | None = 0.98
+    """Share of the trained roles' groups in which all samples have one reward."""
+    mismatch_kl_above: Annotated[float, Field(gt=0)] | None = 0.1
+    """Nats per token between the learner's and the engine's log-probabilities before the update."""
+    probe_error_above: Annotated[float, Field(gt=0)] | None = None
+    """Nats, mean after a load; a load beyond `probe_bound` is refused without this."""
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -144,6 +166,7 @@ class RunConfig(Section):
     credit: CreditConfig = CreditConfig()
     optimization: Optimization = Optimization()
     checkpoint: Checkpoint = Checkpoint()
+    conditions: Conditions = Conditions()
     probe_bound: Annotated[float, Field(gt=0)] = 0.05
     """Largest mean difference of log-probabilities between learner and engine after a sync, in nats."""
 

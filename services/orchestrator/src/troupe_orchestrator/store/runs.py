@@ -18,6 +18,8 @@ from troupe_orchestrator.store.database import Database
 
 
 class RunState(StrEnum):
+    QUEUED = "queued"
+    """Waits for the run that holds its policies."""
     RUNNING = "running"
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
@@ -63,6 +65,19 @@ class RunRecord:
     folder: str
     created_at: float
     ended_at: float | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """As `create_run` stored it: `training.record.RunOrigin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropRecord:
+    """How often a task was dropped for faults of ours."""
+
+    task_id: str
+    count: int
+    quarantined: bool
+    reason: str
+    """Of the last drop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +261,18 @@ async def read_events(database: Database, run_id: str, after: int, limit: int = 
         return [(row.event_id, row.payload) for row in rows]
 
 
+async def newest_events(database: Database, run_id: str, limit: int) -> list[bytes]:
+    """The last events, in order."""
+    async with database.reading() as connection:
+        rows = await connection.execute(
+            select(schema.events.c.payload)
+            .where(schema.events.c.run_id == run_id)
+            .order_by(schema.events.c.event_id.desc())
+            .limit(limit)
+        )
+        return [row.payload for row in rows][::-1]
+
+
 async def last_event_id(database: Database, run_id: str) -> int:
     async with database.reading() as connection:
         newest = await connection.scalar(
@@ -301,6 +328,15 @@ async def quarantined_tasks(database: Database, run_id: str) -> frozenset[str]:
             select(schema.drops.c.task_id).where(schema.drops.c.run_id == run_id, schema.drops.c.quarantined)
         )
         return frozenset(row.task_id for row in rows)
+
+
+async def list_drops(database: Database, run_id: str) -> list[DropRecord]:
+    """Every dropped task, by id."""
+    async with database.reading() as connection:
+        rows = await connection.execute(
+            select(schema.drops).where(schema.drops.c.run_id == run_id).order_by(schema.drops.c.task_id)
+        )
+        return [DropRecord(row.task_id, row.count, row.quarantined, row.reason) for row in rows]
 
 
 async def index_executions(database: Database, scope: str, step: int, file: str, ids: Sequence[str]) -> None:
@@ -362,6 +398,7 @@ def _run(row: Any) -> RunRecord:
         folder=row.folder,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        provenance=row.provenance,
     )
 
 
