@@ -263,7 +263,7 @@ async def test_a_step_that_is_not_finite_fails_and_changes_nothing(learner: Any,
     bad[-1].weights[:] = [100 * weight for weight in bad[-1].weights]
     await learner.submit(step, bad)
     done = await learner.finished(await learner.start_step(step, bad))
-    assert done.error.code == CODE.INTERNAL.value[0]
+    assert done.error.code == CODE.OUT_OF_RANGE.value[0]
     assert "conversation-5" in done.error.message
     assert (await learner.weights())[1] == before
     assert (await learner.get()).applied_step == step - 1

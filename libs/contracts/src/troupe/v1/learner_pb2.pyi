@@ -391,7 +391,9 @@ class OperationError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """A canonical gRPC status code."""
+    """A canonical gRPC status code; OUT_OF_RANGE is a TrainStep whose gradient was not finite: it is undone, and the same
+    batch would end so again.
+    """
     message: _builtins.str
     """What failed, and the remedy; the remote text where another process failed."""
     def __init__(

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from troupe_learner.batch_file import read_batch, read_sequences, write_scores
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint_layout import MODEL_WEIGHTS, state_file
 from troupe_learner.optimization import Optimization
 from troupe_learner.rank.engine import Engine, copy_into, misfit, sum_over_ranks
-from troupe_learner.rank.model import SAFETENSORS_NAMES, bytes_of
+from troupe_learner.rank.model import SAFETENSORS_NAMES, bytes_of, trained_parameters
 from troupe_learner.rank.scoring import score
 from troupe_learner.rank.training import StepRefused, train_step
 from troupe_learner.weight_file import TensorSpec, write_tensors
@@ -36,9 +37,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank, ready for commands."""
+    """One rank, ready for commands. `initial` loads the model folder again, `rng` is the random state of the start."""
 
     engine: Engine
+    initial: Callable[[], nn.Module]
+    rng: Tensor
     specs: list[TensorSpec]
     tied: bool
     token_budget: int
@@ -59,7 +62,7 @@ def train(rank: Rank, command: Message) -> Message:
             progress=rank.progress,
         )
     except StepRefused as error:
-        raise Refused("INTERNAL", str(error)) from error
+        raise Refused("OUT_OF_RANGE", str(error)) from error
     return {"metrics": metrics}
 
 
@@ -97,12 +100,27 @@ def load(rank: Rank, command: Message) -> Message:
         stored |= load_file(folder / MODEL_WEIGHTS)
     live = rank.engine.live()
     problem = misfit(live, stored)
-    misfits = sum_over_ranks(torch.tensor(float(problem is not None)), rank.engine.ranks)
-    if misfits > 0:
-        cause = problem or "another rank's part does not"
-        raise Refused("FAILED_PRECONDITION", f"{folder} does not fit this learner: {cause}")
+    _agree(rank, problem and f"{folder} does not fit this learner: {problem}")
     copy_into(live, stored)
     torch.set_rng_state(rng)
+    return {}
+
+
+def reset(rank: Rank, command: Message) -> Message:
+    """Back to how this rank was started: the model folder's weights, no moments. Whole or not at all."""
+    weights: dict[str, Tensor] = {}
+    try:
+        weights = {name: each.detach() for name, each in trained_parameters(rank.initial()).items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        problem: str | None = f"the model's folder cannot be loaded again: {error}"
+    else:
+        found = [(name, tuple(each.shape)) for name, each in weights.items()]
+        same = found == [(spec.name, spec.shape) for spec in rank.specs]
+        problem = None if same else "the model's folder holds other tensors than at the start"
+    _agree(rank, problem)
+    rank.engine.overwrite(weights)
+    rank.engine.reset_moments()
+    torch.set_rng_state(rank.rng)
     return {}
 
 
@@ -112,9 +130,17 @@ COMMANDS: dict[str, Callable[[Rank, Message], Message]] = {
     "export": export,
     "save": save,
     "load": load,
+    "reset": reset,
 }
 
 _STATE_NAMES = {**SAFETENSORS_NAMES, torch.uint8: "U8", torch.int64: "I64"}
+
+
+def _agree(rank: Rank, problem: str | None) -> None:
+    """Refuses on every rank if one of them has a problem."""
+    problems = sum_over_ranks(torch.tensor(float(problem is not None)), rank.engine.ranks)
+    if problems > 0:
+        raise Refused("FAILED_PRECONDITION", problem or "another rank could not")
 
 
 def _write_weights(rank: Rank, path: Path) -> None:

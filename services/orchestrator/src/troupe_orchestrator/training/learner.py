@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import numpy as np
 import structlog
 from google.protobuf.json_format import ParseDict
+from numpy.typing import NDArray
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
@@ -27,11 +29,16 @@ _CHUNK_TOKENS = 65_536
 _RECONNECT_SECONDS = 1.0
 _LOST_SECONDS = 300.0
 """How long an operation's learner may be away."""
+_OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class LearnerError(RuntimeError):
     """The learner could not do what a step needs."""
+
+
+class NonFiniteStepError(LearnerError):
+    """A gradient was not finite. The learner undid the step; the same batch would end so again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +147,21 @@ class LearnerClient:
                 return response.manifest
         raise LearnerError(f"the learner of policy {self.policy_id} exported no manifest")
 
-    async def probes(self, sequences: Sequence[Sequence[int]]) -> list[policy_pb2.Probe]:
-        """The learner's log-probabilities on given token sequences, for an engine to reproduce."""
+    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The current weights' log-probability of every token but the first of given token sequences."""
         scored = await self.stub.Score(
             learner_pb2.ScoreRequest(
                 policy_id=self.policy_id,
                 sequences=[learner_pb2.ScoreSequence(token_ids=ids) for ids in sequences],
             )
         )
+        return [np.asarray(score.log_probs, dtype=np.float32) for score in scored.scores]
+
+    async def probes(self, sequences: Sequence[Sequence[int]]) -> list[policy_pb2.Probe]:
+        """Token sequences with the learner's log-probabilities, for an engine to reproduce."""
         return [
-            policy_pb2.Probe(token_ids=ids, log_probs=score.log_probs)
-            for ids, score in zip(sequences, scored.scores, strict=True)
+            policy_pb2.Probe(token_ids=ids, log_probs=log_probs.tolist())
+            for ids, log_probs in zip(sequences, await self.log_probs(sequences), strict=True)
         ]
 
     async def _finished(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
@@ -170,7 +181,8 @@ class LearnerClient:
                 logger.warning("lost the learner's operation, asking again", error=describe(error))
                 await asyncio.sleep(_RECONNECT_SECONDS)
         if operation.HasField("error"):
-            raise LearnerError(f"policy {self.policy_id}: {operation.error.message}")
+            undone = operation.error.code == _OUT_OF_RANGE
+            raise (NonFiniteStepError if undone else LearnerError)(f"policy {self.policy_id}: {operation.error.message}")
         return operation
 
 

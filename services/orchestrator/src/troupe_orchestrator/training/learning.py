@@ -20,7 +20,7 @@ from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import BatchRecord
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch
-from troupe_orchestrator.training.learner import LearnerError
+from troupe_orchestrator.training.learner import LearnerError, NonFiniteStepError
 from troupe_orchestrator.training.policies import Policy
 
 logger = structlog.get_logger()
@@ -56,6 +56,8 @@ class Learning:
             try:
                 await self.bring_to(policy, batch.update - 1)
                 return await self._train(policy, batch, sequences)
+            except NonFiniteStepError:
+                raise
             except LearnerError as error:
                 if attempt == _ATTEMPTS:
                     raise
