@@ -71,6 +71,13 @@ async def test_a_run_commits_each_step_once_and_a_watch_goes_on_after_an_event(o
         assert len(learner.checkpoints) == 1
 
 
+async def test_the_drift_of_the_role_that_is_not_trained_is_reported_each_step(open_world) -> None:
+    async with open_world(learner=True) as world:
+        stages = [{"train": "executor", "steps": 2}]
+        events = await world.run(world.config(TASKS, stages=stages))
+        assert [event.step_committed.metrics["drift_designer"] for event in events[:2]] == [0.0, 0.0]
+
+
 async def test_events_that_are_appended_side_by_side_have_numbers_of_their_own(tmp_path: Path) -> None:
     database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/troupe.db", 15.0)
     try:

@@ -102,7 +102,7 @@ def assemble_batches(
     candidates = [
         (role, sample, node, tokens)
         for role in roles
-        for sample, node, tokens in _conversations(trees, role)
+        for sample, node, tokens in conversations_of(trees, role)
         if not config.credit.filter_zero_variance or advantages.has_signal(role, sample)
     ]
     # Mini-batches are cut in order: by id, a hash, each gets its share of every role and task.
@@ -136,7 +136,7 @@ def advantages_of(trees: Sequence[Tree], config: RunConfig) -> Advantages:
     return estimate(config.credit, outcomes_of(trees))
 
 
-def _conversations(trees: Sequence[Tree], role: Role) -> Iterator[tuple[str, Node, TokenRecord]]:
+def conversations_of(trees: Sequence[Tree], role: Role) -> Iterator[tuple[str, Node, TokenRecord]]:
     """(sample id, conversation, tokens) of a role's conversations with at least one sampled token."""
     parent_kind = NodeKind.DESIGN if role == "designer" else NodeKind.EXECUTION
     for tree in trees:

@@ -182,7 +182,9 @@ class LearnerClient:
                 await asyncio.sleep(_RECONNECT_SECONDS)
         if operation.HasField("error"):
             undone = operation.error.code == _OUT_OF_RANGE
-            raise (NonFiniteStepError if undone else LearnerError)(f"policy {self.policy_id}: {operation.error.message}")
+            raise (NonFiniteStepError if undone else LearnerError)(
+                f"policy {self.policy_id}: {operation.error.message}"
+            )
         return operation
 
 

@@ -7,7 +7,7 @@ update by replaying sealed batches, and goes on; no batch is trained twice and n
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,30 +20,47 @@ from troupe_orchestrator.rollout.observer import Silent
 from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
 from troupe_orchestrator.run_config import RunConfig
-from troupe_orchestrator.stages import StepPlan, plan_step
+from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.executions import TreeFile
 from troupe_orchestrator.store.runs import BatchRecord, StepRecord, StepState
 from troupe_orchestrator.store.trees import execution_ids, read_trees, write_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch, write_batch
+from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics, Violation, finite
+from troupe_orchestrator.training.drift import drift, held_sequences, idle_role
 from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.training.fork import plan_of, prepare_base
 from troupe_orchestrator.training.learning import Learning
-from troupe_orchestrator.training.metrics import rollout_metrics
+from troupe_orchestrator.training.metrics import credit_metrics, rollout_metrics
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
+from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.weights import SyncReport, sync_weights
 from troupe_orchestrator.tree import Tree
 
 logger = structlog.get_logger()
 
 _PROBES = 4
+_HELD = "held.parquet"
+"""Beside the trees of a stage's first step: sequences by which the drift of the other role is measured."""
 _FIXED_PROBE = list(range(1, 17))
 """Token ids that every vocabulary has: tells a load that failed where no batch is at hand."""
 
 
 class EverythingDroppedError(RuntimeError):
     """No task of a step could be rolled out: something of ours is down."""
+
+
+class ConditionsViolatedError(RuntimeError):
+    """Conditions of the run's config hold after its newest step."""
+
+    def __init__(self, step: int, violations: Sequence[Violation]) -> None:
+        super().__init__(
+            f"after step {step} "
+            + "; ".join(f"{each.reason}: {each.message}. Remedy: {each.remedy}" for each in violations)
+        )
 
 
 class RunLoop:
@@ -60,9 +77,24 @@ class RunLoop:
         services: Services,
         policies: Sequence[Policy],
         boundary: asyncio.Lock,
+        fork: Fork | None = None,
+        first_queue: TaskQueue | None = None,
+        acknowledged: bool = False,
     ) -> None:
+        """One run.
+
+        Args:
+            fork: where the run left its parent, if it is a fork.
+            first_queue: from which the first step draws; a fresh one unless given.
+            acknowledged: the run was resumed by somebody who knows which conditions hold after its newest step.
+        """
         self._run_id = run_id
         self._config = config
+        self._fork = fork
+        self._first_queue = first_queue or TaskQueue(config.seed)
+        self._acknowledged = acknowledged
+        self._watch = ConditionWatch(config.conditions)
+        self._violated: list[Violation] = []
         self._tasks = {task.task_id: task for task in tasks}
         self._folder = folder
         self._database = database
@@ -80,7 +112,11 @@ class RunLoop:
         self._stop.set()
 
     async def run(self) -> bool:
-        """Run to the end of the plan; false when `stop` came first."""
+        """Run to the end of the plan; false when `stop` came first.
+
+        Raises:
+            ConditionsViolatedError: conditions of the config hold after a committed step.
+        """
         async with self._boundary:
             await self._recover()
         while not self._stop.is_set():
@@ -89,6 +125,9 @@ class RunLoop:
             if done == self._config.steps:
                 await self._checkpoint(done)
                 return True
+            if done is not None and self._violated and not self._acknowledged:
+                raise ConditionsViolatedError(done, self._violated)
+            self._acknowledged = False
             # An eval job that waits for the policies gets them between steps.
             async with self._boundary:
                 await self._step(newest)
@@ -96,9 +135,15 @@ class RunLoop:
         return False
 
     async def _recover(self) -> None:
-        """Bring learners and engines to what is sealed and trained."""
+        """Bring learners and engines to what is sealed and trained, and the conditions to what is committed."""
+        if self._fork is not None:
+            policies = list(self._policies.values())
+            bases = await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
+            self._learning = Learning(self._database, self._run_id, bases)
         updates = dict.fromkeys(self._policies, 0)
         for record in await store.list_steps(self._database, self._run_id):
+            if record.state is StepState.COMMITTED:
+                self._violated = self._watch.observe(self._measured(record, self._plan(record.step)))
             if record.state in (StepState.ROLLING, StepState.SEALED):
                 continue
             for batch in record.batches:
@@ -112,23 +157,24 @@ class RunLoop:
         record = newest
         if record is None or record.state is StepState.COMMITTED:
             record = await self._begin(record)
-        plan = plan_step(self._config, record.step)
+        plan = self._plan(record.step)
         with structlog.contextvars.bound_contextvars(run=self._run_id, step=record.step):
             if record.state is StepState.ROLLING:
                 record = await self._roll_and_seal(record, plan)
             if record.state is StepState.SEALED:
-                record = await self._train(record)
+                record = await self._train(record, plan)
             if record.state is StepState.TRAINED:
                 record = await self._synchronise(record)
             await self._commit(record, plan)
 
     async def _begin(self, before: StepRecord | None) -> StepRecord:
-        queue = TaskQueue(self._config.seed) if before is None else TaskQueue.from_json(before.queue)
+        queue = self._first_queue if before is None else TaskQueue.from_json(before.queue)
+        start = 0 if self._fork is None else self._fork.step
         quarantined = await store.quarantined_tasks(self._database, self._run_id)
         drawn, queue = draw(queue, self._config.rollout.tasks_per_step, tuple(self._tasks), quarantined)
         record = StepRecord(
             run_id=self._run_id,
-            step=1 if before is None else before.step + 1,
+            step=(start if before is None else before.step) + 1,
             state=StepState.ROLLING,
             task_ids=tuple(drawn),
             queue=queue.to_json(),
@@ -151,10 +197,11 @@ class RunLoop:
             await self._drop(record.step, drop)
         folder = self._step_folder(record.step)
         updates = {policy_id: await self._learning.last_update(policy_id) + 1 for policy_id in self._policies}
+        resets = await self._policies_to_reset(plan)
         await asyncio.to_thread(write_timeline, folder / "timeline.json", timeline)
-        batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates)
+        batches = await asyncio.to_thread(self._seal_files, folder, trees, plan, updates, resets)
         queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
-        metrics = rollout_metrics(trees)
+        metrics = await asyncio.to_thread(lambda: rollout_metrics(trees) | credit_metrics(trees, self._config, plan))
         seconds = rolled - begun
         metrics |= {
             "tasks_dropped": float(len(dropped)),
@@ -164,19 +211,20 @@ class RunLoop:
             "tokens_per_second": metrics["generated_tokens"] / seconds,
         }
         sealed = replace(record, queue=queue.to_json(), versions=versions, batches=tuple(batches), metrics=metrics)
-        await store.advance_step(self._database, sealed, StepState.SEALED)
+        listed = TreeFile(str(folder / "trees.parquet"), execution_ids(trees))
+        await store.advance_step(self._database, sealed, StepState.SEALED, trees=listed)
         # The journal has served: its trees are in the step's file.
         await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)
-        await store.index_executions(
-            self._database, self._run_id, record.step, str(folder / "trees.parquet"), execution_ids(trees)
-        )
         return replace(sealed, state=StepState.SEALED)
 
     def _seal_files(
-        self, folder: Path, trees: Sequence[Tree], plan: StepPlan, updates: Mapping[str, int]
+        self, folder: Path, trees: Sequence[Tree], plan: StepPlan, updates: Mapping[str, int], resets: Collection[str]
     ) -> list[BatchRecord]:
         """Write trees and batches; from here on the step's training is determined."""
         write_trees(folder / "trees.parquet", trees)
+        idle = idle_role(plan.trains, self._policy_of_role)
+        if idle is not None and plan.step_in_stage == 1:
+            write_batch(folder / _HELD, held_sequences(trees, idle))
         records = []
         for batch in assemble_batches(trees, plan, self._config, self._policy_of_role):
             file = folder / f"batch-{batch.policy_id}.parquet"
@@ -188,7 +236,7 @@ class RunLoop:
                     digest=batch.digest.hex(),
                     file=str(file),
                     sequences=len(batch.sequences),
-                    optimization=self._optimization(plan),
+                    optimization=self._optimization(plan, batch.policy_id in resets),
                 )
             )
         return records
@@ -247,7 +295,7 @@ class RunLoop:
             ),
         )
 
-    async def _train(self, record: StepRecord) -> StepRecord:
+    async def _train(self, record: StepRecord, plan: StepPlan) -> StepRecord:
         """Have every batch applied by its learner, once."""
         begun = time.perf_counter()
         versions = dict(record.versions)
@@ -258,11 +306,22 @@ class RunLoop:
             result = await self._learning.apply(self._policies[batch.policy_id], batch, sequences)
             versions[batch.policy_id] = version_text(result.version)
             prefix = f"{batch.policy_id}/" if len(self._policies) > 1 else ""
-            metrics |= {f"learner_{prefix}{name}": value for name, value in result.metrics.items()}
+            metrics |= finite({f"learner_{prefix}{name}": value for name, value in result.metrics.items()})
+        metrics |= await self._drift(plan)
         metrics["seconds_update"] = time.perf_counter() - begun
         trained = replace(record, versions=versions, metrics=metrics)
         await store.advance_step(self._database, trained, StepState.TRAINED)
         return replace(trained, state=StepState.TRAINED)
+
+    async def _drift(self, plan: StepPlan) -> dict[str, float]:
+        """How far the role that is not trained has moved since its stage began."""
+        idle = idle_role(plan.trains, self._policy_of_role)
+        file = self._step_folder(plan.step - plan.step_in_stage + 1) / _HELD
+        if idle is None or not await asyncio.to_thread(file.exists):
+            return {}
+        held = await asyncio.to_thread(read_batch, file)
+        learner = self._policies[self._policy_of_role[idle]].learner
+        return {f"drift_{idle}": drift(held, await learner.log_probs([each.token_ids.tolist() for each in held]))}
 
     async def _synchronise(self, record: StepRecord) -> StepRecord:
         """Bring the engines to the new weights of every policy that has some."""
@@ -309,10 +368,15 @@ class RunLoop:
             version=None if trained is None else parse_version(record.versions[trained.policy_id]),
             digest=b"" if trained is None else bytes.fromhex(trained.digest),
         )
-        await store.advance_step(
-            self._database, committed, StepState.COMMITTED, [self._events.prepare(record.step, told)]
-        )
-        await self._events.published()
+        self._violated = self._watch.observe(self._measured(committed, plan))
+        conditions = [
+            training_pb2.Condition(reason=each.reason, message=each.message, remedy=each.remedy)
+            for each in self._violated
+        ]
+        # With the step, so that a restart that pauses the run has told why.
+        events = self._events.prepare(record.step, told, *conditions)
+        await store.advance_step(self._database, committed, StepState.COMMITTED, events)
+        await self._events.published(len(events))
         if record.step % self._config.checkpoint.every == 0:
             await self._checkpoint(record.step)
 
@@ -368,7 +432,26 @@ class RunLoop:
             rewards=config.rewards,
         )
 
-    def _optimization(self, plan: StepPlan) -> dict[str, object]:
+    def _plan(self, step: int) -> StepPlan:
+        return plan_of(self._config, self._fork, step)
+
+    def _measured(self, record: StepRecord, plan: StepPlan) -> StepMetrics:
+        return StepMetrics(record.step, plan.trains.value, record.metrics)
+
+    async def _policies_to_reset(self, plan: StepPlan) -> set[str]:
+        """Policies whose optimizer forgets its moments before the next update: the first of a stage that asks for it."""
+        if not plan.resets_optimizer:
+            return set()
+        first = plan.step - plan.step_in_stage + 1
+        updated = {
+            batch.policy_id
+            for record in await store.list_steps(self._database, self._run_id)
+            if first <= record.step < plan.step
+            for batch in record.batches
+        }
+        return self._policies.keys() - updated
+
+    def _optimization(self, plan: StepPlan, reset_optimizer: bool) -> dict[str, object]:
         optimization = self._config.optimization
         return MessageToDict(
             learner_pb2.Optimization(
@@ -378,7 +461,7 @@ class RunLoop:
                 clip_high=optimization.clip_high,
                 max_grad_norm=optimization.max_grad_norm,
                 importance_cap=optimization.importance_cap,
-                reset_optimizer=plan.reset_optimizer,
+                reset_optimizer=reset_optimizer,
                 scale_by_mini_batches=True,
             )
         )
