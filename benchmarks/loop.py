@@ -22,7 +22,7 @@ from troupe_client.sdk import Client
 from troupe_client.state import StateFolder
 
 PARTS = ("seconds", "seconds_rollout", "seconds_seal", "seconds_update", "seconds_sync")
-SUMS = ("seconds_design_sum", "seconds_execution_sum", "seconds_grading_sum", "seconds_queue_sum")
+SUMS = tuple(f"seconds_{part}_sum" for part in ("design", "execution", "turn", "grading", "queue"))
 VOLUMES = ("executions", "generated_tokens", "tokens_per_second", "learner_tokens", "script_cpu_seconds")
 
 
