@@ -10,6 +10,7 @@ import pytest
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLostError
+from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
 from troupe_orchestrator.store.runs import (
     TRANSITIONS,
     BatchRecord,
@@ -155,6 +156,6 @@ async def test_a_task_is_quarantined_after_its_last_drop(database: Database) -> 
 
 
 async def test_an_execution_is_found_by_a_prefix_of_its_id(database: Database) -> None:
-    await store.index_executions(database, "run-1", 4, "file", ["abc123def", "abc999aaa"])
-    assert await store.find_execution(database, "abc1") == [("abc123def", "run-1", 4, "file")]
-    assert len(await store.find_execution(database, "abc")) == 2
+    await index_executions(database, "run-1", 4, "file", ["abc123def", "abc999aaa"])
+    assert await find_execution(database, "abc1") == [StoredExecution("abc123def", "run-1", 4, "file", False)]
+    assert len(await find_execution(database, "abc")) == 2

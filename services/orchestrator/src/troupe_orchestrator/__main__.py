@@ -12,7 +12,19 @@ from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
 from troupe_orchestrator.engines import PolicyMismatchError
 from troupe_orchestrator.run_config import ConfigError
 from troupe_orchestrator.settings import OrchestratorSettings
-from troupe_orchestrator.store.database import LeaseHeldError
+from troupe_orchestrator.store.database import LeaseHeldError, StoreUnavailableError
+from troupe_orchestrator.store.engine import StoreUrlError
+from troupe_orchestrator.store.opening import StoreSchemaError
+
+_CANNOT_START = (
+    LeaseHeldError,
+    StoreUnavailableError,
+    StoreSchemaError,
+    StoreUrlError,
+    PolicyMismatchError,
+    ConfigError,
+    OSError,
+)
 
 
 async def _run(settings: OrchestratorSettings) -> None:
@@ -29,7 +41,7 @@ def main() -> None:
     settings = OrchestratorSettings.load()
     try:
         asyncio.run(_run(settings))
-    except (LeaseHeldError, PolicyMismatchError, ConfigError, OSError) as error:
+    except _CANNOT_START as error:
         sys.exit(f"orchestrator: {error}")
     except grpc.RpcError as error:
         sys.exit(f"orchestrator: {describe(error)}")

@@ -10,6 +10,7 @@ from troupe_orchestrator.credit.types import Advantages
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.executions import find_execution
 from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.assembly import advantages_of, total_reward
 from troupe_orchestrator.tree import (
@@ -36,23 +37,30 @@ async def trace_execution(database: Database, prefix: str) -> training_pb2.Execu
 
     Raises:
         InvalidArgument: the prefix is too short, or several executions begin with it.
-        NotFound: none does.
+        NotFound: none does, or its trees were collected.
     """
     if len(prefix) < _MIN_PREFIX:
         raise InvalidArgument("execution_id", f"{prefix!r} is too short: give at least {_MIN_PREFIX} characters")
-    found = await store.find_execution(database, prefix)
+    found = await find_execution(database, prefix)
     if not found:
         raise NotFound("execution", prefix)
     if len(found) > 1:
         raise InvalidArgument("execution_id", f"{prefix!r} begins several executions: give more of it")
-    execution_id, scope, step, file = found[0]
-    trees = await asyncio.to_thread(read_trees, Path(file))
-    run = await store.get_run(database, scope)
+    (stored,) = found
+    if stored.collected:
+        raise NotFound(
+            "execution",
+            prefix,
+            f"the trees of step {stored.step} of run {stored.scope} were collected by its `retention.trees`; "
+            "`retention: {trees: all}` keeps them",
+        )
+    trees = await asyncio.to_thread(read_trees, Path(stored.path))
+    run = await store.get_run(database, stored.scope)
     advantages = None if run is None else advantages_of(trees, parse_run_config(run.config))
     tree, execution = next(
-        (tree, node) for tree in trees for node in tree.of_kind(NodeKind.EXECUTION) if node.id == execution_id
+        (tree, node) for tree in trees for node in tree.of_kind(NodeKind.EXECUTION) if node.id == stored.execution_id
     )
-    return _message(tree, execution, scope, step, advantages)
+    return _message(tree, execution, stored.scope, stored.step, advantages)
 
 
 def _message(

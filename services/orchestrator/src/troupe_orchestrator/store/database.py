@@ -1,4 +1,4 @@
-"""Connection, migrations and the lease.
+"""The store's SQL while it is ours: transactions that check the lease, and its renewal.
 
 One orchestrator writes a store at a time. It holds a lease whose token grows with every take-over; every transaction that
 writes checks the token inside itself, so a stale orchestrator can do nothing, however long it was asleep.
@@ -11,162 +11,178 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Self
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, event, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from troupe.v1 import common_pb2
 
-from troupe_orchestrator.store import schema
+from troupe_orchestrator.store import lease
+from troupe_orchestrator.store.engine import connect, reading_options
+from troupe_orchestrator.store.lease import Lease, LeaseHeldError, LeaseLostError
+from troupe_orchestrator.store.opening import open_store
+from troupe_orchestrator.store.outages import StoreUnavailableError, outage_of, waiting_out
+
+__all__ = ["Database", "LeaseHeldError", "LeaseLostError", "StoreUnavailableError"]
 
 logger = structlog.get_logger()
-_MIGRATIONS = Path(__file__).parent / "migrations"
-
-
-class LeaseHeldError(RuntimeError):
-    """Another orchestrator owns the store."""
-
-
-class LeaseLostError(RuntimeError):
-    """This orchestrator no longer owns the store: it must stop writing."""
+_POLL_SECONDS = 0.2
 
 
 class Database:
     """The store's metadata, owned while the lease holds. Use `Database.open`."""
 
-    def __init__(self, engine: AsyncEngine, holder: str, store_id: str, token: int, seconds: float) -> None:
+    def __init__(self, engine: AsyncEngine, ours: Lease, lease_seconds: float, patience_seconds: float) -> None:
         self._engine = engine
-        self._holder = holder
-        self._seconds = seconds
-        self.fence = common_pb2.Fence(store_id=store_id, token=token)
-        self._renewal = asyncio.create_task(self._renew(), name="lease")
+        self._ours = ours
+        self._lease_seconds = lease_seconds
+        self._patience_seconds = patience_seconds
+        # Writers exclude each other in the database anyway: here they wait in turn, and hold no connection meanwhile.
+        self._turn = asyncio.Lock()
+        self.name = _name(engine)
+        """The store, for people."""
+        self.fence = common_pb2.Fence(store_id=ours.store_id, token=ours.token)
         self.lost = asyncio.Event()
         """Set when the lease is gone."""
+        self._renewal = asyncio.create_task(self._renew(), name="lease")
 
     @classmethod
-    async def open(cls, url: str, lease_seconds: float, wait_seconds: float = 0.0) -> "Database":
+    async def open(
+        cls, url: str, lease_seconds: float, wait_seconds: float = 0.0, patience_seconds: float = 20.0
+    ) -> Self:
         """Connect, migrate, take the lease.
 
         Args:
             wait_seconds: how long to wait for a lease that another process holds (a predecessor that was killed).
+            patience_seconds: how long to wait, now and before each transaction, for a database that is not there.
 
         Raises:
             LeaseHeldError: it is still held after that.
+            StoreUnavailableError: the database is still not there after that.
+            StoreSchemaError: the store was made by a newer release.
+            StoreUrlError: the URL names no database that we can use.
         """
-        engine = create_async_engine(url)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _configure_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
-        async with engine.begin() as connection:
-            await connection.run_sync(_migrate)
+        engine = connect(url, lease_seconds)
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         give_up = time.monotonic() + wait_seconds
-        while True:
+
+        async def opened() -> Lease | str:
             async with engine.begin() as connection:
-                taken = await _take(connection, holder, lease_seconds)
-            if isinstance(taken, tuple):
-                return cls(engine, holder, taken[0], taken[1], lease_seconds)
-            if time.monotonic() >= give_up:
-                await engine.dispose()
-                raise LeaseHeldError(
-                    f"the store {engine.url.render_as_string(hide_password=True)} is held by orchestrator {taken}; "
-                    "stop that one, or give this one a store of its own"
-                )
-            await asyncio.sleep(0.2)
+                return await connection.run_sync(open_store, holder, lease_seconds)
+
+        try:
+            while True:
+                taken = await waiting_out(opened, _name(engine), patience_seconds)
+                if isinstance(taken, Lease):
+                    return cls(engine, taken, lease_seconds, patience_seconds)
+                if time.monotonic() >= give_up:
+                    raise LeaseHeldError(
+                        f"the store {_name(engine)} is held by orchestrator {taken}; "
+                        "stop that one, or give this one a store of its own"
+                    )
+                await asyncio.sleep(_POLL_SECONDS)
+        except BaseException:
+            await engine.dispose()
+            raise
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is ours: it fails when the lease is not.
+        """A transaction that is ours: it fails when the lease is not, and excludes every other one that writes.
 
         Raises:
             LeaseLostError: another orchestrator has taken over.
+            StoreUnavailableError: the database is not there; nothing was written, unless the error says otherwise.
         """
-        async with self._engine.begin() as connection:
-            token = await connection.scalar(select(schema.lease.c.token))
-            if token != self.fence.token:
-                self.lost.set()
-                raise LeaseLostError(f"the store's lease went from {self.fence.token} to {token}")
-            yield connection
+        async with self._turn:
+            connection = await waiting_out(self._begun, self.name, self._patience_seconds)
+            committing = False
+            try:
+                yield connection
+                committing = True
+                await connection.commit()
+            except DBAPIError as error:
+                self._tell(error, committing)
+                raise
+            finally:
+                await _closed(connection)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads."""
-        async with self._engine.connect() as connection:
-            yield await connection.execution_options(troupe_read_only=True)
+        """A transaction that only reads, from one snapshot.
+
+        Raises:
+            StoreUnavailableError: the database is not there.
+        """
+        connection = await waiting_out(self._begun_reading, self.name, self._patience_seconds)
+        try:
+            yield connection
+        except DBAPIError as error:
+            self._tell(error)
+            raise
+        finally:
+            await _closed(connection)
 
     async def close(self) -> None:
         """Give the lease back and disconnect."""
         self._renewal.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._renewal
-        async with self._engine.begin() as connection:
-            await connection.execute(
-                update(schema.lease).where(schema.lease.c.holder == self._holder).values(expires_at=0.0)
-            )
+        try:
+            async with self._engine.begin() as connection:
+                await connection.run_sync(lease.give_back, self._ours)
+        except DBAPIError as error:
+            logger.warning("could not give the lease back: it expires by itself", error=str(error))
         await self._engine.dispose()
+
+    async def _begun(self) -> AsyncConnection:
+        connection = await self._engine.connect()
+        try:
+            await connection.begin()
+            await connection.run_sync(lease.check, self._ours)
+        except BaseException as error:
+            if isinstance(error, LeaseLostError):
+                self.lost.set()
+            await _closed(connection)
+            raise
+        return connection
+
+    async def _begun_reading(self) -> AsyncConnection:
+        connection = await self._engine.connect()
+        try:
+            await connection.execution_options(**reading_options(self._engine))
+            await connection.begin()
+        except BaseException:
+            await _closed(connection)
+            raise
+        return connection
+
+    def _tell(self, error: DBAPIError, committing: bool = False) -> None:
+        """Raise what an outage is for our callers."""
+        outage = outage_of(error)
+        if outage is not None:
+            raise StoreUnavailableError(self.name, outage, error, committing) from error
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._seconds / 3)
+            await asyncio.sleep(self._lease_seconds / 3)
             try:
-                async with self._engine.begin() as connection:
-                    renewed = await connection.execute(
-                        update(schema.lease)
-                        .where(schema.lease.c.token == self.fence.token)
-                        .values(expires_at=time.time() + self._seconds)
-                    )
-            except SQLAlchemyError as error:
+                async with self._turn, self._engine.begin() as connection:
+                    renewed = await connection.run_sync(lease.renew, self._ours, self._lease_seconds)
+            except DBAPIError as error:
                 # Tried again at the next turn; until another process takes it the lease stays ours.
                 logger.warning("could not renew the lease", error=str(error))
                 continue
-            if renewed.rowcount == 0:
+            if not renewed:
                 logger.error("lease lost", token=self.fence.token)
                 self.lost.set()
                 return
 
 
-async def _take(connection: AsyncConnection, holder: str, seconds: float) -> tuple[str, int] | str:
-    """The store's id and our token, or who holds it."""
-    now = time.time()
-    row = (await connection.execute(select(schema.lease).with_for_update())).first()
-    if row is None:
-        store_id = uuid.uuid4().hex
-        await connection.execute(
-            insert(schema.lease).values(id=1, store_id=store_id, token=1, holder=holder, expires_at=now + seconds)
-        )
-        return store_id, 1
-    if row.expires_at > now:
-        return str(row.holder)
-    taken = await connection.execute(
-        update(schema.lease)
-        .where(schema.lease.c.token == row.token)
-        .values(token=row.token + 1, holder=holder, expires_at=now + seconds)
-    )
-    return (row.store_id, row.token + 1) if taken.rowcount else "another process, just now"
+async def _closed(connection: AsyncConnection) -> None:
+    """Roll back what is not committed, and return the connection, also when our task is being cancelled."""
+    await asyncio.shield(asyncio.ensure_future(connection.close()))
 
 
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads before it writes must lock first: a deferred one fails when another wrote in between.
-    read_only = connection.get_execution_options().get("troupe_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def _configure_sqlite(connection: object, _record: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]  # the driver begins nothing by itself
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.close()
+def _name(engine: AsyncEngine) -> str:
+    return engine.url.render_as_string(hide_password=True)

@@ -4,8 +4,9 @@ A step goes through the states of `TRANSITIONS`, one after another; each transit
 established, so that after a crash the store says exactly what is still to be done.
 """
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,7 +15,11 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from troupe_orchestrator.store import schema
+from troupe_orchestrator.store.batches import BatchRecord as BatchRecord
+from troupe_orchestrator.store.batches import add_batches, batches_of_steps
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.executions import TreeFile, add_tree_file
+from troupe_orchestrator.store.files import bytes_on_disk
 
 
 class RunState(StrEnum):
@@ -81,21 +86,6 @@ class DropRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchRecord:
-    """One policy's sealed batch."""
-
-    policy_id: str
-    update: int
-    """Number of this policy's update in the run, from 1."""
-    digest: str
-    """SHA-256, hex."""
-    file: str
-    sequences: int
-    optimization: dict[str, Any]
-    """Fields of troupe.v1.Optimization, so that a replay does the same."""
-
-
-@dataclass(frozen=True, slots=True)
 class StepRecord:
     run_id: str
     step: int
@@ -130,7 +120,7 @@ async def create_run(database: Database, record: RunRecord, provenance: dict[str
 async def get_run(database: Database, run_id: str) -> RunRecord | None:
     async with database.reading() as connection:
         row = (await connection.execute(select(schema.runs).where(schema.runs.c.run_id == run_id))).first()
-    return None if row is None else _run(row)
+    return None if row is None else run_record(row)
 
 
 async def list_runs(database: Database, limit: int, before: tuple[float, str] | None = None) -> list[RunRecord]:
@@ -143,7 +133,7 @@ async def list_runs(database: Database, limit: int, before: tuple[float, str] | 
             | ((schema.runs.c.created_at == created_at) & (schema.runs.c.run_id < run_id))
         )
     async with database.reading() as connection:
-        return [_run(row) for row in await connection.execute(query)]
+        return [run_record(row) for row in await connection.execute(query)]
 
 
 async def set_run_state(database: Database, run_id: str, state: RunState, reason: str) -> None:
@@ -157,35 +147,32 @@ async def set_run_state(database: Database, run_id: str, state: RunState, reason
 
 async def last_step(database: Database, run_id: str) -> StepRecord | None:
     """The newest step, whatever its state."""
+    query = select(schema.steps).where(schema.steps.c.run_id == run_id).order_by(schema.steps.c.step.desc()).limit(1)
     async with database.reading() as connection:
-        row = (
-            await connection.execute(
-                select(schema.steps)
-                .where(schema.steps.c.run_id == run_id)
-                .order_by(schema.steps.c.step.desc())
-                .limit(1)
-            )
-        ).first()
-    return None if row is None else _step(row)
+        row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        return _step(row, await batches_of_steps(connection, run_id, row.step))
 
 
 async def list_steps(database: Database, run_id: str) -> list[StepRecord]:
     """All steps, in order."""
+    query = select(schema.steps).where(schema.steps.c.run_id == run_id).order_by(schema.steps.c.step)
     async with database.reading() as connection:
-        rows = await connection.execute(
-            select(schema.steps).where(schema.steps.c.run_id == run_id).order_by(schema.steps.c.step)
-        )
-        return [_step(row) for row in rows]
+        rows = await connection.execute(query)
+        batches = await batches_of_steps(connection, run_id)
+    return [_step(row, batches) for row in rows]
 
 
 async def committed_steps(database: Database, run_id: str) -> int:
+    """Number of the newest committed step, 0 before the first. A step begins only after the one before is committed."""
+    query = (
+        select(func.max(schema.steps.c.step))
+        .where(schema.steps.c.run_id == run_id)
+        .where(schema.steps.c.state == StepState.COMMITTED)
+    )
     async with database.reading() as connection:
-        count = await connection.scalar(
-            select(func.count())
-            .select_from(schema.steps)
-            .where(schema.steps.c.run_id == run_id, schema.steps.c.state == StepState.COMMITTED)
-        )
-    return count or 0
+        return await connection.scalar(query) or 0
 
 
 async def begin_step(database: Database, record: StepRecord) -> None:
@@ -211,13 +198,22 @@ async def begin_step(database: Database, record: StepRecord) -> None:
 
 
 async def advance_step(
-    database: Database, record: StepRecord, state: StepState, events: Sequence[tuple[int, bytes]] = ()
+    database: Database,
+    record: StepRecord,
+    state: StepState,
+    events: Sequence[tuple[int, bytes]] = (),
+    trees: TreeFile | None = None,
 ) -> None:
     """Move a step to `state`, with everything in `record` and the events that tell of it, in one transaction.
+
+    Args:
+        trees: where a step that is SEALED has its trees. Its batches and executions are listed from here on.
 
     Raises:
         IllegalTransitionError: TRANSITIONS does not lead there from what is stored.
     """
+    sizes = await asyncio.to_thread(_batch_bytes, record) if state is StepState.SEALED else []
+    tree_bytes = 0 if trees is None else await asyncio.to_thread(bytes_on_disk, trees.path)
     async with database.writing() as connection:
         stored = await connection.scalar(
             select(schema.steps.c.state).where(
@@ -232,6 +228,9 @@ async def advance_step(
             .values(**{**_step_values(record), "state": state})
         )
         if state is StepState.SEALED:
+            await add_batches(connection, record.run_id, record.step, record.batches, sizes)
+            if trees is not None:
+                await add_tree_file(connection, record.run_id, record.step, trees, tree_bytes)
             await connection.execute(
                 delete(schema.groups).where(
                     schema.groups.c.run_id == record.run_id, schema.groups.c.step == record.step
@@ -285,9 +284,12 @@ async def journal_group(
     database: Database, run_id: str, step: int, task_id: str, file: str, versions: dict[str, str]
 ) -> None:
     """Remember that a task's tree is complete and where it is."""
+    size = await asyncio.to_thread(bytes_on_disk, file)
     async with database.writing() as connection:
         await connection.execute(
-            insert(schema.groups).values(run_id=run_id, step=step, task_id=task_id, file=file, versions=versions)
+            insert(schema.groups).values(
+                run_id=run_id, step=step, task_id=task_id, file=file, bytes=size, versions=versions
+            )
         )
 
 
@@ -336,38 +338,20 @@ async def list_drops(database: Database, run_id: str) -> list[DropRecord]:
         rows = await connection.execute(
             select(schema.drops).where(schema.drops.c.run_id == run_id).order_by(schema.drops.c.task_id)
         )
-        return [DropRecord(row.task_id, row.count, row.quarantined, row.reason) for row in rows]
-
-
-async def index_executions(database: Database, scope: str, step: int, file: str, ids: Sequence[str]) -> None:
-    """Remember in which file each execution is."""
-    if not ids:
-        return
-    async with database.writing() as connection:
-        await connection.execute(delete(schema.executions).where(schema.executions.c.execution_id.in_(ids)))
-        await connection.execute(
-            insert(schema.executions),
-            [{"execution_id": each, "scope": scope, "step": step, "file": file} for each in ids],
-        )
-
-
-async def find_execution(database: Database, prefix: str) -> list[tuple[str, str, int, str]]:
-    """(execution id, scope, step, file) of at most two executions whose id begins with `prefix`."""
-    column = schema.executions.c.execution_id
-    async with database.reading() as connection:
-        rows = await connection.execute(
-            select(schema.executions).where(column >= prefix, column < prefix + "g").order_by(column).limit(2)
-        )
-        return [(row.execution_id, row.scope, row.step, row.file) for row in rows]
+        # By name: a row is a tuple too, and `count` is a method of tuples.
+        return [DropRecord(row["task_id"], row["count"], row["quarantined"], row["reason"]) for row in rows.mappings()]
 
 
 async def record_checkpoint(database: Database, run_id: str, step: int, manifest: dict[str, Any]) -> None:
     """Remember a checkpoint: one manifest names the folder of every policy."""
+    size = await asyncio.to_thread(lambda: sum(bytes_on_disk(policy["uri"]) for policy in manifest.values()))
     async with database.writing() as connection:
         await connection.execute(
             delete(schema.checkpoints).where(schema.checkpoints.c.run_id == run_id, schema.checkpoints.c.step == step)
         )
-        await connection.execute(insert(schema.checkpoints).values(run_id=run_id, step=step, manifest=manifest))
+        await connection.execute(
+            insert(schema.checkpoints).values(run_id=run_id, step=step, manifest=manifest, bytes=size)
+        )
 
 
 async def list_checkpoints(database: Database, run_id: str) -> list[tuple[int, dict[str, Any]]]:
@@ -388,7 +372,8 @@ async def forget_checkpoint(database: Database, run_id: str, step: int) -> None:
         )
 
 
-def _run(row: Any) -> RunRecord:
+def run_record(row: Any) -> RunRecord:
+    """A row of `runs`."""
     return RunRecord(
         run_id=row.run_id,
         state=RunState(row.state),
@@ -402,7 +387,11 @@ def _run(row: Any) -> RunRecord:
     )
 
 
-def _step(row: Any) -> StepRecord:
+def _batch_bytes(record: StepRecord) -> list[int]:
+    return [bytes_on_disk(batch.file) for batch in record.batches]
+
+
+def _step(row: Any, batches: Mapping[int, tuple[BatchRecord, ...]]) -> StepRecord:
     return StepRecord(
         run_id=row.run_id,
         step=row.step,
@@ -410,7 +399,7 @@ def _step(row: Any) -> StepRecord:
         task_ids=tuple(row.task_ids),
         queue=row.queue,
         versions=row.versions,
-        batches=tuple(BatchRecord(**batch) for batch in row.batches),
+        batches=batches.get(row.step, ()),
         metrics=row.metrics,
     )
 
@@ -423,16 +412,5 @@ def _step_values(record: StepRecord) -> dict[str, Any]:
         "task_ids": list(record.task_ids),
         "queue": record.queue,
         "versions": record.versions,
-        "batches": [
-            {
-                "policy_id": batch.policy_id,
-                "update": batch.update,
-                "digest": batch.digest,
-                "file": batch.file,
-                "sequences": batch.sequences,
-                "optimization": batch.optimization,
-            }
-            for batch in record.batches
-        ],
         "metrics": record.metrics,
     }

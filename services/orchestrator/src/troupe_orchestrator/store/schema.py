@@ -77,7 +77,7 @@ groups = Table(
     Column("step", BigInteger, primary_key=True),
     Column("task_id", String, primary_key=True),
     Column("file", String, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
     Column("versions", JSON, nullable=False),
 )
 
@@ -97,7 +97,7 @@ checkpoints = Table(
     Column("run_id", String, primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("manifest", JSON, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
 )
 
 events = Table(

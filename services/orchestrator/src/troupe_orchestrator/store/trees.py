@@ -1,9 +1,5 @@
-"""Rollout trees as Parquet: one row per node, the payload as JSON, tokens as typed lists.
+"""Rollout trees as Parquet: one row per node, the payload as JSON, tokens as typed lists."""
 
-Files appear whole or not at all: written beside their place, fsynced, renamed, the folder fsynced.
-"""
-
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
+from troupe_orchestrator.store.files import write_table
 from troupe_orchestrator.tree import (
     SCHEMA_VERSION,
     ConversationPayload,
@@ -111,27 +108,6 @@ def _node(row: dict[str, object]) -> Node:
         payload=_PAYLOADS[kind].validate_json(str(row["payload"])),
         tokens=tokens,
     )
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file so that it is whole and on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as sink:
-        pq.write_table(table, sink, compression="zstd")
-        sink.flush()
-        os.fsync(sink.fileno())
-    partial.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def execution_ids(trees: Sequence[Tree]) -> list[str]:

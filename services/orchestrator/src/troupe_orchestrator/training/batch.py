@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from troupe.v1 import learner_pb2
 
-from troupe_orchestrator.store.trees import write_table
+from troupe_orchestrator.store.files import write_table
 
 SCHEMA = pa.schema(
     [

@@ -1,0 +1,128 @@
+"""Sealed batches: what each policy was trained on, by the number of its update. The log that learners are replayed from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from troupe_orchestrator.store import schema
+from troupe_orchestrator.store.database import Database
+
+_TABLE = schema.batches.c
+_NOT_TRAINED = ("rolling", "sealed")
+
+
+class BatchCollectedError(RuntimeError):
+    """A replay needs a batch that retention has collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One policy's sealed batch."""
+
+    policy_id: str
+    update: int
+    """Number of this policy's update in the run, from 1."""
+    digest: str
+    """SHA-256, hex."""
+    file: str
+    sequences: int
+    optimization: dict[str, Any]
+    """Fields of troupe.v1.Optimization, so that a replay does the same."""
+
+
+async def last_update(database: Database, run_id: str, policy_id: str) -> int:
+    """Number of the newest update of a policy that a sealed step has, 0 if none has."""
+    query = select(func.max(_TABLE.update_number)).where(_TABLE.run_id == run_id, _TABLE.policy_id == policy_id)
+    async with database.reading() as connection:
+        return await connection.scalar(query) or 0
+
+
+async def batches_after(database: Database, run_id: str, policy_id: str, update: int) -> list[BatchRecord]:
+    """Batches of a policy after an update, in order: what a learner that has applied so many still lacks.
+
+    Raises:
+        BatchCollectedError: one of them is no longer there.
+    """
+    query = (
+        select(schema.batches)
+        .where(_TABLE.run_id == run_id, _TABLE.policy_id == policy_id, _TABLE.update_number > update)
+        .order_by(_TABLE.update_number)
+    )
+    async with database.reading() as connection:
+        rows = (await connection.execute(query)).all()
+    gone = [row.update_number for row in rows if row.collected]
+    if gone:
+        raise BatchCollectedError(
+            f"updates {gone[0]} to {gone[-1]} of policy {policy_id} in run {run_id} were collected, since a checkpoint "
+            f"after them was kept: restore the learner from one with at least {gone[-1]} updates"
+        )
+    return [_batch(row) for row in rows]
+
+
+async def trained_updates(database: Database, run_id: str) -> dict[str, int]:
+    """Policy id to the number of its newest update that its learner has applied."""
+    query = (
+        select(_TABLE.policy_id, func.max(_TABLE.update_number).label("newest"))
+        .join(schema.steps, (schema.steps.c.run_id == _TABLE.run_id) & (schema.steps.c.step == _TABLE.step))
+        .where(_TABLE.run_id == run_id, schema.steps.c.state.not_in(_NOT_TRAINED))
+        .group_by(_TABLE.policy_id)
+    )
+    async with database.reading() as connection:
+        return {row.policy_id: row.newest for row in await connection.execute(query)}
+
+
+async def add_batches(
+    connection: AsyncConnection, run_id: str, step: int, batches: Sequence[BatchRecord], sizes: Sequence[int]
+) -> None:
+    """List the batches of a step that is being sealed, within its transaction."""
+    rows = [
+        {
+            "run_id": run_id,
+            "policy_id": batch.policy_id,
+            "update_number": batch.update,
+            "step": step,
+            "digest": batch.digest,
+            "file": batch.file,
+            "bytes": size,
+            "sequences": batch.sequences,
+            "optimization": batch.optimization,
+            "collected": False,
+        }
+        for batch, size in zip(batches, sizes, strict=True)
+    ]
+    if rows:
+        await connection.execute(insert(schema.batches), rows)
+
+
+async def batches_of_steps(
+    connection: AsyncConnection, run_id: str, step: int | None = None
+) -> Mapping[int, tuple[BatchRecord, ...]]:
+    """Step to its batches, of one step or of all."""
+    query = select(schema.batches).where(_TABLE.run_id == run_id).order_by(_TABLE.step, _TABLE.policy_id)
+    if step is not None:
+        query = query.where(_TABLE.step == step)
+    found: dict[int, tuple[BatchRecord, ...]] = {}
+    for row in await connection.execute(query):
+        found[row.step] = (*found.get(row.step, ()), _batch(row))
+    return found
+
+
+async def forget_batches(connection: AsyncConnection, run_id: str, steps: Sequence[int]) -> None:
+    """Say that the batches of these steps are collected, within a transaction."""
+    await connection.execute(
+        update(schema.batches).where(_TABLE.run_id == run_id, _TABLE.step.in_(steps)).values(collected=True)
+    )
+
+
+def _batch(row: Any) -> BatchRecord:
+    return BatchRecord(
+        policy_id=row.policy_id,
+        update=row.update_number,
+        digest=row.digest,
+        file=row.file,
+        sequences=row.sequences,
+        optimization=row.optimization,
+    )

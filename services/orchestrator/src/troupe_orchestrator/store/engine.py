@@ -1,0 +1,85 @@
+"""Connects to the store's SQL: what differs between SQLite and PostgreSQL as back ends.
+
+On both, a transaction that writes excludes every other one from its start on (SQLite: BEGIN IMMEDIATE; PostgreSQL: a lock
+on the lease's row, taken by `lease.check`), so what it reads before it writes stays true. One that only reads sees one
+snapshot.
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+_LOCK_SECONDS = 5.0
+"""How long one statement waits for another's lock; the transaction around it is then tried again."""
+
+
+class StoreUrlError(ValueError):
+    """The store's URL names no database that we can use."""
+
+
+def connect(url: str, lease_seconds: float) -> AsyncEngine:
+    """An engine for the database of `url`; nothing is connected yet.
+
+    Args:
+        lease_seconds: after which PostgreSQL ends a transaction whose process does nothing, e.g. since it is stopped.
+
+    Raises:
+        StoreUrlError: the URL is none, or of another database.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreUrlError(f"TROUPE_STORE_URL {url!r} is not a URL: give postgresql://user@host/database") from error
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise StoreUrlError(
+            f"the store's URL is one of {backend}: give sqlite:///file or postgresql://user@host/database"
+        )
+    parsed = parsed.set(drivername=_DRIVERS[backend])
+    if backend == "sqlite":
+        engine = create_async_engine(parsed)
+        event.listen(engine.sync_engine, "connect", _configure_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    # A pooled connection may be of a server that has been restarted since: it is tried before it is used.
+    return create_async_engine(parsed, pool_pre_ping=True, connect_args=_postgresql_arguments(lease_seconds))
+
+
+def reading_options(engine: AsyncEngine) -> dict[str, Any]:
+    """Execution options of a transaction that only reads."""
+    if engine.dialect.name == "sqlite":
+        return {"troupe_read_only": True}
+    return {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+
+
+def _postgresql_arguments(lease_seconds: float) -> dict[str, Any]:
+    idle = int(lease_seconds * 1000)
+    return {
+        "options": f"-c lock_timeout={int(_LOCK_SECONDS * 1000)} -c idle_in_transaction_session_timeout={idle}",
+        # A server that fell silent is noticed in half a minute.
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads before it writes must lock first: a deferred one fails when another wrote in between.
+    read_only = connection.get_execution_options().get("troupe_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _configure_sqlite(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # the driver begins nothing by itself
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    # First, since changing the journal's mode takes a lock too.
+    cursor.execute(f"PRAGMA busy_timeout={int(_LOCK_SECONDS * 1000)}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

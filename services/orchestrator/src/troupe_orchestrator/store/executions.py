@@ -1,0 +1,87 @@
+"""In which file each execution is. An execution whose file was collected is still known, so that a trace can say so."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from troupe_orchestrator.store import schema
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.files import bytes_on_disk
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file of rollout trees, and the ids of the executions in it."""
+
+    path: str
+    executions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExecution:
+    """Where one execution is."""
+
+    execution_id: str
+    scope: str
+    """Run id or eval job id."""
+    step: int
+    path: str
+    collected: bool
+    """The file is gone, by the retention of its run."""
+
+
+async def index_executions(database: Database, scope: str, step: int, file: str, ids: Sequence[str]) -> None:
+    """Remember in which file each execution is."""
+    size = await asyncio.to_thread(bytes_on_disk, file)
+    async with database.writing() as connection:
+        await add_tree_file(connection, scope, step, TreeFile(file, ids), size)
+
+
+async def add_tree_file(connection: AsyncConnection, scope: str, step: int, trees: TreeFile, size: int) -> None:
+    """List a file and its executions within a transaction; a file written anew replaces itself."""
+    new = _insert(connection, schema.tree_files).values(
+        scope=scope, step=step, path=trees.path, bytes=size, collected=False
+    )
+    file_id = await connection.scalar(
+        new.on_conflict_do_update(
+            index_elements=["scope", "step", "path"], set_={"bytes": size, "collected": False}
+        ).returning(schema.tree_files.c.file_id)
+    )
+    if trees.executions:
+        rows = _insert(connection, schema.executions)
+        await connection.execute(
+            rows.on_conflict_do_update(index_elements=["execution_id"], set_={"file_id": rows.excluded.file_id}),
+            [{"execution_id": each, "file_id": file_id} for each in trees.executions],
+        )
+
+
+async def find_execution(database: Database, prefix: str) -> list[StoredExecution]:
+    """At most two executions whose id begins with `prefix`, hexadecimal digits."""
+    column = schema.executions.c.execution_id
+    query = (
+        select(schema.executions.c.execution_id, schema.tree_files)
+        .join(schema.tree_files)
+        .where(column >= prefix, column < prefix + "g")
+        .order_by(column)
+        .limit(2)
+    )
+    async with database.reading() as connection:
+        rows = await connection.execute(query)
+        return [StoredExecution(row.execution_id, row.scope, row.step, row.path, row.collected) for row in rows]
+
+
+async def forget_trees(connection: AsyncConnection, scope: str, steps: Sequence[int]) -> None:
+    """Say that the tree files of these steps are collected, within a transaction."""
+    table = schema.tree_files.c
+    await connection.execute(
+        update(schema.tree_files).where(table.scope == scope, table.step.in_(steps)).values(collected=True)
+    )
+
+
+def _insert(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say what to do on a conflict: the two back ends agree on it, the standard does not have it."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

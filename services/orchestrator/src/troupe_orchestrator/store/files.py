@@ -1,0 +1,74 @@
+"""Files of the store: they appear whole and durable, or not at all.
+
+Written beside their place, fsynced, renamed, the folder fsynced. A process that dies meanwhile leaves a `.NAME.partial`,
+which nobody reads and `training.retention` removes.
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on its file system, then resume the run",
+    errno.EDQUOT: "raise the quota of its file system or free space on it, then resume the run",
+    errno.EROFS: "mount its file system for writing, then resume the run",
+    errno.EACCES: "let the orchestrator write there, then resume the run",
+}
+
+
+class FileWriteError(OSError):
+    """A file of the store could not be written: nothing of it is there."""
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file so that it is whole and on disk when this returns.
+
+    Raises:
+        FileWriteError: it could not; names the file and the remedy.
+    """
+    partial = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as sink:
+            pq.write_table(table, sink, compression="zstd")
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        # What it took may be the very space that is missing.
+        partial.unlink(missing_ok=True)
+        raise FileWriteError(error.errno, _explained(path, error)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def bytes_on_disk(path: str | Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 for what this machine does not see."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _explained(path: Path, error: OSError) -> str:
+    remedy = _REMEDIES.get(error.errno or 0, "mend its file system, then resume the run")
+    existing = next((folder for folder in path.parents if folder.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    return f"{path} cannot be written ({error.strerror}; {free:,} bytes are free): {remedy}"
