@@ -38,11 +38,16 @@ def test_the_learning_rate_warms_up_at_the_start_of_every_stage() -> None:
 
 
 def test_moments_are_reset_where_a_later_stage_begins_and_only_if_asked() -> None:
-    assert [plan_step(config(), step).reset_optimizer for step in range(1, 7)] == [
-        False, False, True, False, False, True,
+    assert [plan_step(config(), step).resets_optimizer for step in range(1, 7)] == [
+        False, False, True, True, True, True,
     ]  # fmt: skip
     keeping = config(optimization={"on_switch": "keep"})
-    assert not any(plan_step(keeping, step).reset_optimizer for step in range(1, 13))
+    assert not any(plan_step(keeping, step).resets_optimizer for step in range(1, 13))
+
+
+def test_a_plan_that_begins_after_another_resets_the_moments_if_that_trained_the_other_role() -> None:
+    assert not plan_step(config(), 1, before_plan=Trains.EXECUTOR).resets_optimizer
+    assert plan_step(config(), 1, before_plan=Trains.DESIGNER).resets_optimizer
 
 
 def test_a_stage_may_have_its_own_rate_and_shape() -> None:

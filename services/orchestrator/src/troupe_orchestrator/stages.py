@@ -17,13 +17,18 @@ class StepPlan:
     trains: Trains
     learning_rate: float
     """After warm-up."""
-    reset_optimizer: bool
+    resets_optimizer: bool
+    """The stage forgets the optimizer's moments before its first update."""
     designs: int
     executions: int
 
 
-def plan_step(config: RunConfig, step: int) -> StepPlan:
+def plan_step(config: RunConfig, step: int, before_plan: Trains | None = None) -> StepPlan:
     """The plan of `step` (from 1).
+
+    Args:
+        before_plan: what the step before the plan's first one trained, where a run forked from another begins a plan of
+            its own; None without one.
 
     Raises:
         ValueError: the step lies beyond the plan.
@@ -40,8 +45,7 @@ def plan_step(config: RunConfig, step: int) -> StepPlan:
         if offset < stage.steps:
             break
         offset -= stage.steps
-    before = config.stages[(number - 2) % len(config.stages)]
-    switched = offset == 0 and step > 1 and before.train is not stage.train
+    before = config.stages[(number - 2) % len(config.stages)].train if number > 1 else before_plan
     warmup = config.optimization.warmup_steps if stage.warmup_steps is None else stage.warmup_steps
     peak = config.optimization.learning_rate if stage.learning_rate is None else stage.learning_rate
     return StepPlan(
@@ -50,7 +54,7 @@ def plan_step(config: RunConfig, step: int) -> StepPlan:
         step_in_stage=offset + 1,
         trains=stage.train,
         learning_rate=peak * min(1.0, (offset + 1) / (warmup + 1)),
-        reset_optimizer=switched and config.optimization.on_switch == "reset",
+        resets_optimizer=before not in (None, stage.train) and config.optimization.on_switch == "reset",
         designs=stage.designs or config.rollout.designs,
         executions=stage.executions or config.rollout.executions,
     )

@@ -1,9 +1,10 @@
 """Run conditions: what the metrics of committed steps must not do, or the run is paused. Pure.
 
 A condition looks at the mean of a metric over the last `window` steps that trained the same role (of another role the same
-metric means another thing) and have it; with fewer steps it says nothing. One that holds pauses the run. Resuming the run is
-the acknowledgement: the condition does not pause it again until it has been clear for such a step, or `repeat_after` steps later.
-All of this is a function of the run's own committed metrics, so a restart decides the same, and a fork begins anew.
+metric means another thing) and have it; with fewer steps it says nothing. One that holds pauses the run. Resuming the run
+is the acknowledgement: the condition does not pause it again until it has been clear for such a step, or `repeat_after`
+steps later. All of this is a function of the run's own committed metrics, so a restart decides the same, and a fork begins
+anew.
 
 A gradient that is not finite never gets here: the learner undoes that step, and the run is paused before it.
 """

@@ -31,14 +31,16 @@ class EventLog:
     async def open(cls, database: Database, run_id: str) -> "EventLog":
         return cls(database, run_id, await last_event_id(database, run_id))
 
-    def prepare(self, step: int, event: Message) -> tuple[int, bytes]:
-        """Number and serialise an event that another transaction will store; call `published` after it has.
+    def prepare(self, step: int, *events: Message) -> list[tuple[int, bytes]]:
+        """Number and serialise events that another transaction will store; call `published` after it has.
 
         Args:
-            event: a message of one of RunEvent's kinds.
+            events: messages of RunEvent's kinds.
         """
-        number = self._last_id + 1
-        return number, _envelope(number, step, event).SerializeToString()
+        return [
+            (number, _envelope(number, step, event).SerializeToString())
+            for number, event in enumerate(events, start=self._last_id + 1)
+        ]
 
     async def published(self, count: int = 1) -> None:
         """Events made by `prepare` are in the store: tell the watchers."""
@@ -50,9 +52,8 @@ class EventLog:
         """Store one event and tell the watchers."""
         # Tasks of a step are dropped side by side: a number is taken when the one before it is stored.
         async with self._appending:
-            prepared = self.prepare(step, event)
             async with self._database.writing() as connection:
-                await write_events(connection, self._run_id, [prepared])
+                await write_events(connection, self._run_id, self.prepare(step, event))
             await self.published()
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from troupe_orchestrator.training.assembly import outcomes_of
+from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.stages import StepPlan
+from troupe_orchestrator.training.assembly import ROLES, advantages_of, outcomes_of
 from troupe_orchestrator.tree import (
     DesignPayload,
     ExecutionPayload,
@@ -44,6 +46,20 @@ def rollout_metrics(trees: Sequence[Tree]) -> dict[str, float]:
     for pattern in {execution.executed_pattern for execution in run}:
         metrics[f"pattern/{pattern}"] = sum(execution.executed_pattern == pattern for execution in run) / len(run)
     return metrics
+
+
+def credit_metrics(trees: Sequence[Tree], config: RunConfig, plan: StepPlan) -> dict[str, float]:
+    """Share of the groups in which all samples have one reward: nothing is learned from those.
+
+    `zero_variance` is over the groups of the roles that the step trains, `zero_variance_ROLE` over those of one role.
+    """
+    groups = advantages_of(trees, config).groups
+    shares = {
+        f"zero_variance_{role}": [group.zero_variance for group in groups if group.role == role]
+        for role in ("designer", "executor")
+    }
+    shares["zero_variance"] = [group.zero_variance for group in groups if group.role in ROLES[plan.trains]]
+    return {name: sum(flags) / len(flags) for name, flags in shares.items() if flags}
 
 
 def _share(executions: Sequence[ExecutionPayload], flag: str) -> float:

@@ -142,9 +142,7 @@ async def _policies(engines: Engines) -> tuple[PolicyRecord, ...]:
 def changes(before: RunOrigin, now: RunOrigin) -> list[str]:
     """What differs, each as `name: from → to`. Data, config and fork do not change under a run."""
     found = _differences(_flat(asdict(before.source), "source"), _flat(asdict(now.source), "source"))
-    found += _differences(
-        {"isolation_profile": before.isolation_profile}, {"isolation_profile": now.isolation_profile}
-    )
+    found += _differences({"isolation_profile": before.isolation_profile}, {"isolation_profile": now.isolation_profile})
     ours, theirs = ({each.policy_id: each for each in side.policies} for side in (before, now))
     for policy_id in sorted(ours.keys() | theirs.keys()):
         sides = (asdict(side[policy_id]) if policy_id in side else {} for side in (ours, theirs))

@@ -7,7 +7,7 @@ update by replaying sealed batches, and goes on; no batch is trained twice and n
 import asyncio
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from troupe_orchestrator.training.policies import Policy, parse_version, version
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
 from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.weights import SyncReport, sync_weights
-from troupe_orchestrator.tree import Tree
+from troupe_orchestrator.tree import Tree, generated_tokens
 
 logger = structlog.get_logger()
 
@@ -186,7 +186,8 @@ class RunLoop:
     async def _roll_and_seal(self, record: StepRecord, plan: StepPlan) -> StepRecord:
         begun = time.perf_counter()
         versions = await self._versions()
-        trees, dropped, timeline = await self._roll(record, plan, versions)
+        journalled = await self._journalled(record, versions)
+        trees, dropped, timeline = await self._roll(record, plan, versions, journalled)
         rolled = time.perf_counter()
         if not trees:
             raise EverythingDroppedError(
@@ -208,7 +209,9 @@ class RunLoop:
             "seconds_rollout": seconds,
             "seconds_seal": time.perf_counter() - rolled,
             **{f"seconds_{kind}_sum": timeline.seconds(kind) for kind in SpanKind},
-            "tokens_per_second": metrics["generated_tokens"] / seconds,
+            # Only of what these seconds made: groups that an earlier loop finished cost none of them.
+            "tasks_journalled": float(len(journalled)),
+            "tokens_per_second": (metrics["generated_tokens"] - _tokens_of(journalled.values())) / seconds,
         }
         sealed = replace(record, queue=queue.to_json(), versions=versions, batches=tuple(batches), metrics=metrics)
         listed = TreeFile(str(folder / "trees.parquet"), execution_ids(trees))
@@ -242,10 +245,10 @@ class RunLoop:
         return records
 
     async def _roll(
-        self, record: StepRecord, plan: StepPlan, versions: dict[str, str]
+        self, record: StepRecord, plan: StepPlan, versions: dict[str, str], journalled: Mapping[str, Tree]
     ) -> tuple[list[Tree], list[TaskDroppedError], Timeline]:
         """The step's trees in the order of its tasks, without those that were dropped."""
-        trees = await self._journalled(record, versions)
+        trees = dict(journalled)
         progress = _Progress(self._events, record.step, plan, len(record.task_ids), len(trees))
         timeline = Timeline()
         dropped: list[TaskDroppedError] = []
@@ -495,6 +498,10 @@ class _Progress(Silent):
                 ),
             )
             await asyncio.sleep(self._INTERVAL_SECONDS)
+
+
+def _tokens_of(trees: Iterable[Tree]) -> int:
+    return sum(generated_tokens(tree.nodes) for tree in trees)
 
 
 def _probe_sequences(sequences: Sequence[TrainingSequence]) -> list[list[int]]:

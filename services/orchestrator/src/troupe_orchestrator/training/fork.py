@@ -1,0 +1,141 @@
+"""Forks: which steps of a run can be forked, and how a fork gets the weights that it starts from.
+
+A fork's steps are numbered on from its parent's, k+1 first, and it starts from what the parent's learners were after step k:
+the newest kept checkpoint of the parent at or before k, or the parent's own start, and the sealed batches from there to k,
+applied again. The result is saved in the fork's own folder, so that nothing that is later collected of the parent matters.
+
+With the same seed and the same tasks a fork samples what its parent sampled: seeds are functions of the run's seed and of
+the place in the rollout, never of the run's id.
+"""
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+from troupe.v1 import common_pb2
+
+from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.stages import StepPlan, plan_step
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import BatchRecord, StepRecord, StepState
+from troupe_orchestrator.training.batch import read_batch
+from troupe_orchestrator.training.policies import Policy, version_text
+from troupe_orchestrator.training.record import Fork
+
+logger = structlog.get_logger()
+
+
+def plan_of(config: RunConfig, fork: Fork | None, step: int) -> StepPlan:
+    """The plan of a run's step: a fork with stages of its own begins them with its first step."""
+    if fork is None or fork.plan_continued:
+        return plan_step(config, step)
+    return replace(plan_step(config, step - fork.step, fork.trained), step=step)
+
+
+def forkable_steps(
+    start: int, steps: Sequence[StepRecord], checkpoints: Collection[int], kept: Collection[str]
+) -> list[int]:
+    """Steps after which a run can be forked.
+
+    Args:
+        start: the step that the run started after, 0 unless it is a fork itself.
+        steps: of the run, in order.
+        checkpoints: steps whose checkpoint is kept; the run's start is one if its weights are to be had.
+        kept: files of sealed batches that are kept.
+    """
+    found = [start] if start in checkpoints else []
+    reached = start in checkpoints
+    for record in steps:
+        if record.state is not StepState.COMMITTED:
+            break
+        replayable = all(batch.file in kept for batch in record.batches)
+        reached = record.step in checkpoints or (reached and replayable)
+        if reached:
+            found.append(record.step)
+    return found
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as "0, 3-7, 9"; "none" without one."""
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans) or "none"
+
+
+async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:
+    """Steps after which a run can be forked, as the store and the disk have it."""
+    steps = await store.list_steps(database, run_id)
+    checkpoints = await store.list_checkpoints(database, run_id)
+    return await asyncio.to_thread(_forkable, start, steps, checkpoints)
+
+
+def _forkable(
+    start: int, steps: Sequence[StepRecord], checkpoints: Sequence[tuple[int, Mapping[str, Any]]]
+) -> list[int]:
+    kept = {batch.file for record in steps for batch in record.batches if Path(batch.file).exists()}
+    whole = {step for step, manifest in checkpoints if all(Path(saved["uri"]).exists() for saved in manifest.values())}
+    # A run that is no fork starts from the learner's model folder, which is there as long as the learner is.
+    return forkable_steps(start, steps, whole | ({0} if start == 0 else set()), kept)
+
+
+async def prepare_base(
+    database: Database, run_id: str, folder: Path, fork: Fork, policies: Sequence[Policy]
+) -> dict[str, str]:
+    """The checkpoint of each policy that a fork starts from, made if it has none yet.
+
+    Raises:
+        LearnerError: a learner could not load, replay or save.
+        OSError: a batch of the parent is gone.
+    """
+    recorded = dict(await store.list_checkpoints(database, run_id)).get(fork.step)
+    if recorded is None and await store.last_step(database, run_id) is None:
+        recorded = {policy.policy_id: await _base_of(database, folder, fork, policy) for policy in policies}
+        await store.record_checkpoint(database, run_id, fork.step, recorded)
+    return {policy_id: saved["uri"] for policy_id, saved in (recorded or {}).items()}
+
+
+async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy) -> dict[str, Any]:
+    """Bring a learner to the parent's step and save what it then is; the manifest's entry of it."""
+    source, batches = await _way_to(database, fork, policy.policy_id)
+    target = folder / "checkpoints" / f"base-{policy.policy_id}"
+    # One that was not recorded is of an attempt that was cut short.
+    await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+    # A name of its own per attempt: the parent's ledger says nothing about these updates.
+    scratch = f"base-{uuid.uuid4().hex[:12]}"
+    logger.info("making a fork's base", policy=policy.policy_id, source=source, replayed=len(batches))
+    await policy.learner.bind(database.fence, scratch, source)
+    for number, batch in enumerate(batches, start=1):
+        await _replay(database.fence, policy, scratch, number, batch)
+    saved = await policy.learner.checkpoint(database.fence, str(target))
+    return {"uri": saved.uri, "update": 0, "version": version_text(saved.version)}
+
+
+async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, list[BatchRecord]]:
+    """The checkpoint to begin from ("" is the initial weights), and the batches from there to the parent's step."""
+    checkpoint, source = 0, ""
+    for step, manifest in await store.list_checkpoints(database, fork.parent):
+        if checkpoint <= step <= fork.step and await asyncio.to_thread(Path(manifest[policy_id]["uri"]).exists):
+            checkpoint, source = step, manifest[policy_id]["uri"]
+    batches = [
+        batch
+        for record in await store.list_steps(database, fork.parent)
+        if checkpoint < record.step <= fork.step
+        for batch in record.batches
+        if batch.policy_id == policy_id
+    ]
+    return source, batches
+
+
+async def _replay(fence: common_pb2.Fence, policy: Policy, run_id: str, update: int, batch: BatchRecord) -> None:
+    sequences = await asyncio.to_thread(read_batch, Path(batch.file))
+    await policy.learner.train(fence, run_id, update, bytes.fromhex(batch.digest), sequences, batch.optimization)
