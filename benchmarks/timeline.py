@@ -2,7 +2,7 @@
 
     python benchmarks/timeline.py .troupe/data/runs/RUN/steps/000001/timeline.json timeline.png
 
-The task with the most turns that overlap is drawn; the numbers it prints are over all tasks of the step. The JSON file itself
+The task with the most turns that overlap is drawn; the numbers it prints are over all tasks. The JSON file itself
 opens in Perfetto and chrome://tracing.
 """
 
