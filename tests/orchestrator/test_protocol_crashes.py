@@ -7,6 +7,7 @@ the learner may finish after whoever started it is gone, and that weights are th
 around and wakes up whenever it likes.
 """
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -222,11 +223,14 @@ class Learner:
         self.ledger, self.weights = ledger.in_lineage(lineage), weights
 
 
+INITIAL = Version("engine", 0)
+
+
 @dataclass
 class Engine:
     """One replica."""
 
-    version: Version = Version("engine", 0)
+    version: Version = INITIAL
     weights: Weights = ()
     fence: int = 0
 
@@ -288,10 +292,8 @@ class Crashes(RuleBasedStateMachine):
             return
         stale = driver.token < self.store.token
         before = copy.deepcopy((self.store, self.learner.ledger, self.engine))
-        try:
+        with contextlib.suppress(RefusedError):
             self._effect(driver, driver.action, dropped)
-        except RefusedError:
-            pass
         if stale:
             store, ledger, engine = before
             assert self.store == store
