@@ -1,7 +1,7 @@
 """One rank of the engine comparison (`test_learner_engines.py`): every engine in turn, in one pair of processes.
 
 For each case: two steps, a saved state, one step more; then the state is restored and that step repeated; then a step that
-is not finite. Rank 0 writes what came out as `CASE.safetensors`.
+is not finite; then back to the model folder, and the first step again. Rank 0 writes what came out as `CASE.safetensors`.
 
     python gang_program.py RANK RANKS RENDEZVOUS BATCH.npz OUTPUT_FOLDER CASE=MODEL_FOLDER …
 """
@@ -9,6 +9,7 @@ is not finite. Rank 0 writes what came out as `CASE.safetensors`.
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch import distributed as dist
 from troupe_learner.batch_file import BatchArrays, read_batch
 from troupe_learner.optimization import Optimization
+from troupe_learner.rank.commands import Rank, reset
 from troupe_learner.rank.engine import AdamW, Engine, copy_into, snapshot
-from troupe_learner.rank.model import DTYPES, load_model
+from troupe_learner.rank.model import DTYPES, load_model, tensor_specs
 from troupe_learner.rank.scorer import TokenScorer
 from troupe_learner.rank.scoring import score
 from troupe_learner.rank.torch_engine import TorchEngine
@@ -51,7 +53,9 @@ def step(engine: Engine, batch: BatchArrays) -> dict[str, float]:
     return train_step(engine, batch, STEP, token_budget=BUDGET, recompute_old=False, progress=lambda done: None)
 
 
-def run(engine: Engine, batch: BatchArrays) -> dict[str, Tensor]:
+def run(case: str, folder: str, rank: int, ranks: int, batch: BatchArrays) -> dict[str, Tensor]:
+    engine = build(case, folder, rank, ranks)
+    fresh = snapshot(engine)
     log_probs, _ = score(engine, batch.lengths, batch.token_ids, BUDGET)
     metrics = step(engine, batch)
     results = {"one." + name: each for name, each in weights(engine).items()}
@@ -83,7 +87,28 @@ def run(engine: Engine, batch: BatchArrays) -> dict[str, Tensor]:
     step(engine, batch)
     last = weights(engine)
     results["finite"] = torch.tensor([bool(torch.isfinite(each).all()) for each in last.values()])
+
+    reset(as_started(case, folder, engine), {})
+    like_new = snapshot(engine)
+    step(engine, batch)
+    first = weights(engine)
+    results["reset"] = torch.tensor(
+        [torch.equal(fresh[name], like_new[name]) for name in fresh]
+        + [torch.equal(results["one." + name], first[name]) for name in first]
+    )
     return results
+
+
+def as_started(case: str, folder: str, engine: Engine) -> Rank:
+    held = held_dtype(case)
+    specs = tensor_specs(load_model(folder, held), held)
+    return Rank(
+        engine, partial(load_model, folder, held), torch.get_rng_state(), specs, False, BUDGET, False, lambda done: None
+    )
+
+
+def held_dtype(case: str) -> torch.dtype:
+    return DTYPES["bfloat16" if case.startswith("zero") and case.endswith("-bfloat16") else "float32"]
 
 
 def main() -> None:
@@ -94,7 +119,7 @@ def main() -> None:
     batch = read_batch(Path(sys.argv[4]))
     for argument in sys.argv[6:]:
         case, _, folder = argument.partition("=")
-        results = run(build(case, folder, rank, ranks), batch)
+        results = run(case, folder, rank, ranks, batch)
         if rank == 0:
             save_file(
                 {name: each.contiguous() for name, each in results.items()},

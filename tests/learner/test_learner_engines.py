@@ -109,3 +109,8 @@ def test_every_engine_restores_bit_for_bit_and_undoes_a_step_that_is_not_finite(
     assert bool(found["restored"].all())
     assert bool(found["undone"].all())
     assert bool(found["finite"].all())
+
+
+@pytest.mark.parametrize("case", [*CASES, *ROUNDED])
+def test_every_engine_goes_back_to_its_start_bit_for_bit(case: str, results: tuple[Results, Results]) -> None:
+    assert bool(results[1][case]["reset"].all())

@@ -3,30 +3,26 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
+from learning.client import Client, failed
+from learning.process import Learner
 from safetensors.numpy import load_file
 from troupe.v1 import learner_pb2
 
 
 @pytest.fixture(scope="module")
-def running(start_learner: Any, tiny_model: Any) -> Any:
+def running(start_learner: Any, tiny_model: Any) -> Learner:
     return start_learner(tiny_model(True), engine="deepspeed", ranks=2, zero_stage=3, tokens_per_microbatch=200)
 
 
-@pytest.fixture
-async def learner(running: Any, client_of: Any) -> AsyncIterator[Any]:
-    async with running.client() as channel:
-        yield client_of(channel)
-
-
 async def test_partitions_are_saved_restored_exported_and_survive_a_death(
-    learner: Any, running: Any, sequences: Callable[..., list[learner_pb2.Sequence]], tmp_path: Path
+    learner: Client, running: Learner, sequences: Callable[..., list[learner_pb2.Sequence]], tmp_path: Path
 ) -> None:
     assert "deepspeed ZeRO-3" in (await learner.get()).engine
     manifest, found = await learner.weights()
@@ -54,8 +50,7 @@ async def test_partitions_are_saved_restored_exported_and_survive_a_death(
     pids = running.rank_pids()
     os.kill(pids[1], signal.SIGKILL)
     done = await learner.finished(operation)
-    assert done.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
-    assert "killed by SIGKILL" in done.error.message
+    failed(done, grpc.StatusCode.UNAVAILABLE, "killed by SIGKILL")
     assert not any(psutil.pid_exists(pid) for pid in pids), "rank 0 must not wait in a collective for ever"
     assert (await learner.ready()).applied_step == 1
     await learner.train(2, sequences(12, seed=2))
@@ -64,13 +59,11 @@ async def test_partitions_are_saved_restored_exported_and_survive_a_death(
     record = json.loads((place / "checkpoint.json").read_text())
     record["layout"] |= {"ranks": 4}
     (place / "checkpoint.json").write_text(json.dumps(record))
-    refused = await learner.restore(str(place))
-    assert refused.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
-    assert "ranks=4" in refused.error.message
+    failed(await learner.restore(str(place)), grpc.StatusCode.FAILED_PRECONDITION, "ranks=4")
     assert (await learner.get()).applied_step == 2
 
 
-def test_the_end_of_the_front_is_the_end_of_its_ranks(running: Any) -> None:
+def test_the_end_of_the_front_is_the_end_of_its_ranks(running: Learner) -> None:
     pids = running.rank_pids()
     assert len(pids) == 2
     running.process.kill()

@@ -80,6 +80,12 @@ class BatchStore:
             del self._steps[digest]
             self._path(digest).unlink(missing_ok=True)
 
+    def forget_all(self) -> None:
+        """Removes every batch: they were another run's."""
+        for digest in list(self._steps):
+            del self._steps[digest]
+            self._path(digest).unlink(missing_ok=True)
+
     def _path(self, digest: bytes) -> Path:
         return self._folder / f"{digest.hex()}.npz"
 

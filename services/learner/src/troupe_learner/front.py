@@ -14,6 +14,7 @@ version that was never used for other weights (`lineages`); whoever holds the se
 
 import asyncio
 import errno
+import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from troupe_contracts.errors import Exhausted, FailedPrecondition, ServiceError, Unavailable
+from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, ServiceError, Unavailable
 from troupe_contracts.log import get_logger
 
 from troupe_learner import checkpoint as checkpoints
@@ -37,7 +38,7 @@ from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Rank
 from troupe_learner.ledger import Ledger, Version
 from troupe_learner.lineages import Lineages
 from troupe_learner.model_folder import ModelFolder
-from troupe_learner.operations import Operation, Operations
+from troupe_learner.operations import Loaded, Operation, Operations
 from troupe_learner.optimization import Optimization
 from troupe_learner.settings import LearnerSettings
 from troupe_learner.supervisor import Supervisor
@@ -94,6 +95,10 @@ class Front:
         self._initial = self.ledger.version
         # What a new generation starts from: a published checkpoint, or the initial weights.
         self._base: Checkpoint | None = None
+        # The BindRun that the base is of: run and uri, as requested. Its repetition changes nothing.
+        self._bound: tuple[str, str] | None = None
+        # Why a base could not be loaded, until another is given: no run may begin unasked at weights that are not its own.
+        self._base_lost = ""
         self._supervisor = Supervisor(
             _rank_plan(settings, model, folder.ranks), self._roll_back, self._load_base, on_failed
         )
@@ -146,9 +151,22 @@ class Front:
         """Why a generation was lost last; empty if none was."""
         return self._supervisor.detail
 
+    def check_run(self, run_id: str) -> Ledger:
+        """The ledger for a run that wants to train: its own, or that of a learner which no run has taken.
+
+        Raises:
+            ServiceError: it is another run's (`Ledger.bound_to`), or its run's base is lost.
+        """
+        ledger = self.ledger.bound_to(run_id)
+        if self._base_lost:
+            raise FailedPrecondition(
+                "base", f"{self._base_lost}: restore a checkpoint of run {run_id}, or begin it again with BindRun"
+            )
+        return ledger
+
     def bind(self, run_id: str) -> None:
-        """Takes the learner for a run (`Ledger.bound_to`)."""
-        self.ledger = self.ledger.bound_to(run_id)
+        """Takes a learner that nobody has for a run; see `check_run`."""
+        self.ledger = self.check_run(run_id)
 
     # --- changes of the weights, one at a time ----------------------------------------------------------------------
 
@@ -172,13 +190,13 @@ class Front:
         command = {"command": "train", "batch": str(batch), "optimization": asdict(optimization)}
 
         async def work(operation: Operation) -> None:
+            # Recorded first: trained weights whose name cannot be recorded would be weights without a name.
+            await asyncio.to_thread(self._lineages.produced, self.ledger.next_version)
             result = await generation.run(command, operation.advance)
-            ledger = self.ledger.with_step(digest, result["metrics"])
-            await asyncio.to_thread(self._lineages.produced, ledger.version)
             await self._still(generation)
-            self.ledger = ledger
+            self.ledger = self.ledger.with_step(digest, result["metrics"])
             await asyncio.to_thread(self.batches.forget_before, step)
-            operation.finish(step=ledger.steps[-1])
+            operation.finish(step=self.ledger.steps[-1])
 
         return self._change(subject, work)
 
@@ -203,7 +221,7 @@ class Front:
             else:
                 found = await self._written(generation, target)
             self._base = found
-            operation.finish(checkpoint=found)
+            operation.finish(checkpoint=_loaded(found))
 
         return self._change("save", work)
 
@@ -213,17 +231,60 @@ class Front:
         generation = self._supervisor.ready()
 
         async def work(operation: Operation) -> None:
-            found = await asyncio.to_thread(checkpoints.read, target)
-            self._check_fits(found)
-            await asyncio.to_thread(checkpoints.verify, target)
-            await generation.run({"command": "load", "folder": str(target)})
-            ledger = await self._renamed(found.ledger)
+            found = await self._load(generation, target)
+            found = replace(found, ledger=await self._renamed(found.ledger))
             await self._still(generation)
-            self._base = replace(found, ledger=ledger)
-            self.ledger = ledger
-            operation.finish(checkpoint=self._base)
+            self._begin_at(found, found.ledger)
+            operation.finish(checkpoint=_loaded(found))
 
         return self._change("restore", work)
+
+    def bind_run(self, run_id: str, uri: str) -> Operation:
+        """Starts giving the learner to a run that begins: at a checkpoint's weights, or at the initial ones for "".
+
+        Raises:
+            ServiceError: the run has applied steps here, and what stands in the table of states.
+        """
+        if not run_id:
+            raise InvalidArgument("run_id", "is empty: send the run's id")
+        target = checkpoints.local_folder(uri) if uri else None
+        generation = self._supervisor.ready()
+        subject = f"bind-{run_id}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+        if self._changing is not None and self._changing.subject == subject:
+            return self._changing
+        if self.ledger.run_id == run_id:
+            if self.ledger.steps:
+                raise FailedPrecondition(
+                    f"run {run_id}",
+                    f"has {self.ledger.applied_step} applied steps here and begins once: go on with step "
+                    f"{self.ledger.applied_step + 1}, or restore one of its checkpoints",
+                )
+            if self._bound == (run_id, uri):
+                operation = self.operations.begin(subject)
+                operation.finish(checkpoint=self._begun(uri))
+                return operation
+
+        async def work(operation: Operation) -> None:
+            if target is None:
+                # Weights are initial wherever they have that name.
+                if self.ledger.version != self._initial:
+                    await generation.run({"command": "reset"})
+                lineage = await asyncio.to_thread(self._lineages.resumed, self._initial)
+                base = None
+            else:
+                base = await self._load(generation, target)
+                lineage = await asyncio.to_thread(self._lineages.begun, base.ledger.lineage)
+            await self._still(generation)
+            ledger = Ledger(run_id, lineage)
+            if base is None:
+                self._initial = ledger.version
+            else:
+                base = replace(base, ledger=ledger)
+            self._begin_at(base, ledger)
+            self._bound = (run_id, uri)
+            operation.finish(checkpoint=self._begun(uri))
+
+        return self._change(subject, work)
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -308,6 +369,28 @@ class Front:
 
         return await asyncio.shield(self._spawn(turn()))
 
+    async def _load(self, generation: Generation, folder: Path) -> Checkpoint:
+        """Brings the ranks to a checkpoint, once all of it has been checked.
+
+        Raises:
+            ServiceError: it is not one, is damaged, or is not of this learner; nothing has changed.
+        """
+        found = await asyncio.to_thread(checkpoints.read, folder)
+        self._check_fits(found)
+        await asyncio.to_thread(checkpoints.verify, folder)
+        await generation.run({"command": "load", "folder": str(folder)})
+        return found
+
+    def _begin_at(self, base: Checkpoint | None, ledger: Ledger) -> None:
+        """The ranks were brought to another state: it is what is current, and what a new generation starts from."""
+        if ledger.run_id != self.ledger.run_id and self.ledger.run_id:
+            self.batches.forget_all()
+        self._base, self._bound, self._base_lost = base, None, ""
+        self.ledger = ledger
+
+    def _begun(self, uri: str) -> Loaded:
+        return Loaded(uri, self.ledger, self._base.byte_size if self._base else 0)
+
     async def _run(self, command: Message) -> None:
         """A command that changes nothing here; what the ranks say becomes the call's error."""
         try:
@@ -363,7 +446,10 @@ class Front:
         return ledger.in_lineage(await asyncio.to_thread(self._lineages.resumed, ledger.version))
 
     async def _load_base(self, generation: Generation) -> None:
-        """Brings a new generation to the base. A base that is gone is no reason to stay down: the initial weights are."""
+        """Brings a new generation to the base. One that is gone is no reason to stay down, but ends the run's hold.
+
+        At the initial weights a replay of its steps would begin where the run may never have been.
+        """
         if self._base is None:
             return
         folder = self._base.folder
@@ -371,16 +457,23 @@ class Front:
             await asyncio.to_thread(checkpoints.verify, folder)
             await generation.run({"command": "load", "folder": str(folder)})
         except (CommandRefused, ServiceError, OSError) as error:
-            _log.error("the last checkpoint cannot be loaded, at the initial weights", reason=str(error))
-            self._supervisor.detail += f"; at the initial weights, since {folder} cannot be loaded: {error}"
-            self._base = None
+            run_id = self.ledger.run_id
+            self._base_lost = f"run {run_id} began at {folder}, which cannot be loaded: {error}"
+            _log.error("no run has the learner any more, at the initial weights", reason=self._base_lost)
+            self._supervisor.detail += f"; bound to no run, at the initial weights: {self._base_lost}"
+            self._base, self._bound = None, None
             await self._roll_back()
+            self.ledger = replace(self.ledger, run_id="")
 
     def _spawn(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _loaded(found: Checkpoint) -> Loaded:
+    return Loaded(str(found.folder), found.ledger, found.byte_size)
 
 
 def _as_service_error(error: GenerationLost | CommandRefused) -> ServiceError:

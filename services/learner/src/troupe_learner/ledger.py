@@ -38,7 +38,7 @@ class AppliedStep:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Run, lineage and applied steps of a learner. `run_id` is empty until the first batch."""
+    """Run, lineage and applied steps of a learner. `run_id` is empty until a run takes it."""
 
     run_id: str
     lineage: str
@@ -47,6 +47,11 @@ class Ledger:
     @property
     def version(self) -> Version:
         return Version(self.lineage, len(self.steps))
+
+    @property
+    def next_version(self) -> Version:
+        """What the step to come will make."""
+        return Version(self.lineage, len(self.steps) + 1)
 
     @property
     def applied_step(self) -> int:
@@ -69,7 +74,7 @@ class Ledger:
             raise FailedPrecondition(
                 f"run {self.run_id}",
                 f"holds this learner at step {self.applied_step}, so run {run_id} cannot train on it: "
-                "restore one of its own checkpoints, or start another learner",
+                f"give it to run {run_id} with BindRun, or restore one of that run's checkpoints",
             )
         return replace(self, run_id=run_id)
 
@@ -99,7 +104,7 @@ class Ledger:
         return applied
 
     def with_step(self, digest: bytes, metrics: Mapping[str, float]) -> "Ledger":
-        step = AppliedStep(self.applied_step + 1, digest, Version(self.lineage, len(self.steps) + 1), dict(metrics))
+        step = AppliedStep(self.applied_step + 1, digest, self.next_version, dict(metrics))
         return replace(self, steps=(*self.steps, step))
 
     def in_lineage(self, lineage: str) -> "Ledger":

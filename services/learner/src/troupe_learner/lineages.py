@@ -34,20 +34,30 @@ class Lineages:
             return version.lineage
         return self._new(version.lineage, version.number)
 
+    def begun(self, base: str) -> str:
+        """A lineage never used before, for a run that begins with the weights of a version of `base`."""
+        return self._new(base, 0)
+
     def produced(self, version: Version) -> None:
-        """Records that weights of this version exist, or are about to."""
+        """Records that weights of this version exist, or are about to.
+
+        Raises:
+            OSError: it could not be recorded, so weights must not be made under that name.
+        """
         if self._highest.get(version.lineage, -1) >= version.number:
             return
-        self._highest[version.lineage] = version.number
+        highest = self._highest | {version.lineage: version.number}
         partial = self._path.with_suffix(".partial")
         with partial.open("w") as file:
-            json.dump(self._highest, file)
+            json.dump(highest, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)
+        self._highest = highest
 
     def _new(self, base: str, number: int) -> str:
         stem = base.split("~")[0]
         lineage = f"{stem}~{uuid.uuid4().hex[:8]}" if stem else uuid.uuid4().hex[:12]
-        self.produced(Version(lineage, number))
+        # Not written: a lineage that the file does not know is never continued, and this must not fail.
+        self._highest[lineage] = number
         return lineage

@@ -9,8 +9,7 @@ from typing import Final
 
 from troupe_contracts.errors import NotFound
 
-from troupe_learner.checkpoint import Checkpoint
-from troupe_learner.ledger import AppliedStep
+from troupe_learner.ledger import AppliedStep, Ledger
 
 _KEPT: Final = 256
 
@@ -24,6 +23,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """State that was saved or loaded: where it lies (empty: the initial weights), what it is, and its size on disk."""
+
+    uri: str
+    ledger: Ledger
+    byte_size: int
+
+
+@dataclass(frozen=True)
 class Event:
     """An operation's state at one moment. Exactly one of the last three is set when `done`."""
 
@@ -32,7 +40,7 @@ class Event:
     done: bool = False
     failure: Failure | None = None
     step: AppliedStep | None = None
-    checkpoint: Checkpoint | None = None
+    checkpoint: Loaded | None = None
 
 
 class Operation:
@@ -54,7 +62,7 @@ class Operation:
     def fail(self, code: str, message: str) -> None:
         self._add(replace(self.now, done=True, failure=Failure(code, message)))
 
-    def finish(self, *, step: AppliedStep | None = None, checkpoint: Checkpoint | None = None) -> None:
+    def finish(self, *, step: AppliedStep | None = None, checkpoint: Loaded | None = None) -> None:
         self._add(replace(self.now, progress=1.0, done=True, step=step, checkpoint=checkpoint))
 
     async def follow(self, after: int) -> AsyncIterator[Event]:

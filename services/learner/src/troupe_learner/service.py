@@ -42,7 +42,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
     ) -> learner_pb2.SubmitBatchResponse:
         header, sequences = await self._received(request_iterator)
         front = self._front
-        front.ledger.bound_to(header.run_id)
+        front.check_run(header.run_id)
         accepted = await asyncio.to_thread(front.batches.add, header.step, header.digest, sequences, front.model)
         front.bind(header.run_id)
         return learner_pb2.SubmitBatchResponse(sequence_count=accepted.sequence_count, token_count=accepted.token_count)
@@ -123,6 +123,12 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         operation = self._front.restore(request.uri)
         return _operation(operation, operation.now)
 
+    async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
+        self._check_policy(request.policy_id)
+        self._fences.check(request.fence)
+        operation = self._front.bind_run(request.run_id, request.uri)
+        return _operation(operation, operation.now)
+
     async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
         if request.policy_id:  # empty asks whose learner this is
             self._check_policy(request.policy_id)
@@ -181,7 +187,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
     def _check_header(self, header: learner_pb2.BatchHeader) -> None:
         self._check_policy(header.policy_id)
         self._fences.check(header.fence)
-        self._front.ledger.bound_to(header.run_id)
+        self._front.check_run(header.run_id)
         _check_digest("header.digest", header.digest)
         if header.step == 0:
             raise InvalidArgument("header.step", "is 0: steps count from 1")
@@ -230,7 +236,7 @@ def _operation(operation: Operation, event: Event) -> learner_pb2.Operation:
         ledger = event.checkpoint.ledger
         message.checkpoint.CopyFrom(
             learner_pb2.CheckpointInfo(
-                uri=str(event.checkpoint.folder),
+                uri=event.checkpoint.uri,
                 version=_version(ledger.version),
                 step=ledger.applied_step,
                 digest=ledger.applied_digest,

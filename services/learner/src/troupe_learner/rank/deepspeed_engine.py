@@ -9,7 +9,7 @@ What is bent to the contract of `Engine`:
   pickled files. They fit the same number of ranks and the same stage only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -22,6 +22,7 @@ from troupe_learner.rank.engine import (
     Engine,
     NonFiniteGradient,
     checked_norm,
+    copy_into,
     fresh_moments,
     named_moments,
 )
@@ -126,6 +127,16 @@ class DeepSpeedEngine(Engine):
                     gathered = [(each, self._named[each].detach().clone()) for each in bucket]
                 yield from gathered
                 bucket = []
+
+    def overwrite(self, weights: Mapping[str, Tensor]) -> None:
+        if self._stage == 3:
+            for name, parameter in self._named.items():
+                with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    parameter.copy_(weights[name])
+        else:
+            copy_into(self.replicated(), weights)
+        if self._zero is not None:
+            self._zero.refresh_fp32_params()
 
     def state(self) -> dict[str, Tensor]:
         return {**self._masters(), **self._partitions(), **self.moments()}

@@ -75,6 +75,12 @@ class Engine(ABC):
         """Each whole weight as it is served, on the CPU, in the model's order. A collective; only rank 0 may keep them."""
 
     @abstractmethod
+    def overwrite(self, weights: Mapping[str, Tensor]) -> None:
+        """Replaces every weight by a whole one, of the type that the model was loaded in, as if the engine had been built
+        with them; moments stay. A collective.
+        """
+
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Live tensors that, beside `replicated`, make up this rank's training state."""
 

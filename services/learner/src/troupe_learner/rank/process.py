@@ -1,6 +1,7 @@
 """The life of a rank: build what the first message asks for, then one command after the other."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def _build(start: Message, channel: RankChannel) -> Rank:
         rendezvous = f"file://{start['rendezvous']}"
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
     # Plain torch keeps its masters as the parameters; DeepSpeed keeps them beside parameters of the served type.
-    model = load_model(start["model"], served if deepspeed else torch.float32)
+    held = served if deepspeed else torch.float32
+    model = load_model(start["model"], held)
     specs = tensor_specs(model, served)
     scorer = TokenScorer(model)
     scorer.check()
     return Rank(
         engine=_engine(start, scorer, served),
+        initial=partial(load_model, start["model"], held),
+        rng=torch.get_rng_state(),
         specs=specs,
         tied=is_tied(model),
         token_budget=start["tokens_per_microbatch"],

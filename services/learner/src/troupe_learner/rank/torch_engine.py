@@ -3,7 +3,7 @@
 With `served` bfloat16 the forward pass runs under autocast and exports are rounded; parameters stay float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,6 +14,7 @@ from troupe_learner.rank.engine import (
     AdamW,
     Engine,
     checked_norm,
+    copy_into,
     fresh_moments,
     named_moments,
     sum_over_ranks,
@@ -63,6 +64,9 @@ class TorchEngine(Engine):
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._named.items():
             yield name, parameter.detach().to(self._served)
+
+    def overwrite(self, weights: Mapping[str, Tensor]) -> None:
+        copy_into(self._masters(), weights)
 
     def state(self) -> dict[str, Tensor]:
         masters = {} if self._served == torch.float32 else self._masters()
