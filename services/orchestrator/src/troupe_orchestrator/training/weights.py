@@ -1,6 +1,6 @@
-"""Bringing every replica of a policy to the learner's weights, in four phases: begin, stage, commit, abort.
+"""Bringing every replica of a policy to given weights, the learner's or stored ones: begin, stage, commit, abort.
 
-The bytes go from the learner to the replicas; only names and digests pass through here. A version is current when every
+The bytes go from their source to the replicas; only names and digests pass through here. A version is current when every
 replica in rotation has it; one that cannot be brought there is taken out of rotation, never waited for.
 """
 
@@ -20,10 +20,12 @@ from troupe_orchestrator.training.learner import LearnerClient
 logger = structlog.get_logger()
 _PHASE_SECONDS = 300.0
 _ATTEMPTS = 2
+FIXED_PROBE = tuple(range(1, 17))
+"""Token ids that every vocabulary has: tells a load that failed where no batch is at hand."""
 
 
 class WeightSyncError(RuntimeError):
-    """No replica could be brought to the learner's weights."""
+    """No replica could be brought to the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,28 @@ async def sync_weights(
     Raises:
         WeightSyncError: not one replica has them afterwards.
     """
-    begun = time.perf_counter()
     manifest = await learner.manifest()
     probes = await learner.probes(probe_sequences) if probe_sequences else []
+    source = policy_pb2.WeightSource(learner_target=learner.target)
+    return await load_weights(fleet, manifest, source, fence, probes, probe_bound)
+
+
+async def load_weights(
+    fleet: PolicyFleet,
+    manifest: policy_pb2.WeightManifest,
+    source: policy_pb2.WeightSource,
+    fence: common_pb2.Fence,
+    probes: list[policy_pb2.Probe],
+    probe_bound: float,
+) -> SyncReport:
+    """Load weights into every replica that does not have them.
+
+    Raises:
+        WeightSyncError: not one replica has them afterwards.
+    """
+    begun = time.perf_counter()
     results = await asyncio.gather(
-        *(_bring_up(replica, learner.target, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
+        *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
     )
     failures = []
     for replica, result in zip(fleet.replicas(), results, strict=True):
@@ -66,7 +85,7 @@ async def sync_weights(
             fleet.put_back(replica)
     committed = [result for result in results if not isinstance(result, str)]
     if not committed:
-        raise WeightSyncError(f"no replica of policy {learner.policy_id} took the update: {'; '.join(failures)}")
+        raise WeightSyncError(f"no replica of policy {manifest.policy_id} took the update: {'; '.join(failures)}")
     return SyncReport(
         version=manifest.version,
         seconds=time.perf_counter() - begun,
@@ -79,7 +98,7 @@ async def sync_weights(
 
 async def _bring_up(
     replica: Replica,
-    learner_target: str,
+    source: policy_pb2.WeightSource,
     manifest: policy_pb2.WeightManifest,
     fence: common_pb2.Fence,
     probes: list[policy_pb2.Probe],
@@ -93,7 +112,7 @@ async def _bring_up(
             serving = state.state in (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN)
             if serving and state.version == manifest.version:
                 return policy_pb2.CommitUpdateResponse(version=manifest.version)
-            return await _update(replica, state.replica_id, learner_target, manifest, fence, probes, probe_bound)
+            return await _update(replica, state.replica_id, source, manifest, fence, probes, probe_bound)
         except grpc.RpcError as error:
             failure = describe(error)
             logger.warning("weight update failed", replica=replica.target, error=failure)
@@ -103,7 +122,7 @@ async def _bring_up(
 async def _update(
     replica: Replica,
     replica_id: str,
-    learner_target: str,
+    source: policy_pb2.WeightSource,
     manifest: policy_pb2.WeightManifest,
     fence: common_pb2.Fence,
     probes: list[policy_pb2.Probe],
@@ -117,7 +136,7 @@ async def _update(
                 update_id=update_id,
                 replica_id=replica_id,
                 manifest=manifest,
-                source=policy_pb2.WeightSource(learner_target=learner_target),
+                source=source,
             ),
             timeout=_PHASE_SECONDS,
         )
