@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from troupe.v1 import policy_pb2, policy_pb2_grpc, training_pb2, training_pb2_grpc
 from troupe_contracts import errors, log
-from troupe_contracts.calls import CallInterceptor
+from troupe_contracts.calls import CallLimits
 from troupe_contracts.channel import connect
 from troupe_contracts.health import Health
 from troupe_contracts.server import ListenError, Running, start
@@ -95,8 +95,7 @@ async def served() -> AsyncIterator[Served]:
         policy_pb2_grpc.add_PolicyServicer_to_server(policy, server)
         training_pb2_grpc.add_TrainingServicer_to_server(Training(), server)  # type: ignore[abstract]
 
-    interceptor = CallInterceptor(unary_seconds=0.3, idle_seconds=0.3)
-    running = await start(ServiceSettings(), register, SERVICES, interceptor=interceptor)
+    running = await start(ServiceSettings(), register, SERVICES, limits=CallLimits(unary=0.3, idle=0.3))
     async with connect(running.target, default_deadline=20) as channel:
         yield Served(running, channel, policy)
     await running.drain(0)

@@ -2,7 +2,8 @@
 
 `connect` gives a channel with the limits of `wire`, retries declared in the service config, a default
 deadline on unary calls, and the bound ids (`log.bind`) as metadata on every call. Streams get no deadline:
-keepalive ends those whose peer is gone.
+keepalive ends those whose peer is gone. A channel shows the credentials that it is given, and none by itself
+(`identity`).
 
 Retries are declared for calls that only read, on UNAVAILABLE only. `Policy.Generate` is not among them: it is
 stateless, but a generation that was lost may be running still, and the caller knows other replicas; gRPC's
@@ -18,6 +19,7 @@ from typing import Any, Final, Self
 
 import grpc
 
+from troupe_contracts.identity import NOBODY, Identity
 from troupe_contracts.log import ids_to_metadata
 from troupe_contracts.wire import CHANNEL_OPTIONS
 
@@ -54,14 +56,24 @@ SERVICE_CONFIG: Final = json.dumps(
 )
 
 
-def connect(target: str, default_deadline: float = DEFAULT_DEADLINE_SECONDS) -> grpc.aio.Channel:
+def connect(
+    target: str, identity: Identity = NOBODY, default_deadline: float = DEFAULT_DEADLINE_SECONDS
+) -> grpc.aio.Channel:
     """A channel to `target` ("host:port"); connects at the first call. Close it, or use it with `async with`.
 
     Args:
+        identity: what to show there; `own()` where the program's own settings name the target.
         default_deadline: seconds for a unary call that names no `timeout` of its own.
     """
-    options = [*CHANNEL_OPTIONS, ("grpc.service_config", SERVICE_CONFIG)]
-    return _Channel(grpc.aio.insecure_channel(target, options=options), default_deadline)
+    options: list[tuple[str, int | str]] = [*CHANNEL_OPTIONS, ("grpc.service_config", SERVICE_CONFIG)]
+    if not identity.tls:
+        channel = grpc.aio.insecure_channel(target, options=options)
+    else:
+        if identity.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", identity.server_name))
+        credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+        channel = grpc.aio.secure_channel(target, credentials, options=options)
+    return _Channel(channel, identity.metadata(), default_deadline)
 
 
 class _Channel(grpc.aio.Channel):
@@ -71,21 +83,24 @@ class _Channel(grpc.aio.Channel):
     a queue.
     """
 
-    def __init__(self, inner: grpc.aio.Channel, default_deadline: float) -> None:
+    def __init__(
+        self, inner: grpc.aio.Channel, credentials: tuple[tuple[str, str], ...], default_deadline: float
+    ) -> None:
         self._inner = inner
+        self._credentials = credentials
         self._default_deadline = default_deadline
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_context(self._inner.unary_unary(*args, **kwargs), self._default_deadline)
+        return self._with_context(self._inner.unary_unary(*args, **kwargs), self._default_deadline)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_context(self._inner.stream_unary(*args, **kwargs), self._default_deadline)
+        return self._with_context(self._inner.stream_unary(*args, **kwargs), self._default_deadline)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_context(self._inner.unary_stream(*args, **kwargs), None)
+        return self._with_context(self._inner.unary_stream(*args, **kwargs), None)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_context(self._inner.stream_stream(*args, **kwargs), None)
+        return self._with_context(self._inner.stream_stream(*args, **kwargs), None)
 
     async def close(self, grace: float | None = None) -> None:
         await self._inner.close(grace)
@@ -110,11 +125,10 @@ class _Channel(grpc.aio.Channel):
     ) -> None:
         await self._inner.close()
 
+    def _with_context(self, multicallable: Any, default_deadline: float | None) -> Callable[..., Any]:
+        def call(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
+            carried = (*(metadata or ()), *ids_to_metadata(), *self._credentials)
+            deadline = default_deadline if timeout is None else timeout
+            return multicallable(request, timeout=deadline, metadata=carried, **kwargs)
 
-def _with_context(multicallable: Any, default_deadline: float | None) -> Callable[..., Any]:
-    def call(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
-        carried = (*(metadata or ()), *ids_to_metadata())
-        deadline = default_deadline if timeout is None else timeout
-        return multicallable(request, timeout=deadline, metadata=carried, **kwargs)
-
-    return call
+        return call

@@ -154,6 +154,18 @@ class DeadlineExceeded(ServiceError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class Unauthenticated(ServiceError):
+    """The call shows no credential, or one that this service does not take."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(ServiceError):
+    """The credential is good, and not for this call."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Unimplemented(ServiceError):
     """This server does not have that method."""
 

@@ -28,6 +28,10 @@ class Health:
         """What the service last said of itself."""
         return self._serving
 
+    def is_published(self) -> bool:
+        """What callers are told now. Safe to call from any thread."""
+        return self._serving and self._open
+
     async def set_serving(self, serving: bool) -> None:
         """Takes all services of this server out of rotation, or back into it."""
         self._serving = serving
@@ -49,6 +53,6 @@ class Health:
         await self._publish()
 
     async def _publish(self) -> None:
-        status = _SERVING if self._serving and self._open else _NOT_SERVING
+        status = _SERVING if self.is_published() else _NOT_SERVING
         for service in self._services:
             await self._servicer.set(service, status)

@@ -2,17 +2,23 @@
 
 `bind` ties ids to everything that the current task logs from then on; the channel forwards them as metadata
 and the server binds them again, so one execution can be followed through all services by its id.
+
+Secrets are left out of every line, and of what an error that nobody caught prints (`redaction`).
 """
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Final, Literal
 from urllib.parse import quote, unquote
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from troupe_contracts.redaction import keep_environment_secret, redact, redact_text
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -41,11 +47,17 @@ def configure(level: LogLevel = "info", style: LogFormat = "json", service: str 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_service,
     ]
-    last: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
         if style == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Its own tracebacks show the values of local variables, secret or not.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
+    last: list[Processor] = [structlog.processors.format_exc_info, _redact_event, renderer]
+    keep_environment_secret()
+    sys.excepthook = _print_redacted
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],
@@ -62,6 +74,16 @@ def configure(level: LogLevel = "info", style: LogFormat = "json", service: str 
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    redacted: EventDict = redact(event)
+    return redacted
+
+
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For an error that nobody caught."""
+    print(redact_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 class _StderrHandler(logging.Handler):

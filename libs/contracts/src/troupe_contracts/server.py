@@ -4,6 +4,9 @@
 /metrics, writes the ready file, and drains on SIGTERM or SIGINT: health goes NOT_SERVING, no new call is
 taken, calls in flight get `drain_seconds`, what is left is cancelled. A second signal ends the grace. `start`
 does the same without signals, for tests and for programs that run several servers.
+
+Who may call is told by the settings (`server_credentials`, `guard`). `serve` also makes the settings' credentials this
+process's own, for the calls that it makes (`identity`).
 """
 
 import asyncio
@@ -16,17 +19,21 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from troupe_contracts import log
-from troupe_contracts.calls import CallInterceptor
+from troupe_contracts.calls import CallInterceptor, CallLimits
 from troupe_contracts.health import Health
+from troupe_contracts.http_endpoint import open_http
+from troupe_contracts.identity import Identity, assume, read_identity
 from troupe_contracts.parent import die_with_parent
+from troupe_contracts.redaction import keep_secret, redact_text
+from troupe_contracts.server_credentials import read_server_credentials
 from troupe_contracts.settings import ServiceSettings, split_address
+from troupe_contracts.tokens import CredentialError
 from troupe_contracts.wire import SERVER_OPTIONS
 
 Register = Callable[[grpc.aio.Server], Awaitable[None] | None]
@@ -63,15 +70,18 @@ async def start(
     service_names: Sequence[str],
     *,
     health: Health | None = None,
-    interceptor: CallInterceptor | None = None,
+    limits: CallLimits | None = None,
 ) -> Running:
     """Starts a server on `settings.listen`; `register` adds the servicers, and may take as long as it needs.
 
     Raises:
         ListenError: an address is taken or not ours.
+        CredentialError: a file with credentials cannot be used.
     """
     health = health or Health()
-    server = grpc.aio.server(interceptors=[interceptor or CallInterceptor()], options=list(SERVER_OPTIONS))
+    credentials = await asyncio.to_thread(read_server_credentials, settings)
+    interceptor = CallInterceptor(limits or CallLimits(), credentials.guard)
+    server = grpc.aio.server(interceptors=[interceptor], options=list(SERVER_OPTIONS))
     health.attach(server, service_names)
     names = (*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -79,28 +89,26 @@ async def start(
     if inspect.isawaitable(registered):
         await registered
     try:
-        port = server.add_insecure_port(settings.listen)
+        if credentials.tls is None:
+            port = server.add_insecure_port(settings.listen)
+        else:
+            port = server.add_secure_port(settings.listen, await asyncio.to_thread(credentials.tls.for_grpc))
     except RuntimeError as error:
         raise ListenError(f"TROUPE_LISTEN={settings.listen}: cannot listen there; take another port") from error
     metrics_host, metrics_port = split_address(settings.metrics)
+    context = await asyncio.to_thread(credentials.tls.for_http) if credentials.tls is not None else None
     try:
-        http, thread = start_http_server(metrics_port, metrics_host)
+        http = open_http(metrics_host, metrics_port, credentials.guard, health.is_published, context)
     except OSError as error:
         raise ListenError(f"TROUPE_METRICS={settings.metrics}: {error.strerror}; take another port") from error
-
-    def close_metrics() -> None:
-        http.shutdown()
-        http.server_close()
-        thread.join()
-
     await server.start()
     await health.open()
     return Running(
         server,
         health,
         _reachable(split_address(settings.listen)[0], port),
-        _reachable(metrics_host, http.server_port),
-        close_metrics,
+        _reachable(metrics_host, http.port),
+        http.close,
     )
 
 
@@ -126,6 +134,12 @@ async def serve(
     if settings.die_with_parent:
         die_with_parent()
     log.configure(settings.log_level, settings.log_format, name)
+    for warning in settings.warnings():
+        _logger.warning(warning)
+    try:
+        assume(await asyncio.to_thread(_own_identity, settings))
+    except CredentialError as error:
+        _refuse(name, error)
     with _signals() as (stop, hurry):
         starting = asyncio.create_task(start(settings, register, service_names, health=health))
         await _first_of(starting, stop)
@@ -137,9 +151,8 @@ async def serve(
             return
         try:
             running = starting.result()
-        except ListenError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
+        except (ListenError, CredentialError) as error:
+            _refuse(name, error)
         _logger.info("serving", target=running.target, metrics=running.metrics)
         with _ready_file(settings.ready_file, name, running):
             await stop.wait()
@@ -152,6 +165,20 @@ async def serve(
                 await running.server.stop(None)
             await draining
         _logger.info("stopped")
+
+
+def _own_identity(settings: ServiceSettings) -> Identity:
+    identity = read_identity(
+        settings.token_file, settings.tls_ca, settings.tls_cert, settings.tls_key, settings.tls_server_name
+    )
+    if identity.token is not None:
+        keep_secret(identity.token)
+    return identity
+
+
+def _refuse(name: str, error: Exception) -> NoReturn:
+    print(redact_text(f"{name}: {error}"), file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 async def _first_of(task: asyncio.Task[object], event: asyncio.Event) -> None:

@@ -1,18 +1,23 @@
 """What a service is told at start: environment variables with the prefix TROUPE_.
 
 An unknown one stops the start-up, naming itself: an option that nobody reads is an error, not a no-op.
+
+A service listens on loopback. On another address it wants to know who calls (TROUPE_TOKENS, or TROUPE_TLS_CERT with
+TROUPE_TLS_CA), or to be told that it need not (TROUPE_INSECURE).
 """
 
 import difflib
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from troupe_contracts.log import LogFormat, LogLevel
+from troupe_contracts.redaction import redact_text
 
 PREFIX: Final = "TROUPE_"
 
@@ -45,6 +50,22 @@ class ServiceSettings(BaseModel):
     )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
     log_format: LogFormat = Field(default="json", description="json or console")
+    tokens: Path | None = Field(
+        default=None, description="file with a line `ROLE sha256:HEX` for each token that callers may show"
+    )
+    token_file: Path | None = Field(default=None, description="file with the token for the calls of this service")
+    tls_cert: Path | None = Field(default=None, description="PEM file with this service's certificate chain")
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's private key")
+    tls_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the authority of all other certificates; without tokens callers must have one of it",
+    )
+    tls_server_name: str | None = Field(
+        default=None, description="name in the certificates of the services called, in place of the target's host"
+    )
+    insecure: bool = Field(
+        default=False, description="true: serve everyone who can reach an address that is not loopback"
+    )
 
     @field_validator("listen", "metrics")
     @classmethod
@@ -52,13 +73,52 @@ class ServiceSettings(BaseModel):
         split_address(value)
         return value
 
+    @model_validator(mode="after")
+    def _knows_its_callers(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TROUPE_TLS_CERT and TROUPE_TLS_KEY come together: set both or neither")
+        if self.tls_ca is not None and self.tls_cert is None:
+            raise ValueError("TROUPE_TLS_CA is set without TROUPE_TLS_CERT and TROUPE_TLS_KEY: a service needs its own")
+        if self.tls_server_name is not None and self.tls_ca is None:
+            raise ValueError("TROUPE_TLS_SERVER_NAME is set without TROUPE_TLS_CA: no certificate would be looked at")
+        closed = self.tokens is not None or self.asks_for_certificates
+        exposed = self._exposed()
+        if exposed and not closed and not self.insecure:
+            raise ValueError(
+                f"{' and '.join(exposed)} can be reached from other machines, and anyone could call: set TROUPE_TOKENS, "
+                "or TROUPE_TLS_CERT, TROUPE_TLS_KEY and TROUPE_TLS_CA (docs/security.md), listen on 127.0.0.1, or set "
+                "TROUPE_INSECURE=true where the network keeps others out"
+            )
+        if self.insecure and (closed or not exposed):
+            reason = "callers are asked for credentials" if closed else "only loopback is listened on"
+            raise ValueError(f"TROUPE_INSECURE=true changes nothing: {reason}; unset it")
+        return self
+
+    @property
+    def asks_for_certificates(self) -> bool:
+        """True when callers must have a certificate: with an authority and without tokens."""
+        return self.tls_ca is not None and self.tokens is None
+
+    def warnings(self) -> list[str]:
+        """What to say at each start, since others may reach the service."""
+        exposed = " and ".join(self._exposed())
+        if self.insecure:
+            return [f"{exposed}: TROUPE_INSECURE lets everyone who can reach it call everything"]
+        if exposed and self.tls_cert is None:
+            return [f"{exposed}: tokens and messages travel in plain text; set TROUPE_TLS_CERT and TROUPE_TLS_KEY"]
+        return []
+
+    def _exposed(self) -> list[str]:
+        addresses = {"TROUPE_LISTEN": self.listen, "TROUPE_METRICS": self.metrics}
+        return [f"{name}={address}" for name, address in addresses.items() if not is_loopback(address)]
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """The settings from the environment; on a bad one prints what is wrong and exits with status 2."""
         try:
             return cls.read(os.environ if environ is None else environ)
         except SettingsError as problem:
-            print(problem, file=sys.stderr)
+            print(redact_text(str(problem)), file=sys.stderr)
             raise SystemExit(2) from None
 
     @classmethod
@@ -111,6 +171,15 @@ def split_address(address: str) -> tuple[str, int]:
     if not separator or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is not host:port with a port from 0 to 65535")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach "host:port". A name other than localhost counts as reachable."""
+    host, _ = split_address(address)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:

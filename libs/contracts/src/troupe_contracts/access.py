@@ -1,0 +1,41 @@
+"""Who may call what: the roles, and the one table of them, `access.json`.
+
+The table has a row for each RPC of each service, and for the paths of the HTTP port under the name `http`: the roles
+that may call it, each the least that the call needs. What has no row nobody may call. The sandbox, which is not
+Python, compiles the same file in.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from importlib.resources import files
+from typing import Final
+
+
+class Role(StrEnum):
+    """What a credential is for. No role holds another: each has the rows that name it."""
+
+    ANONYMOUS = "anonymous"
+    """No credential. A row with it is open to everyone."""
+    OBSERVER = "observer"
+    """Looks: runs, jobs, executions, what each service says of itself, metrics. Changes nothing."""
+    CLIENT = "client"
+    """Has work done: runs, eval jobs, questions. Reaches the orchestrator and nothing behind it."""
+    ENGINE = "engine"
+    """A designer or executor: has a shared engine generate, pulls weights."""
+    ORCHESTRATOR = "orchestrator"
+    """Drives designers, engines, sandboxes and learners; the only role that replaces weights."""
+
+
+# "troupe.v1.Policy/Generate" -> who may call it.
+ACCESS: Final[Mapping[str, frozenset[Role]]] = {
+    f"{service}/{method}": frozenset(map(Role, roles))
+    for service, methods in json.loads(files(__package__).joinpath("access.json").read_text()).items()
+    for method, roles in methods.items()
+}
+_NOBODY: Final[frozenset[Role]] = frozenset()
+
+
+def callers(method: str) -> frozenset[Role]:
+    """The roles that may call a method; "/troupe.v1.Policy/Generate" or without the first slash."""
+    return ACCESS.get(method.removeprefix("/"), _NOBODY)

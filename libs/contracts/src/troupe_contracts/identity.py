@@ -1,0 +1,87 @@
+"""What this process shows to the services that it calls: a token, a certificate, and whose certificates it trusts.
+
+A credential goes only where the code that connects says so: `connect(target, own())`. A target that a caller of ours
+chose gets none; otherwise whoever may name a target could have our credential sent to it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from troupe_contracts.tokens import CredentialError, read_token
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller's credentials. With `authority` or `certificate` its channels are TLS."""
+
+    token: str | None = field(default=None, repr=False)
+    authority: bytes | None = None
+    """PEM of the certificate authority that servers must have."""
+    certificate: bytes | None = None
+    """PEM of our own certificate and those between it and the authority; needs `key`."""
+    key: bytes | None = field(default=None, repr=False)
+    server_name: str | None = None
+    """Name that servers' certificates must have, in place of the target's host."""
+
+    @property
+    def tls(self) -> bool:
+        """True when its channels are encrypted."""
+        return self.authority is not None or self.certificate is not None
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call carries."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+
+NOBODY: Final = Identity()
+_own = NOBODY
+
+
+def read_identity(
+    token_file: Path | None = None,
+    authority: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    server_name: str | None = None,
+) -> Identity:
+    """The identity that files hold.
+
+    Raises:
+        CredentialError: one cannot be read, or holds something else; a certificate without its key.
+    """
+    if (certificate is None) != (key is None):
+        raise CredentialError("a certificate and its key come together: name both or neither")
+    return Identity(
+        token=None if token_file is None else read_token(token_file),
+        authority=None if authority is None else read_pem(authority, "CERTIFICATE"),
+        certificate=None if certificate is None else read_pem(certificate, "CERTIFICATE"),
+        key=None if key is None else read_pem(key, "PRIVATE KEY"),
+        server_name=server_name,
+    )
+
+
+def read_pem(path: Path, kind: str) -> bytes:
+    """A PEM file that holds something of a kind.
+
+    Raises:
+        CredentialError: it cannot be read, or holds none.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CredentialError(f"{path}: {error.strerror}") from error
+    if f"{kind}-----".encode() not in content:
+        raise CredentialError(f"{path} holds no {kind} in PEM")
+    return content
+
+
+def assume(identity: Identity) -> None:
+    """Makes `identity` this process's own. Called once, by the program, before it connects to anything."""
+    global _own
+    _own = identity
+
+
+def own() -> Identity:
+    """This process's own identity: nobody, until the program has said otherwise."""
+    return _own
