@@ -126,6 +126,8 @@ class Sandbox(Process):
     workflow_slots: Positive = 8
     test_slots: Positive = 2
     profile: Annotated[str, Field(min_length=1)] = "auto"
+    nodes: tuple[str, ...] = ()
+    """Workflow nodes of plug-ins that scripts can import."""
 
 
 class Profile(Section):

@@ -39,6 +39,17 @@ class Purpose(Enum):
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """Where a service listens: on free ports, or where it did before, so that those who know it need not be told."""
+
+    listen: str = "127.0.0.1:0"
+    metrics: str = "127.0.0.1:0"
+
+
+FREE: Final = Addresses()
+
+
+@dataclass(frozen=True)
 class Launch:
     """One service to start."""
 
@@ -90,7 +101,12 @@ def needs(service: str, services: Iterable[str], profile: Profile) -> frozenset[
 
 
 def launch(
-    service: str, profile: Profile, folders: Folders, targets: Mapping[str, str], own: Mapping[str, str]
+    service: str,
+    profile: Profile,
+    folders: Folders,
+    targets: Mapping[str, str],
+    own: Mapping[str, str],
+    addresses: Addresses = FREE,
 ) -> Launch:
     """How to start `service`.
 
@@ -100,7 +116,7 @@ def launch(
     """
     folders = Folders(folders.state.resolve())
     if service == SANDBOX:
-        return Launch(service, _sandbox(profile, folders), _environment(profile.sandbox, own))
+        return Launch(service, _sandbox(profile, folders, addresses), _environment(profile.sandbox, own))
     section: Service
     match service:
         case "executor":
@@ -118,7 +134,7 @@ def launch(
             section, wired = profile.orchestrator, _orchestrator(targets, folders)
         case _:
             raise ValueError(f"there is no service {service!r}")
-    settings: dict[str, object] = {**section.settings, **wired, **_supervised(service, folders)}
+    settings: dict[str, object] = {**section.settings, **wired, **_supervised(service, folders, addresses)}
     environment = _environment(section, own)
     environment |= {f"TROUPE_{name.upper()}": _text(value) for name, value in settings.items()}
     module = "learner" if service in LEARNERS else service
@@ -131,27 +147,28 @@ def _environment(process: Process, own: Mapping[str, str]) -> dict[str, str]:
     return passed | process.environment
 
 
-def _supervised(service: str, folders: Folders) -> dict[str, object]:
+def _supervised(service: str, folders: Folders, addresses: Addresses) -> dict[str, object]:
     return {
-        "listen": "127.0.0.1:0",
-        "metrics": "127.0.0.1:0",
+        "listen": addresses.listen,
+        "metrics": addresses.metrics,
         "ready_file": folders.ready_file(service),
         "die_with_parent": True,
         "drain_seconds": DRAIN_SECONDS,
     }
 
 
-def _sandbox(profile: Profile, folders: Folders) -> tuple[str, ...]:
+def _sandbox(profile: Profile, folders: Folders, addresses: Addresses) -> tuple[str, ...]:
     return (
         *(sys.executable, "-m", "troupe_sandbox"),
-        *("--listen", "127.0.0.1:0"),
-        *("--metrics", "127.0.0.1:0"),
+        *("--listen", addresses.listen),
+        *("--metrics", addresses.metrics),
         *("--ready-file", str(folders.ready_file(SANDBOX))),
         *("--drain-seconds", f"{DRAIN_SECONDS:g}"),
         "--die-with-parent",
         *("--workflow-slots", str(profile.sandbox.workflow_slots)),
         *("--test-slots", str(profile.sandbox.test_slots)),
         *("--profile", profile.sandbox.profile),
+        *(("--nodes", ",".join(profile.sandbox.nodes)) if profile.sandbox.nodes else ()),
     )
 
 

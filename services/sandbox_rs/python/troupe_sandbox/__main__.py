@@ -8,7 +8,10 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
+
+from troupe_workflow.nodes import library
 
 from . import _native, settings
 
@@ -26,6 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--require-layers", default="", help="layers that must be in force, separated by commas")
     parser.add_argument("--work-dir", type=Path, help="where work directories are made (default: the system's)")
     parser.add_argument("--python", type=Path, help="interpreter of sandboxed programs (default: this one's base)")
+    parser.add_argument("--nodes", default="", help="workflow nodes of plug-ins for scripts, separated by commas")
     parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
     parser.add_argument("--log", default="info", help="log filter, such as info or debug")
@@ -36,6 +40,9 @@ def main() -> int:
     """Serves until a signal; the exit status."""
     options = parse_arguments()
     required = [name for name in options.require_layers.split(",") if name]
+    nodes = [name for name in options.nodes.split(",") if name]
+    work_root = options.work_dir or Path(tempfile.gettempdir())
+    python = options.python or settings.base_interpreter()
     serving = {
         "listen": options.listen,
         "metrics": options.metrics,
@@ -45,10 +52,17 @@ def main() -> int:
         "log": options.log,
     }
     try:
-        collected = settings.collect(
-            options.profile, required, options.workflow_slots, options.test_slots, options.work_dir, options.python
-        )
-        _native.serve(json.dumps(serving), collected)
+        with library(nodes, work_root, python) as scripting_library:
+            collected = settings.collect(
+                options.profile,
+                required,
+                options.workflow_slots,
+                options.test_slots,
+                work_root,
+                python,
+                scripting_library,
+            )
+            _native.serve(json.dumps(serving), collected)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"troupe_sandbox: {error}", file=sys.stderr)
         return 1

@@ -5,10 +5,15 @@ process_limit, policy_violation, cancelled. The sandbox's own failures are Runti
 """
 
 import os
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from troupe_workflow.nodes import library
 
 from . import _native, settings
 
@@ -129,7 +134,8 @@ class Sandbox:
     """Zygotes and supervisor of this process. Make it after any fork; it ends with the object.
 
     `profile` is auto (the strongest there is), full or pod. `require_layers` names layers that must be in force;
-    a missing one is a RuntimeError that says what would bring it.
+    a missing one is a RuntimeError that says what would bring it. `nodes` names workflow nodes of plug-ins that scripts
+    can import.
     """
 
     def __init__(
@@ -139,9 +145,17 @@ class Sandbox:
         workflow_slots: int = 64,
         test_slots: int | None = None,
         work_root: Path | None = None,
+        nodes: Sequence[str] = (),
     ) -> None:
         slots = test_slots or os.cpu_count() or 1
-        self._native = _native.Sandbox(settings.collect(profile, require_layers, workflow_slots, slots, work_root))
+        root, python = work_root or Path(tempfile.gettempdir()), settings.base_interpreter()
+        copies = ExitStack()
+        with copies:
+            scripting_library = copies.enter_context(library(nodes, root, python))
+            self._native = _native.Sandbox(
+                settings.collect(profile, require_layers, workflow_slots, slots, root, python, scripting_library)
+            )
+            weakref.finalize(self, copies.pop_all().close)
 
     def isolation(self) -> IsolationReport:
         """Which layers are in force."""

@@ -26,11 +26,12 @@ def collect(
     test_slots: int,
     work_root: Path | None = None,
     python: Path | None = None,
+    library: Path = LIBRARY,
 ) -> str:
     """The settings as JSON. Starts the interpreter once, to ask which files it reads."""
     python = (python or base_interpreter()).resolve()
     native_module = Path(_native.__file__).resolve()
-    library = LIBRARY.resolve()
+    library = library.resolve()
     command: list[str | Path] = [python, "-I", "-S", INSIDE_SCRIPT, native_module, "describe", library]
     described = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, env={}).stdout)
     return json.dumps(

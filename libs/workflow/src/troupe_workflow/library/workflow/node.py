@@ -67,10 +67,10 @@ class WorkflowNode(ABC):
 
 
 def _reported_type(cls: type) -> str:
-    """The library's class that a node is, for the trace; the node's own class when a script made it from scratch."""
+    """The library's class that a node is, for the trace; its own class where a script or a plug-in made it from scratch."""
     for base in cls.__mro__:
         if base is WorkflowNode:
             break
-        if base.__module__.startswith(f"{__package__}."):
+        if base.__module__.startswith(f"{__package__}.") and not base.__module__.startswith(f"{__package__}.plugins."):
             return base.__name__
     return cls.__name__
