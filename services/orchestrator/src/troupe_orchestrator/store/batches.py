@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from troupe_orchestrator.store import schema
@@ -108,13 +108,6 @@ async def batches_of_steps(
     for row in await connection.execute(query):
         found[row.step] = (*found.get(row.step, ()), _batch(row))
     return found
-
-
-async def forget_batches(connection: AsyncConnection, run_id: str, steps: Sequence[int]) -> None:
-    """Say that the batches of these steps are collected, within a transaction."""
-    await connection.execute(
-        update(schema.batches).where(_TABLE.run_id == run_id, _TABLE.step.in_(steps)).values(collected=True)
-    )
 
 
 def _batch(row: Any) -> BatchRecord:

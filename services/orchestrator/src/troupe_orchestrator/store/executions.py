@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,14 +72,6 @@ async def find_execution(database: Database, prefix: str) -> list[StoredExecutio
     async with database.reading() as connection:
         rows = await connection.execute(query)
         return [StoredExecution(row.execution_id, row.scope, row.step, row.path, row.collected) for row in rows]
-
-
-async def forget_trees(connection: AsyncConnection, scope: str, steps: Sequence[int]) -> None:
-    """Say that the tree files of these steps are collected, within a transaction."""
-    table = schema.tree_files.c
-    await connection.execute(
-        update(schema.tree_files).where(table.scope == scope, table.step.in_(steps)).values(collected=True)
-    )
 
 
 def _insert(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:

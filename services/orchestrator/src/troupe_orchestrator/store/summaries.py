@@ -58,20 +58,25 @@ async def list_summaries(database: Database, limit: int, before: tuple[float, st
 
 def _query() -> Select[Any]:
     run_id = schema.runs.c.run_id
-    newest = select(func.max(schema.steps.c.step)).where(schema.steps.c.run_id == run_id).scalar_subquery()
+    steps = schema.steps.alias().c
+    newest = select(func.max(steps.step)).where(steps.run_id == run_id).correlate(schema.runs).scalar_subquery()
+    sums = {
+        "tree_bytes": _bytes(
+            schema.tree_files.c.bytes, schema.tree_files.c.scope == run_id, ~schema.tree_files.c.collected
+        ),
+        "batch_bytes": _bytes(schema.batches.c.bytes, schema.batches.c.run_id == run_id, ~schema.batches.c.collected),
+        "checkpoint_bytes": _bytes(schema.checkpoints.c.bytes, schema.checkpoints.c.run_id == run_id),
+        "journal_bytes": _bytes(schema.groups.c.bytes, schema.groups.c.run_id == run_id),
+    }
+    newest_step = schema.runs.outerjoin(
+        schema.steps, (schema.steps.c.run_id == run_id) & (schema.steps.c.step == newest)
+    )
     return select(
         schema.runs,
         schema.steps.c.step,
         schema.steps.c.state.label("step_state"),
-        _bytes(schema.tree_files.c.bytes, schema.tree_files.c.scope == run_id, ~schema.tree_files.c.collected).label(
-            "tree_bytes"
-        ),
-        _bytes(schema.batches.c.bytes, schema.batches.c.run_id == run_id, ~schema.batches.c.collected).label(
-            "batch_bytes"
-        ),
-        _bytes(schema.checkpoints.c.bytes, schema.checkpoints.c.run_id == run_id).label("checkpoint_bytes"),
-        _bytes(schema.groups.c.bytes, schema.groups.c.run_id == run_id).label("journal_bytes"),
-    ).outerjoin(schema.steps, (schema.steps.c.run_id == run_id) & (schema.steps.c.step == newest))
+        *(column.label(name) for name, column in sums.items()),
+    ).select_from(newest_step)
 
 
 def _bytes(column: ColumnElement[int], *of: ColumnElement[bool]) -> ColumnElement[int]:

@@ -1,15 +1,13 @@
-"""The store: lease and fencing, step transitions, events, evals. On a real SQLite file."""
+"""Runs, steps, events and executions in the store. On SQLite and PostgreSQL."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLostError
+from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
 from troupe_orchestrator.store.runs import (
     TRANSITIONS,
@@ -23,17 +21,6 @@ from troupe_orchestrator.store.runs import (
 from troupe_orchestrator.training.events import EventLog
 
 
-def url(folder: Path) -> str:
-    return f"sqlite+aiosqlite:///{folder}/troupe.db"
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(url(tmp_path), lease_seconds=5)
-    yield database
-    await database.close()
-
-
 async def add_run(database: Database, run_id: str = "run-1") -> None:
     record = RunRecord(run_id, RunState.RUNNING, "", "config", 3, "/nowhere", time.time(), None)
     await store.create_run(database, record, {})
@@ -41,40 +28,6 @@ async def add_run(database: Database, run_id: str = "run-1") -> None:
 
 def step(number: int = 1) -> StepRecord:
     return StepRecord("run-1", number, StepState.ROLLING, ("t1", "t2"), {"seed": 1}, {"p": "a:0"})
-
-
-async def test_a_second_orchestrator_on_the_same_store_is_refused_by_name(database: Database, tmp_path: Path) -> None:
-    with pytest.raises(LeaseHeldError, match=r"is held by orchestrator .*; stop that one"):
-        await Database.open(url(tmp_path), lease_seconds=5)
-
-
-async def test_a_closed_store_can_be_taken_and_the_fence_grows(tmp_path: Path) -> None:
-    first = await Database.open(url(tmp_path), lease_seconds=5)
-    await first.close()
-    second = await Database.open(url(tmp_path), lease_seconds=5)
-    assert second.fence.store_id == first.fence.store_id
-    assert second.fence.token == first.fence.token + 1
-    await second.close()
-
-
-async def test_a_lease_that_is_renewed_outlives_its_seconds(tmp_path: Path) -> None:
-    owner = await Database.open(url(tmp_path), lease_seconds=0.6)
-    await asyncio.sleep(1.2)
-    with pytest.raises(LeaseHeldError):
-        await Database.open(url(tmp_path), lease_seconds=5)
-    await owner.close()
-
-
-async def test_a_stale_orchestrator_can_write_nothing(tmp_path: Path) -> None:
-    stale = await Database.open(url(tmp_path), lease_seconds=0.3)
-    stale._renewal.cancel()  # as when its process was stopped for longer than the lease
-    await asyncio.sleep(0.5)
-    owner = await Database.open(url(tmp_path), lease_seconds=5)
-    with pytest.raises(LeaseLostError):
-        await add_run(stale)
-    assert stale.lost.is_set()
-    assert await store.get_run(owner, "run-1") is None
-    await owner.close()
 
 
 async def test_a_step_goes_through_its_states_in_order_and_keeps_what_each_established(database: Database) -> None:

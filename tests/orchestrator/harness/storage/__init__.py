@@ -1,0 +1,1 @@
+"""Real back ends of the store for tests and benchmarks."""
