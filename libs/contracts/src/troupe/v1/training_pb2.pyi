@@ -134,7 +134,7 @@ class Run(_message.Message):
     """Folder of the run's files, as the orchestrator sees it."""
     stage: _builtins.int
     """Number of the stage from 1 and what it trains (executor, designer, both), of the step under way or of the next one;
-    0 and empty after the last step.
+    0 and empty after the last step. Set by GetRun only.
     """
     trains: _builtins.str
     forkable_steps: _builtins.str
@@ -158,7 +158,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def last_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Metrics of the last committed step. Set by GetRun only, as the fields after it."""
+        """Metrics of the last committed step. Set by GetRun only, as the fields after it to `forkable_steps`."""
 
     @_builtins.property
     def quarantined_tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedTask]:
@@ -586,7 +586,7 @@ class RunPlan(_message.Message):
     """Tasks that the run draws from."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StagePlan]:
-        """The stages that have steps of this run, in order of their first step."""
+        """The stages that have steps of this run, in order of their first step; of more than 100 the first 100."""
 
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanEstimate]: ...

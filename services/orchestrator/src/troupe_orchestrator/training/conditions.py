@@ -116,15 +116,22 @@ class ConditionWatch:
         self._best: dict[tuple[str, str], float] = {}
         self._paused_at: dict[tuple[str, str, str], int] = {}
         """(trained role, reason, metric) to the step after which it paused the run last."""
+        self._newest: tuple[int, list[Violation]] | None = None
 
     def observe(self, step: StepMetrics) -> list[Violation]:
-        """The violations after this step that pause the run: those that no earlier pause covers."""
+        """The violations after this step that pause the run: those that no earlier pause covers.
+
+        Told of the newest step again, it answers as before: a commit that failed is tried again.
+        """
+        if self._newest is not None and self._newest[0] == step.step:
+            return self._newest[1]
         held = {(step.trains, each.reason, each.metric): each for each in self._violations(step)}
         # Clear for a step of its role, a condition is a new one when it comes back.
         self._paused_at = {key: at for key, at in self._paused_at.items() if key[0] != step.trains or key in held}
         due = {key: violation for key, violation in held.items() if self._due(key, step.step)}
         self._paused_at |= dict.fromkeys(due, step.step)
-        return list(due.values())
+        self._newest = (step.step, list(due.values()))
+        return self._newest[1]
 
     def _due(self, key: tuple[str, str, str], step: int) -> bool:
         return key not in self._paused_at or step - self._paused_at[key] >= self._conditions.repeat_after

@@ -18,24 +18,28 @@ from typing import Any
 
 import structlog
 from troupe.v1 import common_pb2
+from troupe_contracts.errors import FailedPrecondition
 
-from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import BatchRecord, StepRecord, StepState
+from troupe_orchestrator.store.runs import RunRecord, StepRecord, StepState
 from troupe_orchestrator.training.batch import read_batch
+from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.policies import Policy, version_text
-from troupe_orchestrator.training.record import Fork
+from troupe_orchestrator.training.queue import TaskQueue
+from troupe_orchestrator.training.record import Fork, RunOrigin, TrainingData, origin_of
 
 logger = structlog.get_logger()
 
 
 def plan_of(config: RunConfig, fork: Fork | None, step: int) -> StepPlan:
     """The plan of a run's step: a fork with stages of its own begins them with its first step."""
-    if fork is None or fork.plan_continued:
+    if fork is None:
         return plan_step(config, step)
-    return replace(plan_step(config, step - fork.step, fork.trained), step=step)
+    return replace(plan_step(config, step - fork.plan_start, fork.before_plan), step=step)
 
 
 def forkable_steps(
@@ -70,6 +74,79 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             spans.append((number, number))
     return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans) or "none"
+
+
+async def fork_of(
+    database: Database, parent: RunRecord, step: int, config: RunConfig, given: Collection[str], data: TrainingData
+) -> Fork:
+    """Where a fork leaves its parent.
+
+    Args:
+        config: of the fork, with `given` keys of the first level replaced.
+
+    Raises:
+        FailedPrecondition: what leads to this step is not there; names the steps that can be forked.
+    """
+    began = origin_of(parent.provenance)
+    start = 0 if began is None or began.fork is None else began.fork.step
+    possible = await forkable_of(database, parent.run_id, start)
+    if step not in possible:
+        committed = max(start, await store.committed_steps(database, parent.run_id))
+        why = (
+            f"has committed {committed} steps"
+            if step > committed
+            else f"began after step {start}"
+            if step < start
+            else "no longer has the checkpoints and sealed batches that lead there"
+        )
+        raise FailedPrecondition(
+            parent.run_id, f"cannot be forked after step {step}: it {why}; steps that can be: {ranges(possible)}"
+        )
+    parent_config = parse(parent.config)
+    grandparent = None if began is None else began.fork
+    reason = _tasks_differ(parent_config, config, began, data)
+    continued = "stages" not in given
+    if not continued:
+        plan_start, before_plan = step, _trained_at(parent_config, grandparent, step, start)
+    elif grandparent is not None:
+        plan_start, before_plan = grandparent.plan_start, grandparent.before_plan
+    else:
+        plan_start, before_plan = 0, None
+    return Fork(
+        parent=parent.run_id,
+        step=step,
+        plan_start=plan_start,
+        before_plan=before_plan,
+        plan_continued=continued,
+        tasks_continued=not reason,
+        tasks_reason=reason or "seed and tasks are those of the parent",
+        queue=None if reason else await _queue_after(database, parent, step, grandparent, config.seed),
+    )
+
+
+def _trained_at(config: RunConfig, fork: Fork | None, step: int, start: int) -> Trains | None:
+    """What a run's step trained; at its start what its parent had trained last, as far as that is known."""
+    if step > start:
+        return plan_of(config, fork, step).trains
+    return fork.before_plan if fork is not None and fork.plan_start == step else None
+
+
+def _tasks_differ(parent: RunConfig, config: RunConfig, began: RunOrigin | None, data: TrainingData) -> str:
+    """Why a fork cannot go on with the tasks where its parent stood; empty if it can."""
+    if config.seed != parent.seed:
+        return f"seed is {config.seed}, the parent's {parent.seed}"
+    if began is None or (began.data_digest, began.data_tasks) != (data.digest, len(data.tasks)):
+        return "the tasks are not those of the parent"
+    return ""
+
+
+async def _queue_after(
+    database: Database, parent: RunRecord, step: int, fork: Fork | None, seed: int
+) -> dict[str, Any]:
+    for record in await store.list_steps(database, parent.run_id):
+        if record.step == step:
+            return record.queue
+    return fork.queue if fork is not None and fork.queue is not None else TaskQueue(seed).to_json()
 
 
 async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:

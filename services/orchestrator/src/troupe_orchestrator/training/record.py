@@ -14,7 +14,6 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from troupe.v1 import sandbox_pb2
 
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines
@@ -60,11 +59,16 @@ class Fork:
     parent: str
     step: int
     """Of the parent; 0 is its start."""
-    trained: Trains | None
-    """What that step trained; None at the start."""
+    plan_start: int
+    """Step after which the stage plan of the fork's config begins; 0 where that is still the first run's."""
+    before_plan: Trains | None
+    """What that step trained; None at 0."""
+    plan_continued: bool
+    """The plan goes on where the parent's stood."""
     tasks_continued: bool
     tasks_reason: str
-    plan_continued: bool
+    queue: dict[str, Any] | None
+    """Where the parent's task queue stood, if the tasks go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,15 @@ class RunOrigin:
     def from_json(value: dict[str, Any]) -> "RunOrigin":
         fork = value["fork"]
         if fork is not None:
-            trained = None if fork["trained"] is None else Trains(fork["trained"])
-            fork = Fork(**{**fork, "trained": trained})
+            before_plan = None if fork["before_plan"] is None else Trains(fork["before_plan"])
+            fork = Fork(**{**fork, "before_plan": before_plan})
         policies = tuple(PolicyRecord(**{**each, "roles": tuple(each["roles"])}) for each in value["policies"])
         return RunOrigin(**{**value, "source": Source(**value["source"]), "policies": policies, "fork": fork})
+
+
+def origin_of(provenance: dict[str, Any]) -> RunOrigin | None:
+    """The provenance that a store has; None for a run that was created without."""
+    return RunOrigin.from_json(provenance) if provenance else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ async def origin(
         config_digest=hashlib.sha256(dump_run_config(config).encode()).hexdigest(),
         seed=config.seed,
         policies=await _policies(engines),
-        isolation_profile=(await engines.services.sandbox.GetIsolation(sandbox_pb2.GetIsolationRequest())).profile,
+        isolation_profile=engines.sandboxes.profile,
         fork=fork,
     )
 

@@ -1,4 +1,8 @@
-"""The runs of this orchestrator: created, resumed after a restart, paused, cancelled. Owns one task per running run."""
+"""The runs of this orchestrator: created, forked, queued, resumed after a restart, paused, cancelled.
+
+One run at a time holds the policies; it is the one with a task here. Others are refused, or wait in the store as QUEUED and
+are started, oldest first, when the holder ends or pauses.
+"""
 
 import asyncio
 import re
@@ -8,39 +12,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import structlog
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
 
-from troupe_orchestrator.credit.registry import ESTIMATORS
-from troupe_orchestrator.datasets.loading import DatasetError, load
-from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines, require
-from troupe_orchestrator.fleet import NoReplicasError
-from troupe_orchestrator.run_config import ConfigError, RunConfig, dump_run_config, parse_run_config
+from troupe_orchestrator.run_config import RunConfig, dump_run_config
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseLostError
 from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.learner import LearnerError
-from troupe_orchestrator.training.queue import NoTasksError
-from troupe_orchestrator.training.run_loop import EverythingDroppedError, RunLoop
-from troupe_orchestrator.training.weights import WeightSyncError
+from troupe_orchestrator.training.fork import fork_of
+from troupe_orchestrator.training.inputs import load_data, overridden, parse
+from troupe_orchestrator.training.plan import PolicyDescription, describe, plan_message
+from troupe_orchestrator.training.queue import TaskQueue
+from troupe_orchestrator.training.record import (
+    Fork,
+    RunOrigin,
+    TrainingData,
+    changes,
+    origin,
+    origin_of,
+    source_of_process,
+)
+from troupe_orchestrator.training.run_loop import RunLoop
 
 logger = structlog.get_logger()
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
-_FIXABLE = (
-    LearnerError,
-    WeightSyncError,
-    EverythingDroppedError,
-    NoTasksError,
-    NoReplicasError,
-    grpc.RpcError,
-    OSError,
-)
-"""What an operator can mend, and then resume the run: it is paused, not failed."""
 
 
 @dataclass(slots=True)
@@ -68,60 +68,108 @@ class Runs:
         self._logs: dict[str, EventLog] = {}
         self._active: dict[str, _Active] = {}
         self._creating = asyncio.Lock()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def resume_interrupted(self) -> None:
-        """Go on with the run that was running when the orchestrator before this one ended."""
+        """Go on with the run that was running when the orchestrator before this one ended, or with the first queued."""
+        # Read now: the files of a checkout may be others by the time that a run is created.
+        await asyncio.to_thread(source_of_process)
         if not require(self._engines).policies:
             return
-        for record in await store.list_runs(self._database, limit=1000):
-            if record.state is RunState.RUNNING:
-                logger.info("resuming", run=record.run_id)
-                try:
-                    tasks = await asyncio.to_thread(_load_tasks, _parse(record.config))
-                except InvalidArgument as error:
-                    await self._set_state(record.run_id, RunState.PAUSED, f"{error}; mend it and resume the run")
-                    continue
-                await self._launch(record, tasks)
+        async with self._creating:
+            for record in await store.list_runs(self._database, limit=1000):
+                if record.state is RunState.RUNNING:
+                    logger.info("resuming", run=record.run_id)
+                    await self._start(record)
+            await self._start_queued()
 
-    async def create(self, run_id: str, config_text: str) -> RunRecord:
-        """Validate a config and start its run.
+    async def create(self, run_id: str, config_text: str, queue: bool = False) -> RunRecord:
+        """Validate a config and start its run, or queue it.
 
         Raises:
             InvalidArgument: the config or the id cannot be used; each key is named.
             FailedPrecondition: another run trains these policies, or the id belongs to a run with another config.
         """
-        config = _parse(config_text)
-        run_id = run_id or f"{config.name}-{uuid.uuid4().hex[:6]}"
-        if not _RUN_ID.match(run_id):
-            raise InvalidArgument("run_id", f"{run_id!r} must match {_RUN_ID.pattern}")
+        config = parse(config_text)
         # One at a time: two calls that come together must not both find the policies free.
         async with self._creating:
-            return await self._create(run_id, config)
+            return await self._create(_named(run_id, config.name), config, None, queue)
 
-    async def _create(self, run_id: str, config: RunConfig) -> RunRecord:
+    async def fork(self, parent_id: str, step: int, overrides: str, run_id: str, queue: bool = False) -> RunRecord:
+        """Start a run from the weights that another had after one of its steps.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidArgument: the overrides or the id cannot be used.
+            FailedPrecondition: the step cannot be forked, or what `create` raises it for.
+        """
+        parent = await self.get(parent_id)
+        config, given = overridden(parent.config, overrides)
+        if config.steps <= step:
+            raise InvalidArgument(
+                "config.steps",
+                f"is {config.steps}: steps count from the parent's first, so a fork after step {step} needs more",
+            )
+        data = await asyncio.to_thread(load_data, config)
+        fork = await fork_of(self._database, parent, step, config, given, data)
+        async with self._creating:
+            return await self._create(_named(run_id, f"{parent_id[:40]}-fork"), config, fork, queue)
+
+    async def _create(self, run_id: str, config: RunConfig, fork: Fork | None, queue: bool) -> RunRecord:
         effective = dump_run_config(config)
         existing = await store.get_run(self._database, run_id)
         if existing is not None:
-            if existing.config != effective:
+            before = origin_of(existing.provenance)
+            if existing.config != effective or (before is not None and before.fork != fork):
                 raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
             return existing
-        self._check_free()
-        tasks = await asyncio.to_thread(_load_tasks, config)
+        holder = self._holder()
+        if holder is not None and not queue:
+            raise FailedPrecondition(
+                holder,
+                f"run {holder} trains these policies; queue this one, or wait for that, or pause or cancel it first "
+                f"(`troupe runs cancel {holder}`)",
+            )
+        data = await asyncio.to_thread(load_data, config)
+        begins = await origin(source_of_process(), config, data, require(self._engines), fork)
         folder = (self._data_dir / "runs" / run_id).resolve()
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         record = RunRecord(
             run_id=run_id,
-            state=RunState.RUNNING,
-            reason="",
+            state=RunState.RUNNING if holder is None else RunState.QUEUED,
+            reason="" if holder is None else f"waits for run {holder}, which trains these policies",
             config=effective,
             total_steps=config.steps,
             folder=str(folder),
             created_at=time.time(),
             ended_at=None,
+            provenance=begins.to_json(),
         )
-        await store.create_run(self._database, record, {})
-        await self._launch(record, tasks)
+        await store.create_run(self._database, record, record.provenance)
+        if holder is None:
+            await self._launch(record, config, data)
         return record
+
+    async def plan(self, config_text: str, descriptions: Sequence[PolicyDescription]) -> training_pb2.RunPlan:
+        """What a run with this config would take. Starts nothing.
+
+        Args:
+            descriptions: of the policies, where this orchestrator has no services to ask.
+
+        Raises:
+            InvalidArgument: the config cannot be used, or descriptions come beside services.
+        """
+        config = parse(config_text)
+        data = await asyncio.to_thread(load_data, config)
+        policies = list(descriptions)
+        if self._engines is not None and self._engines.policies:
+            if descriptions:
+                raise InvalidArgument(
+                    "policies", "are given, and this orchestrator has services to ask: leave them out"
+                )
+            policies = await describe(self._engines.policies)
+        return plan_message(config, len(data.tasks), policies)
 
     async def get(self, run_id: str) -> RunRecord:
         """One run.
@@ -142,70 +190,139 @@ class Runs:
         return await self._stop(record, RunState.PAUSED, "paused by request; resume it")
 
     async def resume(self, run_id: str) -> RunRecord:
-        """Go on with a paused or failed run."""
+        """Go on with a paused or failed run. Whoever resumes knows which conditions hold."""
         record = await self.get(run_id)
         if record.state not in (RunState.PAUSED, RunState.FAILED):
             raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
         async with self._creating:
-            self._check_free()
-            # First, since a run whose file is gone has to stay as it is.
-            tasks = await asyncio.to_thread(_load_tasks, _parse(record.config))
+            holder = self._holder()
+            if holder is not None:
+                raise FailedPrecondition(
+                    holder, f"run {holder} trains these policies; wait for it, or pause or cancel it first"
+                )
+            # First, since a run whose file is gone or is another has to stay as it is.
+            config = parse(record.config)
+            data = await self._same_data(record, config)
             await self._set_state(run_id, RunState.RUNNING, "")
-            record = await self.get(run_id)
-            await self._launch(record, tasks)
-        return record
+            await self._tell_changes(record, config, data)
+            await self._launch(record, config, data, acknowledged=True)
+        return await self.get(run_id)
 
     async def cancel(self, run_id: str) -> RunRecord:
-        """End a run; its committed steps stay."""
+        """End a run, also a queued one; its committed steps stay."""
         record = await self.get(run_id)
-        if record.state not in (RunState.RUNNING, RunState.PAUSED, RunState.FAILED):
+        if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
             return record
         return await self._stop(record, RunState.CANCELLED, "cancelled by request")
 
     async def events(self, run_id: str) -> EventLog:
         """The run's events."""
-        await self.get(run_id)
+        record = await self.get(run_id)
         if run_id not in self._logs:
             self._logs[run_id] = await EventLog.open(self._database, run_id)
-            if run_id not in self._active:
+            if run_id not in self._active and record.state is not RunState.QUEUED:
                 await self._logs[run_id].end()
         return self._logs[run_id]
 
     async def close(self) -> None:
         """End the loops where they stand; the store knows how to go on."""
-        for active in self._active.values():
-            active.task.cancel()
-        await asyncio.gather(*(active.task for active in self._active.values()), return_exceptions=True)
+        self._closed = True
+        tasks = [*self._starting, *(active.task for active in self._active.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for log in self._logs.values():
             await log.end()
 
-    def _check_free(self) -> None:
-        """Nothing else trains, and there is something to train."""
+    def _holder(self) -> str | None:
+        """The run that has the policies.
+
+        Raises:
+            FailedPrecondition: there is nothing to train.
+        """
         if not require(self._engines).policies:
             raise FailedPrecondition(
                 "learner", "this orchestrator was started without a learner; set TROUPE_LEARNER to train"
             )
-        if self._active:
-            holder = next(iter(self._active))
+        return next(iter(self._active), None)
+
+    async def _start_queued(self) -> None:
+        """Start the oldest queued run, or the next one that can be, if the policies are free."""
+        queued = [run for run in await store.list_runs(self._database, limit=1000) if run.state is RunState.QUEUED]
+        for record in reversed(queued):
+            if self._active:
+                return
+            await self._set_state(record.run_id, RunState.RUNNING, "")
+            await self._start(record)
+
+    async def _start(self, record: RunRecord) -> None:
+        """Launch a run that is to run; one whose data cannot be had is paused by name."""
+        try:
+            config = parse(record.config)
+            data = await self._same_data(record, config)
+        except (InvalidArgument, FailedPrecondition) as error:
+            await self._set_state(record.run_id, RunState.PAUSED, f"{error}; mend it and resume the run")
+            await (await self.events(record.run_id)).end()
+            return
+        await self._tell_changes(record, config, data)
+        await self._launch(record, config, data)
+
+    async def _same_data(self, record: RunRecord, config: RunConfig) -> TrainingData:
+        """The tasks that the run began with.
+
+        Raises:
+            InvalidArgument: the file cannot be read or used.
+            FailedPrecondition: it is another one.
+        """
+        data = await asyncio.to_thread(load_data, config)
+        before = origin_of(record.provenance)
+        if before is not None and before.data_digest != data.digest:
             raise FailedPrecondition(
-                holder,
-                f"run {holder} trains these policies; wait for it, or pause or cancel it first (`troupe cancel {holder}`)",
+                record.run_id,
+                f"began with {config.dataset.train} of SHA-256 {before.data_digest[:12]}, which is now "
+                f"{data.digest[:12]}: put the file back, or fork the run to train on this one",
+            )
+        return data
+
+    async def _tell_changes(self, record: RunRecord, config: RunConfig, data: TrainingData) -> None:
+        """Say in the run's events what is no longer as it was when the run began."""
+        before = origin_of(record.provenance)
+        if before is None:
+            return
+        now = await origin(source_of_process(), config, data, require(self._engines), before.fork)
+        changed = changes(before, now)
+        if changed:
+            events = await self.events(record.run_id)
+            await events.append(
+                await store.committed_steps(self._database, record.run_id),
+                training_pb2.Condition(
+                    reason="ProvenanceChanged",
+                    message=f"since the run began: {'; '.join(changed)}",
+                    remedy="none needed, if that was intended",
+                ),
             )
 
-    async def _launch(self, record: RunRecord, tasks: Sequence[Task]) -> None:
+    async def _launch(
+        self, record: RunRecord, config: RunConfig, data: TrainingData, acknowledged: bool = False
+    ) -> None:
         engines = require(self._engines)
         events = await self.events(record.run_id)
         events.begin()
+        began: RunOrigin | None = origin_of(record.provenance)
+        fork = None if began is None else began.fork
         loop = RunLoop(
             record.run_id,
-            _parse(record.config),
-            tasks,
+            config,
+            data.tasks,
             Path(record.folder),
             self._database,
             events,
             engines.services,
             engines.policies,
             self._boundary,
+            fork,
+            None if fork is None or fork.queue is None else TaskQueue.from_json(fork.queue),
+            acknowledged,
         )
         task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")
         self._active[record.run_id] = _Active(loop, task)
@@ -230,20 +347,36 @@ class Runs:
         finally:
             del self._active[run_id]
             await events.end()
+            self._wake()
+
+    def _wake(self) -> None:
+        """The policies are free: start the next queued run."""
+
+        async def start() -> None:
+            async with self._creating:
+                await self._start_queued()
+
+        if not self._closed:
+            task = asyncio.create_task(start(), name="start-queued")
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
     async def _failed(self, run_id: str, error: BaseException) -> None:
-        text = describe(error) if isinstance(error, grpc.RpcError) else str(error)
-        if isinstance(error, _FIXABLE):
-            logger.error("run paused", run=run_id, error=text)
-            await self._set_state(run_id, RunState.PAUSED, f"{text}; mend it and resume the run")
-        else:
-            logger.error("run failed", run=run_id, exc_info=error)
-            await self._set_state(run_id, RunState.FAILED, f"{type(error).__name__}: {text}")
+        ending = ending_of(error)
+        logger.error(
+            "run ended", run=run_id, state=ending.state, reason=ending.reason,
+            exc_info=error if ending.state is RunState.FAILED else None,
+        )  # fmt: skip
+        if ending.condition is not None:
+            step = await store.committed_steps(self._database, run_id)
+            await (await self.events(run_id)).append(step, ending.condition)
+        await self._set_state(run_id, ending.state, ending.reason)
 
     async def _stop(self, record: RunRecord, state: RunState, reason: str) -> RunRecord:
         active = self._active.get(record.run_id)
         if active is None:
             await self._set_state(record.run_id, state, reason)
+            await (await self.events(record.run_id)).end()
         else:
             active.stopping = (state, reason)
             active.loop.stop()
@@ -266,40 +399,18 @@ class Runs:
         await events.append(step, training_pb2.StateChanged(state=number, reason=reason))
 
 
+def _named(run_id: str, prefix: str) -> str:
+    """The id that was asked for, or a new one.
+
+    Raises:
+        InvalidArgument: it cannot be one.
+    """
+    chosen = run_id or f"{prefix}-{uuid.uuid4().hex[:6]}"
+    if not _RUN_ID.match(chosen):
+        raise InvalidArgument("run_id", f"{chosen!r} must match {_RUN_ID.pattern}")
+    return chosen
+
+
 def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _parse(text: str) -> RunConfig:
-    try:
-        config = parse_run_config(text)
-    except ConfigError as error:
-        raise InvalidArgument.every((f"config.{key}", message) for key, message in error.problems) from error
-    if ESTIMATORS.find(config.credit.estimator).needs_values:
-        raise InvalidArgument(
-            "config.credit.estimator",
-            f"{config.credit.estimator} needs learned values of task prompts, which no learner serves yet: "
-            "choose hierarchical, leave_one_out or agent_turn",
-        )
-    return config
-
-
-def _load_tasks(config: RunConfig) -> list[Task]:
-    """The training tasks. A run does not start on a file with bad lines: they are all named."""
-    path = config.dataset.train
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidArgument("config.dataset.train", f"{path}: {error.strerror}") from error
-    except ValueError as error:  # a path with a null byte
-        raise InvalidArgument("config.dataset.train", f"{str(path)!r}: {error}") from error
-    try:
-        dataset = load(path.name, content, config.dataset.format, config.dataset.grader)
-    except DatasetError as error:
-        raise InvalidArgument("config.dataset.train", str(error)) from error
-    if dataset.errors:
-        raise InvalidArgument.every(
-            ("config.dataset.train", f"{bad.file}:{bad.line}: {bad.message}") for bad in dataset.errors[:20]
-        )
-    return list(dataset.tasks[: config.dataset.limit])

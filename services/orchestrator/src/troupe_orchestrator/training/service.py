@@ -2,17 +2,18 @@
 
 from collections.abc import AsyncIterator
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from troupe.v1 import training_pb2, training_pb2_grpc
 from troupe_contracts.calls import Context
-from troupe_contracts.errors import InvalidArgument
+from troupe_contracts.errors import InvalidArgument, NotFound
 
 from troupe_orchestrator.config_origins import describe_config
 from troupe_orchestrator.run_config import ConfigError
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord
+from troupe_orchestrator.store.summaries import get_summary, list_summaries
 from troupe_orchestrator.traces import trace_execution
+from troupe_orchestrator.training.messages import detailed_run_message, run_message
+from troupe_orchestrator.training.plan import description_of
 from troupe_orchestrator.training.runs import Runs
 
 _MAX_PAGE = 1000
@@ -26,7 +27,16 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         self._database = database
 
     async def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.Run:
-        return await self._message(await self._runs.create(request.run_id, request.config))
+        return await self._message(await self._runs.create(request.run_id, request.config, request.queue))
+
+    async def PlanRun(self, request: training_pb2.PlanRunRequest, context: Context) -> training_pb2.RunPlan:
+        return await self._runs.plan(request.config, [description_of(policy) for policy in request.policies])
+
+    async def ForkRun(self, request: training_pb2.ForkRunRequest, context: Context) -> training_pb2.Run:
+        parent = required(request.parent_run_id, "parent_run_id")
+        return await self._message(
+            await self._runs.fork(parent, request.step, request.config, request.run_id, request.queue)
+        )
 
     async def DescribeConfig(
         self, request: training_pb2.DescribeConfigRequest, context: Context
@@ -42,14 +52,17 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         )
 
     async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.Run:
-        return await self._message(await self._runs.get(required(request.run_id, "run_id")))
+        summary = await get_summary(self._database, required(request.run_id, "run_id"))
+        if summary is None:
+            raise NotFound("run", request.run_id)
+        return await detailed_run_message(self._database, summary)
 
     async def ListRuns(self, request: training_pb2.ListRunsRequest, context: Context) -> training_pb2.ListRunsResponse:
         size = page_size(request.page_size)
-        records = await store.list_runs(self._database, size + 1, parse_page_token(request.page_token))
-        last = records[size - 1] if len(records) > size else None
+        found = await list_summaries(self._database, size + 1, parse_page_token(request.page_token))
+        last = found[size - 1].run if len(found) > size else None
         return training_pb2.ListRunsResponse(
-            runs=[await self._message(record) for record in records[:size]],
+            runs=[run_message(summary) for summary in found[:size]],
             next_page_token="" if last is None else f"{last.created_at!r}/{last.run_id}",
         )
 
@@ -75,24 +88,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         return await trace_execution(self._database, required(request.execution_id, "execution_id"))
 
     async def _message(self, record: RunRecord) -> training_pb2.Run:
-        newest = await store.last_step(self._database, record.run_id)
-        return training_pb2.Run(
-            run_id=record.run_id,
-            state=training_pb2.RunState.Value(f"RUN_STATE_{record.state.upper()}"),
-            reason=record.reason,
-            config=record.config,
-            committed_steps=await store.committed_steps(self._database, record.run_id),
-            total_steps=record.total_steps,
-            step=0 if newest is None else newest.step,
-            step_state=(
-                training_pb2.STEP_STATE_UNSPECIFIED
-                if newest is None
-                else training_pb2.StepState.Value(f"STEP_STATE_{newest.state.upper()}")
-            ),
-            create_time=timestamp(record.created_at),
-            end_time=None if record.ended_at is None else timestamp(record.ended_at),
-            folder=record.folder,
-        )
+        summary = await get_summary(self._database, record.run_id)
+        if summary is None:
+            raise NotFound("run", record.run_id)
+        return run_message(summary)
 
 
 def required(value: str, field: str) -> str:
@@ -118,10 +117,3 @@ def parse_page_token(token: str) -> tuple[float, str] | None:
         return float(moment), identifier
     except ValueError as error:
         raise InvalidArgument("page_token", f"{token!r} is not a token that a list call returned") from error
-
-
-def timestamp(seconds: float) -> Timestamp:
-    """A protobuf timestamp of seconds since the epoch."""
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
