@@ -3,10 +3,13 @@
 import asyncio
 import gzip
 
+import grpc
 import pytest
 from orchestrated.models import RIGHT, SINGLE, WRONG
 from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import designer_pb2, evaluation_pb2, policy_pb2
+from troupe_contracts.errors import Unavailable
+from troupe_orchestrator import event_feed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,6 +25,7 @@ INVALID = designer_pb2.Design(
     problems=[designer_pb2.ScriptProblem(kind=designer_pb2.SCRIPT_PROBLEM_KIND_NO_SCRIPT, message="no script")],
 )
 Get = evaluation_pb2.GetEvalJobRequest
+Resume = evaluation_pb2.ResumeEvalJobRequest
 
 
 def by_name(request: policy_pb2.GenerateRequest) -> str:
@@ -96,6 +100,7 @@ async def test_a_malformed_line_is_named_by_file_and_line_and_the_others_run(sha
         ({"samples": 0}, "samples"),
         ({"samples": 257}, "samples"),
         ({"job_id": "Not An Id"}, "job_id"),
+        ({"mode": 9}, "mode"),
     ],
 )
 async def test_a_bad_field_of_a_job_is_refused_by_name(shared: World, fields: dict[str, object], field: str) -> None:
@@ -161,13 +166,37 @@ async def test_a_job_whose_client_gave_up_cancelling_it_is_cancelled(shared: Wor
     assert job.state == evaluation_pb2.EVAL_STATE_CANCELLED
 
 
-async def test_a_watch_goes_on_after_an_event_id(shared: World) -> None:
-    job = await shared.evaluate(math_task("one"), math_task("two"), job_id="watched")
-    assert [event.event_id for event in await shared.watched("watched")] == [2]
-    assert [event.event_id for event in await shared.watched("watched", after=1)] == [2]
-    # Nothing is new, but the end is told to whoever asks.
-    last = await shared.watched("watched", after=2**64 - 1)
-    assert [event.job for event in last] == [job]
+async def test_a_watch_goes_on_after_an_event_id_with_exactly_what_was_missed(shared: World) -> None:
+    job = await shared.evaluate(math_task("one"), math_task("two"), samples=2, job_id="watched")
+    events = await shared.watched("watched")
+    assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    told = [(item.problem_id, item.sample) for event in events for item in event.items]
+    assert sorted(told) == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert [event.job.items_done for event in events] == [
+        sum(len(event.items) for event in events[:count]) for count in range(1, len(events) + 1)
+    ]
+    assert (events[-1].job.state, events[-1].job.summary) == (job.state, job.summary)
+    for after in range(len(events) + 1):
+        assert await shared.watched("watched", after=after) == events[after:]
+    assert await shared.watched("watched", after=2**64 - 1) == []
+
+
+async def test_a_watcher_that_is_slow_holds_nobody_up_and_misses_nothing(
+    shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_feed, "WINDOW", 2)
+    gate = await held(shared)
+    rows = [math_task(f"slow-{number}") for number in range(12)]
+    await shared.evaluation.CreateEvalJob(eval_request(*rows, job_id="slow"))
+    slow = shared.evaluation.WatchEvalJob(evaluation_pb2.WatchEvalJobRequest(job_id="slow"), timeout=60)
+    seen = [await slow.read()]
+    fast = asyncio.create_task(shared.watched("slow"))
+    gate.set()
+    events = await fast
+    while (event := await slow.read()) is not grpc.aio.EOF:
+        seen.append(event)
+    assert seen == events
+    assert sum(len(event.items) for event in events) == 12
 
 
 async def test_jobs_and_items_are_listed_in_pages(shared: World) -> None:
@@ -211,3 +240,45 @@ async def test_a_job_whose_engine_cannot_be_asked_fails_with_the_engines_words(
         assert job.state == evaluation_pb2.EVAL_STATE_FAILED
         assert "UNAVAILABLE" in job.reason
         assert "AioRpcError" not in job.reason
+
+
+async def test_an_item_that_ended_in_faults_of_ours_is_left_out_and_run_again_when_the_job_is_resumed(
+    shared: World,
+) -> None:
+    broken = True
+
+    def reply(request: policy_pb2.GenerateRequest) -> str:
+        if broken and "faulty" in "".join(message.content for message in request.messages):
+            raise Unavailable("gone")
+        return RIGHT
+
+    shared.backends.policy.reply = reply
+    job = await shared.evaluate(math_task("fine"), math_task("faulty"), samples=2, job_id="faults")
+    assert (job.state, job.items_done, job.items_faulted) == (evaluation_pb2.EVAL_STATE_SUCCEEDED, 4, 2)
+    assert (job.summary.faults, job.summary.coverage, job.summary.success) == (2, 0.5, 1.0)
+    before = [item.execution_id for item in await shared.items("faults") if item.problem_id == "fine"]
+    last = (await shared.watched("faults"))[-1].event_id
+    broken = False
+    shared.backends.policy.requests.clear()
+    reopened = await shared.evaluation.ResumeEvalJob(Resume(job_id="faults"))
+    assert (reopened.state, reopened.items_done, reopened.items_faulted) == (evaluation_pb2.EVAL_STATE_RUNNING, 2, 0)
+    events = await shared.watched("faults", after=last)
+    assert [item.problem_id for event in events for item in event.items] == ["faulty", "faulty"]
+    job = await shared.evaluation.GetEvalJob(Get(job_id="faults"))
+    assert (job.items_done, job.summary.faults, job.summary.coverage) == (4, 0, 1.0)
+    assert len(shared.backends.policy.requests) == 2
+    assert [item.execution_id for item in await shared.items("faults") if item.problem_id == "fine"] == before
+    with refused("FAILED_PRECONDITION", "faults", "nothing is left"):
+        await shared.evaluation.ResumeEvalJob(Resume(job_id="faults"))
+
+
+async def test_one_agent_alone_is_asked_without_a_designer(shared: World) -> None:
+    shared.backends.designer.requests.clear()
+    job = await shared.evaluate(math_task("one"), mode=evaluation_pb2.EVAL_MODE_SINGLE_AGENT)
+    assert (job.state, job.summary.success, job.summary.valid_scripts) == (
+        evaluation_pb2.EVAL_STATE_SUCCEEDED,
+        1.0,
+        1.0,
+    )
+    assert shared.backends.designer.requests == []
+    assert (job.HasField("designer_version"), job.HasField("executor_version")) == (False, True)

@@ -1,52 +1,48 @@
-"""Eval jobs: created, resumed after a restart, cancelled. A problem's samples finish together and are stored together.
+"""Eval jobs: created, gone on with after a restart, cancelled, watched. Owns one task per job that runs.
 
-A job holds the policies between two steps of a run, so all its items are made with one version; after a restart it goes on
-only with that version, and fails by name otherwise.
+A job that needs the engines of this deployment holds the boundary between two steps of a run, so that all its items are
+made with one version; after a restart it goes on only with that version, and fails by name otherwise. A run's validation
+is a job too: it is run by the run, which holds the boundary already.
 """
 
 import asyncio
-import re
+import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import structlog
-from troupe.v1 import common_pb2, evaluation_pb2
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, describe
+from troupe.v1 import evaluation_pb2
+from troupe_contracts.errors import FailedPrecondition, NotFound, ServiceError, Unavailable, describe
 
-from troupe_orchestrator.datasets.formats import FORMATS
-from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
-from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.datasets.loading import LoadedDataset
 from troupe_orchestrator.engines import Engines, require
-from troupe_orchestrator.evaluation.summary import summarise
-from troupe_orchestrator.rollout.nursery import Nursery
-from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
-from troupe_orchestrator.rollout.timeline import Timeline
+from troupe_orchestrator.evaluation.job_log import JobLog, first_event, open_feed
+from troupe_orchestrator.evaluation.job_run import VersionChangedError, run_job
+from troupe_orchestrator.evaluation.lending import GiveBackError
+from troupe_orchestrator.evaluation.requests import check_request, load_dataset
+from troupe_orchestrator.evaluation.stored_weights import StoredWeightsError
+from troupe_orchestrator.evaluation.targets import resolve, uses_own_engines
+from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database, LeaseLostError
-from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemRecord
-from troupe_orchestrator.store.runs import index_executions
-from troupe_orchestrator.store.trees import execution_ids, write_trees
-from troupe_orchestrator.training.policies import parse_version, version_text
-from troupe_orchestrator.tree import DesignPayload, ExecutionPayload, NodeKind, Tree, generated_tokens
+from troupe_orchestrator.store.evals import EvalRecord, EvalState
+from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
-_JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
-_PROBLEMS_IN_FLIGHT = 64
-MAX_DATASET_BYTES = 48 * 1024 * 1024
-MAX_SAMPLES = 256
+_NAMED = (VersionChangedError, GiveBackError, StoredWeightsError, WeightSyncError, NoReplicasError)
+"""What says by itself why a job cannot go on."""
 
 
 @dataclass(slots=True)
 class _Active:
+    log: JobLog
     task: asyncio.Task[None]
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     cancelled: bool = False
     """By request: the job ends. Without it a cancelled task is resumed at the next start."""
 
@@ -71,59 +67,63 @@ class EvalJobs:
         self._creating = asyncio.Lock()
 
     async def resume_interrupted(self) -> None:
-        """Go on with jobs that were running when the orchestrator before this one ended."""
+        """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
         for record in await store.list_jobs(self._database, limit=1000):
-            if record.state is EvalState.RUNNING:
-                self._launch(record)
+            if record.state is EvalState.RUNNING and not record.run_id:
+                await self._launch(record)
 
     async def create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
         """Parse the data set and start the job.
 
         Raises:
             InvalidArgument: a bad field, or a data set without one readable line.
-            FailedPrecondition: the id belongs to another job.
+            NotFound: the target's run or checkpoint.
+            FailedPrecondition: the id belongs to another job, or the target cannot be evaluated here.
         """
-        _check(request)
-        require(self._engines)
+        check_request(request)
+        engines = require(self._engines)
         # Two calls with one id are one job, also when they come together.
         async with self._creating:
-            return await self._create(request)
+            existing = await self._existing(request)
+            if existing is not None:
+                return existing
+            dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
+            target = await resolve(request.target, self._database, engines)
+            record = await self._add(request, dataset, target, self._serving)
+            await self._launch(record)
+            return record
 
-    async def _create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
-        job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
-        stored_request = evaluation_pb2.CreateEvalJobRequest()
-        stored_request.CopyFrom(request)
-        stored_request.ClearField("dataset")
-        existing = await store.get_job(self._database, job_id)
-        if existing is not None:
-            same_dataset = await asyncio.to_thread(Path(existing.dataset_file).read_bytes) == request.dataset
-            if not same_dataset or existing.request != stored_request.SerializeToString(deterministic=True):
-                raise FailedPrecondition(job_id, "exists with another request; choose another job_id")
-            return existing
-        dataset = await asyncio.to_thread(_load, request)
-        if not dataset.tasks:
-            first = dataset.errors[0] if dataset.errors else None
-            detail = f"; {first.file}:{first.line}: {first.message}" if first else ""
-            raise InvalidArgument("dataset", f"{request.dataset_name or 'the data set'} has no readable line{detail}")
-        folder = self._folder(job_id)
-        file = folder / "dataset"
-        await asyncio.to_thread(_write_file, file, request.dataset)
-        record = EvalRecord(
-            job_id=job_id,
-            state=EvalState.RUNNING,
-            reason="",
-            request=stored_request.SerializeToString(deterministic=True),
-            dataset_file=str(file),
-            problems=len(dataset.tasks[: request.limit or None]),
-            errors=tuple((error.file, error.line, error.message) for error in dataset.errors),
-            versions={},
-            summary=None,
-            created_at=time.time(),
-            ended_at=None,
-        )
-        await store.create_job(self._database, record)
-        self._launch(record)
-        return record
+    async def validate(
+        self, request: evaluation_pb2.CreateEvalJobRequest, run_id: str, step: int, serving: ServingConfig
+    ) -> EvalRecord:
+        """Run a job of a run to its end, now; the same job again goes on where it stood, or is what it ended as.
+
+        For a run's loop, which holds the boundary. What goes wrong on our side is raised, and the job goes on at the next
+        call; where the engines' version has another name since, from its start.
+        """
+        engines = require(self._engines)
+        record = await store.get_job(self._database, request.job_id)
+        if record is None:
+            dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
+            target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
+            record = await self._add(request, dataset, target, serving, run_id, step)
+        if record.state is not EvalState.RUNNING:
+            return record
+        log = await JobLog.open(self._database, record, self._folder(record.job_id))
+        task = asyncio.create_task(self._validated(log, engines), name=f"eval-{record.job_id}")
+        active = self._active[record.job_id] = _Active(log, task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not active.cancelled:
+                task.cancel()
+                await asyncio.wait([task])
+                raise
+            await log.end(EvalState.CANCELLED, "cancelled by request")
+        finally:
+            del self._active[record.job_id]
+            log.feed.end()
+        return log.record
 
     async def get(self, job_id: str) -> EvalRecord:
         """One job.
@@ -138,28 +138,57 @@ class EvalJobs:
 
     async def cancel(self, job_id: str) -> EvalRecord:
         """End a job; its finished items stay."""
-        await self.get(job_id)
+        record = await self.get(job_id)
         active = self._active.get(job_id)
         if active is not None:
             active.cancelled = True
             active.task.cancel()
             # Waited for, not awaited: a caller that gives up must not undo the job's own end.
             await asyncio.wait([active.task])
+        elif record.state is EvalState.RUNNING:
+            # A validation whose run does not run.
+            log = await JobLog.open(self._database, record, self._folder(job_id))
+            await log.end(EvalState.CANCELLED, "cancelled by request")
         return await self.get(job_id)
 
-    async def changes(self, job_id: str) -> AsyncIterator[EvalRecord]:
-        """The job now, and again whenever an item ends, until the job has ended."""
-        while True:
+    async def resume(self, job_id: str) -> EvalRecord:
+        """Run what an ended job has left: items that ended in faults of ours, and those that never ran.
+
+        Raises:
+            FailedPrecondition: it runs, it is a run's, or nothing is left.
+        """
+        require(self._engines)
+        async with self._creating:
             record = await self.get(job_id)
-            active = self._active.get(job_id)
-            yield record
-            if record.state is not EvalState.RUNNING:
-                return
-            if active is None:
-                raise FailedPrecondition(job_id, "is not running in this orchestrator")
-            async with active.changed:
-                if not active.task.done():
-                    await active.changed.wait()
+            if record.state is EvalState.RUNNING:
+                return record
+            if record.run_id:
+                raise FailedPrecondition(job_id, f"is a validation of run {record.run_id}: create a job of your own")
+            counts = await store.count_items(self._database, job_id)
+            request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
+            if counts.done - counts.faulted == record.problems * request.samples:
+                raise FailedPrecondition(job_id, "has a result for every item: nothing is left to run")
+            log = await JobLog.open(self._database, record, self._folder(job_id))
+            await log.reopen(keep_items=True)
+            self._start(log)
+            return log.record
+
+    async def watch(self, job_id: str, after: int) -> AsyncGenerator[evaluation_pb2.EvalEvent, None]:
+        """Events after a number, until the job has ended."""
+        record = await self.get(job_id)
+        active = self._active.get(job_id)
+        if active is not None:
+            feed = active.log.feed
+        else:
+            feed = open_feed(self._database, job_id, await store.last_event_id(self._database, job_id))
+            feed.end()
+        async with contextlib.aclosing(feed.watch(after)) as events:
+            async for event in events:
+                yield event
+        if active is not None and active.log.record.state is EvalState.RUNNING:
+            raise Unavailable(f"the job {job_id} stopped with this orchestrator: ask again from the last event")
+        if active is None and record.state is EvalState.RUNNING and (await self.get(job_id)).state is EvalState.RUNNING:
+            raise FailedPrecondition(job_id, "is not running in this orchestrator")
 
     async def close(self) -> None:
         """Stop where the jobs stand; they are resumed at the next start."""
@@ -168,185 +197,104 @@ class EvalJobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _launch(self, record: EvalRecord) -> None:
-        task = asyncio.create_task(self._supervise(record), name=f"eval-{record.job_id}")
-        self._active[record.job_id] = _Active(task)
+    async def _existing(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord | None:
+        """The job with the request's id.
 
-    async def _supervise(self, record: EvalRecord) -> None:
-        active = self._active[record.job_id]
+        Raises:
+            FailedPrecondition: it was created by another request.
+        """
+        existing = await store.get_job(self._database, request.job_id) if request.job_id else None
+        if existing is None:
+            return None
+        same_dataset = await asyncio.to_thread(Path(existing.dataset_file).read_bytes) == request.dataset
+        if not same_dataset or existing.request != _without_dataset(request):
+            raise FailedPrecondition(request.job_id, "exists with another request; choose another job_id")
+        return existing
+
+    async def _add(
+        self,
+        request: evaluation_pb2.CreateEvalJobRequest,
+        dataset: LoadedDataset,
+        target: evaluation_pb2.EvalTarget,
+        serving: ServingConfig,
+        run_id: str = "",
+        step: int = 0,
+    ) -> EvalRecord:
+        job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
+        file = self._folder(job_id) / "dataset"
+        await asyncio.to_thread(_write_file, file, request.dataset)
+        record = EvalRecord(
+            job_id=job_id,
+            state=EvalState.RUNNING,
+            reason="",
+            request=_without_dataset(request),
+            dataset_file=str(file),
+            problems=len(dataset.tasks),
+            errors=tuple((error.file, error.line, error.message) for error in dataset.errors),
+            versions={},
+            summary=None,
+            created_at=time.time(),
+            ended_at=None,
+            target=target.SerializeToString(deterministic=True),
+            serving=serving.model_dump_json(),
+            run_id=run_id,
+            step=step,
+        )
+        await store.create_job(self._database, record, first_event(record))
+        return record
+
+    async def _launch(self, record: EvalRecord) -> None:
+        self._start(await JobLog.open(self._database, record, self._folder(record.job_id)))
+
+    def _start(self, log: JobLog) -> None:
+        job_id = log.record.job_id
+        self._active[job_id] = _Active(log, asyncio.create_task(self._supervise(log), name=f"eval-{job_id}"))
+
+    async def _supervise(self, log: JobLog) -> None:
+        """Run a client's job and record how it ended."""
+        job_id = log.record.job_id
+        request = evaluation_pb2.CreateEvalJobRequest.FromString(log.record.request)
+        target = evaluation_pb2.EvalTarget.FromString(log.record.target)
+        own = uses_own_engines(target, request.mode)
         try:
-            async with self._boundary:
-                await self._run(record, active)
+            async with self._boundary if own else contextlib.nullcontext():
+                await run_job(log, self._database, require(self._engines))
         except LeaseLostError:
             raise
         except asyncio.CancelledError:
-            if not active.cancelled:
+            if not self._active[job_id].cancelled:
                 raise
-            await store.end_job(self._database, record.job_id, EvalState.CANCELLED, "cancelled by request")
+            await log.end(EvalState.CANCELLED, "cancelled by request")
         except grpc.RpcError as error:
-            await store.end_job(self._database, record.job_id, EvalState.FAILED, describe(error))
+            await log.end(EvalState.FAILED, describe(error))
+        except (*_NAMED, ServiceError) as error:
+            await log.end(EvalState.FAILED, str(error))
         except Exception as error:  # the boundary of a job: whatever ends it is recorded with it
-            logger.exception("eval job failed", job=record.job_id)
-            await store.end_job(self._database, record.job_id, EvalState.FAILED, f"{type(error).__name__}: {error}")
+            logger.exception("eval job failed", job=job_id)
+            await log.end(EvalState.FAILED, f"{type(error).__name__}: {error}")
         finally:
-            del self._active[record.job_id]
-            async with active.changed:
-                active.changed.notify_all()
+            del self._active[job_id]
+            # Also where the job goes on at the next start: its watchers ask again then.
+            log.feed.end()
 
-    async def _run(self, record: EvalRecord, active: _Active) -> None:
-        engines = require(self._engines)
-        fleets = {"designer": engines.designer, "executor": engines.executor}
-        versions = {role: version_text((await fleet.describe())[0].version) for role, fleet in fleets.items()}
-        if record.versions and record.versions != versions:
-            await store.end_job(
-                self._database,
-                record.job_id,
-                EvalState.FAILED,
-                f"began with {record.versions}, the engines now serve {versions}: items of two versions are not mixed; "
-                "create the job again",
-            )
-            return
-        await store.set_versions(self._database, record.job_id, versions)
-        request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
-        content = await asyncio.to_thread(Path(record.dataset_file).read_bytes)
-        dataset = await asyncio.to_thread(load, request.dataset_name, content, request.format or None)
-        finished = {item.problem_id for item in await store.list_items(self._database, record.job_id)}
-        tasks = [task for task in dataset.tasks[: request.limit or None] if task.task_id not in finished]
-        plan = self._plan(record.job_id, request, versions)
-        begun = time.time()
-        places = asyncio.Semaphore(_PROBLEMS_IN_FLIGHT)
-
-        async def problem(task: Task) -> None:
-            async with places:
-                items = await self._problem(task, plan, versions)
-            await store.add_items(self._database, record.job_id, items)
-            async with active.changed:
-                active.changed.notify_all()
-
-        async with Nursery() as group:
-            for task in tasks:
-                group.create_task(problem(task))
-        items = await store.list_items(self._database, record.job_id)
-        summary = await asyncio.to_thread(summarise, items, time.time() - begun)
-        await store.end_job(
-            self._database,
-            record.job_id,
-            EvalState.SUCCEEDED,
-            "",
-            summary.SerializeToString(deterministic=True),
-        )
-
-    async def _problem(self, task: Task, plan: RolloutPlan, versions: dict[str, str]) -> list[ItemRecord]:
-        """All samples of one problem."""
+    async def _validated(self, log: JobLog, engines: Engines) -> None:
         try:
-            tree = await roll_task(task, plan, require(self._engines).services, Silent(), Timeline())
-        except TaskDroppedError as drop:
-            return [
-                _record(
-                    task,
-                    evaluation_pb2.EvalItem(status="infrastructure_fault", reason=str(drop)),
-                    sample,
-                    versions,
-                )
-                for sample in range(plan.designs)
-            ]
-        file = self._folder(plan.scope) / "trees" / f"{tree.root.id}.parquet"
-        await asyncio.to_thread(write_trees, file, [tree])
-        await index_executions(self._database, plan.scope, 0, str(file), execution_ids([tree]))
-        return _items(task, tree, versions)
-
-    def _plan(self, job_id: str, request: evaluation_pb2.CreateEvalJobRequest, versions: dict[str, str]) -> RolloutPlan:
-        def sampling(max_tokens: int) -> common_pb2.Sampling:
-            chosen = common_pb2.Sampling(temperature=self._serving.temperature, max_tokens=max_tokens)
-            if request.HasField("sampling"):
-                chosen.CopyFrom(request.sampling)
-                chosen.max_tokens = chosen.max_tokens or max_tokens
-            return chosen
-
-        serving = self._serving
-        return RolloutPlan(
-            scope=job_id,
-            step=0,
-            seed=request.sampling.seed if request.sampling.HasField("seed") else 0,
-            designs=request.samples,
-            executions=1,
-            max_attempts=serving.max_attempts,
-            designer_sampling=sampling(serving.sampling.designer.max_tokens),
-            executor_sampling=sampling(serving.sampling.executor.max_tokens),
-            designer_version=parse_version(versions["designer"]),
-            executor_version=parse_version(versions["executor"]),
-            budgets=serving.budgets,
-            delivery_instruction=serving.delivery_instruction,
-            rewards=serving.rewards,
-        )
+            await run_job(log, self._database, engines)
+        except VersionChangedError as error:
+            logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
+            await log.reopen(keep_items=False)
+            await run_job(log, self._database, engines)
 
     def _folder(self, job_id: str) -> Path:
         return (self._data_dir / "evals" / job_id).resolve()
 
 
-def _check(request: evaluation_pb2.CreateEvalJobRequest) -> None:
-    violations = []
-    if request.format and request.format not in FORMATS.names():
-        violations.append(("format", f"{request.format!r} is none of {FORMATS.known()}"))
-    if request.job_id and not _JOB_ID.match(request.job_id):
-        violations.append(("job_id", f"{request.job_id!r} must match {_JOB_ID.pattern}"))
-    if not request.dataset:
-        violations.append(("dataset", "is empty: send the file's bytes"))
-    if len(request.dataset) > MAX_DATASET_BYTES:
-        violations.append(("dataset", f"has {len(request.dataset)} bytes, the maximum is {MAX_DATASET_BYTES}"))
-    if not 1 <= request.samples <= MAX_SAMPLES:
-        violations.append(("samples", f"is {request.samples}, must be 1 to {MAX_SAMPLES}"))
-    if violations:
-        raise InvalidArgument.every(violations)
-
-
-def _load(request: evaluation_pb2.CreateEvalJobRequest) -> LoadedDataset:
-    try:
-        return load(request.dataset_name, request.dataset, request.format or None)
-    except DatasetError as error:
-        raise InvalidArgument("dataset", str(error)) from error
-
-
-def _items(task: Task, tree: Tree, versions: dict[str, str]) -> list[ItemRecord]:
-    records = []
-    for sample, design in enumerate(tree.of_kind(NodeKind.DESIGN)):
-        assert isinstance(design.payload, DesignPayload)
-        conversations = list(tree.children(design.id, NodeKind.CONVERSATION))
-        executions = tree.children(design.id, NodeKind.EXECUTION)
-        if executions:
-            execution = executions[0]
-            assert isinstance(execution.payload, ExecutionPayload)
-            conversations += tree.children(execution.id, NodeKind.CONVERSATION)
-            item = evaluation_pb2.EvalItem(
-                execution_id=execution.id,
-                success=execution.payload.success,
-                valid_script=True,
-                answer=execution.payload.answer,
-                status=execution.payload.status.value,
-                reason=execution.payload.reason,
-                pattern=execution.payload.executed_pattern,
-            )
-            parseable = execution.payload.parseable
-        else:
-            item = evaluation_pb2.EvalItem(status="policy_fault", reason="; ".join(design.payload.problems))
-            parseable = False
-        item.generated_tokens = generated_tokens(conversations)
-        records.append(_record(task, item, sample, versions, parseable))
-    return records
-
-
-def _record(
-    task: Task,
-    item: evaluation_pb2.EvalItem,
-    sample: int,
-    versions: dict[str, str],
-    parseable: bool = False,
-) -> ItemRecord:
-    item.problem_id = task.task_id
-    item.sample = sample
-    item.designer_version.CopyFrom(parse_version(versions["designer"]))
-    item.executor_version.CopyFrom(parse_version(versions["executor"]))
-    return ItemRecord(task.task_id, sample, task.family, parseable, item.SerializeToString(deterministic=True))
+def _without_dataset(request: evaluation_pb2.CreateEvalJobRequest) -> bytes:
+    """The request as it is kept; the data set is a file."""
+    kept = evaluation_pb2.CreateEvalJobRequest()
+    kept.CopyFrom(request)
+    kept.ClearField("dataset")
+    return kept.SerializeToString(deterministic=True)
 
 
 def _write_file(path: Path, content: bytes) -> None:

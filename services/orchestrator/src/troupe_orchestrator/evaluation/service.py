@@ -1,5 +1,6 @@
 """The Evaluation service: a thin shell over `EvalJobs`."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from troupe.v1 import evaluation_pb2, evaluation_pb2_grpc
@@ -7,11 +8,11 @@ from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.evaluation.jobs import EvalJobs
+from troupe_orchestrator.evaluation.messages import job_message
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord
-from troupe_orchestrator.training.policies import parse_version
-from troupe_orchestrator.training.service import page_size, parse_page_token, required, timestamp
+from troupe_orchestrator.training.service import page_size, parse_page_token, required
 
 
 class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
@@ -43,18 +44,20 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     async def WatchEvalJob(
         self, request: evaluation_pb2.WatchEvalJobRequest, context: Context
     ) -> AsyncIterator[evaluation_pb2.EvalEvent]:
-        told = request.after_event_id
-        async for record in self._jobs.changes(required(request.job_id, "job_id")):
-            job = await self._message(record)
-            ended = job.state != evaluation_pb2.EVAL_STATE_RUNNING
-            if job.items_done > told or ended:
-                told = job.items_done
-                yield evaluation_pb2.EvalEvent(event_id=told, job=job)
+        watch = self._jobs.watch(required(request.job_id, "job_id"), request.after_event_id)
+        async with contextlib.aclosing(watch) as events:
+            async for event in events:
+                yield event
 
     async def CancelEvalJob(
         self, request: evaluation_pb2.CancelEvalJobRequest, context: Context
     ) -> evaluation_pb2.EvalJob:
         return await self._message(await self._jobs.cancel(required(request.job_id, "job_id")))
+
+    async def ResumeEvalJob(
+        self, request: evaluation_pb2.ResumeEvalJobRequest, context: Context
+    ) -> evaluation_pb2.EvalJob:
+        return await self._message(await self._jobs.resume(required(request.job_id, "job_id")))
 
     async def ListEvalItems(
         self, request: evaluation_pb2.ListEvalItemsRequest, context: Context
@@ -69,27 +72,7 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
         )
 
     async def _message(self, record: EvalRecord) -> evaluation_pb2.EvalJob:
-        request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
-        versions = {role: parse_version(text) for role, text in record.versions.items()}
-        return evaluation_pb2.EvalJob(
-            job_id=record.job_id,
-            state=evaluation_pb2.EvalState.Value(f"EVAL_STATE_{record.state.upper()}"),
-            reason=record.reason,
-            dataset_name=request.dataset_name,
-            problems=record.problems,
-            samples=request.samples,
-            items_done=await store.count_items(self._database, record.job_id),
-            items_total=record.problems * request.samples,
-            dataset_errors=[
-                evaluation_pb2.DatasetError(file=file, line=line, message=message)
-                for file, line, message in record.errors
-            ],
-            summary=None if record.summary is None else evaluation_pb2.EvalSummary.FromString(record.summary),
-            designer_version=versions.get("designer"),
-            executor_version=versions.get("executor"),
-            create_time=timestamp(record.created_at),
-            end_time=None if record.ended_at is None else timestamp(record.ended_at),
-        )
+        return job_message(record, await store.count_items(self._database, record.job_id))
 
 
 def _item_token(token: str) -> tuple[str, int] | None:

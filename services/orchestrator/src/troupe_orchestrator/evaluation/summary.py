@@ -12,13 +12,16 @@ from troupe.v1 import evaluation_pb2
 from troupe_orchestrator.statistics import estimate
 from troupe_orchestrator.store.evals import ItemRecord
 
-_FAULT = "infrastructure_fault"
 
+def summarise(records: Sequence[ItemRecord], total: int, seconds: float) -> evaluation_pb2.EvalSummary:
+    """The summary of a job's items. Items that ended in faults of ours are counted and left out of the means.
 
-def summarise(records: Sequence[ItemRecord], seconds: float) -> evaluation_pb2.EvalSummary:
-    """The summary of a job's items. Items that ended in faults of ours are counted and left out of the means."""
+    Args:
+        total: items that the job has in all.
+        seconds: in which they were run.
+    """
     items = [(record, evaluation_pb2.EvalItem.FromString(record.payload)) for record in records]
-    graded = [(record, item) for record, item in items if item.status != _FAULT]
+    graded = [(record, item) for record, item in items if not record.faulted]
     whole = _group("", graded)
     families: dict[str, list[tuple[ItemRecord, evaluation_pb2.EvalItem]]] = defaultdict(list)
     for record, item in graded:
@@ -33,6 +36,7 @@ def summarise(records: Sequence[ItemRecord], seconds: float) -> evaluation_pb2.E
         generated_tokens=sum(item.generated_tokens for _, item in items),
         seconds=seconds,
         faults=len(items) - len(graded),
+        coverage=len(graded) / total,
         groups=[_group(family, families[family]) for family in sorted(families)],
     )
 

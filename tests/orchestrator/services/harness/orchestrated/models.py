@@ -5,6 +5,7 @@ the text, every log-probability is -0.5.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -114,7 +115,9 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
 
 
 class StandInDesigner(designer_pb2_grpc.DesignerServicer):
-    """Gives the scripts that a test wrote down for a question, design by design, from the first again at the end."""
+    """Gives the scripts that a test wrote down for a question, design by design and call by call, from the first again at
+    the end.
+    """
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -123,6 +126,7 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
         self.requests: list[designer_pb2.ProposeDesignsRequest] = []
         self.before_next: Callable[[], Awaitable[object]] | None = None
         """Awaited before every design of a task but the first."""
+        self._given: Counter[str] = Counter()
 
     async def ProposeDesigns(
         self, request: designer_pb2.ProposeDesignsRequest, context: Context
@@ -136,7 +140,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
         for number, design_id in enumerate(request.design_ids):
             if number and self.before_next is not None:
                 await self.before_next()
-            chosen = scripts[number % len(scripts)]
+            chosen = scripts[self._given[request.question] % len(scripts)]
+            self._given[request.question] += 1
             design = designer_pb2.Design()
             if isinstance(chosen, designer_pb2.Design):
                 design.CopyFrom(chosen)

@@ -1,0 +1,118 @@
+"""Runs the items of one job that have not been run. The unit is a sample of a problem: one design and its execution.
+
+Each item is rolled out by itself and stored when it ends, so that a job which is killed repeats none that is stored, and a
+fault of ours costs one item and not a problem's others.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+from troupe.v1 import evaluation_pb2
+
+from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.engines import Engines
+from troupe_orchestrator.evaluation.items import faulted_item, finished_item
+from troupe_orchestrator.evaluation.job_log import JobLog
+from troupe_orchestrator.evaluation.requests import load_dataset, sampling_of
+from troupe_orchestrator.evaluation.summary import summarise
+from troupe_orchestrator.evaluation.targets import Served, served
+from troupe_orchestrator.rollout.nursery import Nursery
+from troupe_orchestrator.rollout.observer import Silent
+from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.timeline import Timeline
+from troupe_orchestrator.run_config import ServingConfig
+from troupe_orchestrator.store import evals as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalState
+from troupe_orchestrator.training.policies import parse_version
+
+_ITEMS_IN_FLIGHT = 256
+
+
+class VersionChangedError(RuntimeError):
+    """The target serves another version than the job's items were made with."""
+
+
+async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
+    """Run what is left of a job, to its end. Whoever calls this holds the boundary where the target needs it.
+
+    Raises:
+        VersionChangedError: the job has items of another version; it has not ended then.
+    """
+    record = log.record
+    request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
+    target = evaluation_pb2.EvalTarget.FromString(record.target)
+    content = await asyncio.to_thread(Path(record.dataset_file).read_bytes)
+    dataset = await asyncio.to_thread(load_dataset, request, content)
+    async with served(target, request.mode, record.job_id, database, engines) as ready:
+        if record.versions and record.versions != ready.versions:
+            raise VersionChangedError(
+                f"began with {record.versions}, the target now serves {ready.versions}: items of two versions are not "
+                "mixed; create the job again"
+            )
+        await log.began(ready.versions)
+        done = {(item.problem_id, item.sample) for item in await store.list_items(database, record.job_id)}
+        left = (
+            (task, sample)
+            for task in dataset.tasks
+            for sample in range(request.samples)
+            if (task.task_id, sample) not in done
+        )
+        await _run_items(left, _Rollouts(log, ready))
+    items = await store.list_items(database, record.job_id)
+    summary = await asyncio.to_thread(summarise, items, record.problems * request.samples, log.seconds)
+    await log.end(EvalState.SUCCEEDED, "", summary)
+
+
+async def _run_items(left: Iterator[tuple[Task, int]], rollouts: "_Rollouts") -> None:
+    async def work() -> None:
+        # All of them take from one iterator: each item is taken once.
+        for task, sample in left:
+            await rollouts.run(task, sample)
+
+    async with Nursery() as group:
+        for _ in range(_ITEMS_IN_FLIGHT):
+            group.create_task(work())
+
+
+class _Rollouts:
+    """How the items of a job are rolled out."""
+
+    def __init__(self, log: JobLog, ready: Served) -> None:
+        record = log.record
+        self._log = log
+        self._ready = ready
+        self._scope = record.job_id
+        self._request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
+        self._serving = ServingConfig.model_validate_json(record.serving)
+
+    async def run(self, task: Task, sample: int) -> None:
+        """Run one item and store it."""
+        versions = self._ready.versions
+        try:
+            tree = await roll_task(task, self._plan(sample), self._ready.services, Silent(), Timeline())
+        except TaskDroppedError as drop:
+            await self._log.add(faulted_item(task, sample, str(drop), versions))
+        else:
+            await self._log.add(finished_item(task, sample, tree, versions))
+
+    def _plan(self, sample: int) -> RolloutPlan:
+        request, serving = self._request, self._serving
+        versions = {role: parse_version(text) for role, text in self._ready.versions.items()}
+        return RolloutPlan(
+            scope=self._scope,
+            # A job has no steps: its samples take their place in ids and seeds.
+            step=sample,
+            seed=request.sampling.seed if request.sampling.HasField("seed") else 0,
+            designs=1,
+            executions=1,
+            max_attempts=serving.max_attempts,
+            designer_sampling=sampling_of(request, serving, serving.sampling.designer.max_tokens),
+            executor_sampling=sampling_of(request, serving, serving.sampling.executor.max_tokens),
+            designer_version=versions.get("designer"),
+            executor_version=versions["executor"],
+            budgets=serving.budgets,
+            delivery_instruction=serving.delivery_instruction,
+            rewards=serving.rewards,
+        )

@@ -1,0 +1,71 @@
+"""What a CreateEvalJob call may ask for. Pure."""
+
+import re
+
+from troupe.v1 import common_pb2, evaluation_pb2
+from troupe_contracts.errors import InvalidArgument
+
+from troupe_orchestrator.datasets.formats import FORMATS
+from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
+from troupe_orchestrator.run_config import ServingConfig
+
+MAX_DATASET_BYTES = 48 * 1024 * 1024
+MAX_SAMPLES = 256
+_JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+def check_request(request: evaluation_pb2.CreateEvalJobRequest) -> None:
+    """Refuse what cannot be run.
+
+    Raises:
+        InvalidArgument: naming each bad field.
+    """
+    violations = []
+    if request.format and request.format not in FORMATS.names():
+        violations.append(("format", f"{request.format!r} is none of {FORMATS.known()}"))
+    if request.job_id and not _JOB_ID.match(request.job_id):
+        violations.append(("job_id", f"{request.job_id!r} must match {_JOB_ID.pattern}"))
+    if not request.dataset:
+        violations.append(("dataset", "is empty: send the file's bytes"))
+    if len(request.dataset) > MAX_DATASET_BYTES:
+        violations.append(("dataset", f"has {len(request.dataset)} bytes, the maximum is {MAX_DATASET_BYTES}"))
+    if not 1 <= request.samples <= MAX_SAMPLES:
+        violations.append(("samples", f"is {request.samples}, must be 1 to {MAX_SAMPLES}"))
+    if request.mode not in evaluation_pb2.EvalMode.values():
+        violations.append(("mode", f"is {request.mode}, must be one of {evaluation_pb2.EvalMode.keys()}"))
+    if request.mode == evaluation_pb2.EVAL_MODE_SINGLE_AGENT and request.target.endpoint.designer:
+        violations.append(("target.endpoint.designer", "is asked by nobody: mode SINGLE_AGENT has no designer"))
+    if violations:
+        raise InvalidArgument.every(violations)
+
+
+def load_dataset(request: evaluation_pb2.CreateEvalJobRequest, content: bytes) -> LoadedDataset:
+    """The problems that a job runs: the first `limit` of the file.
+
+    Raises:
+        InvalidArgument: the file cannot be used, or has no readable line.
+    """
+    try:
+        dataset = load(request.dataset_name, content, request.format or None)
+    except DatasetError as error:
+        raise InvalidArgument("dataset", str(error)) from error
+    if not dataset.tasks:
+        first = dataset.errors[0] if dataset.errors else None
+        detail = f"; {first.file}:{first.line}: {first.message}" if first else ""
+        raise InvalidArgument("dataset", f"{request.dataset_name or 'the data set'} has no readable line{detail}")
+    return LoadedDataset(dataset.tasks[: request.limit or None], dataset.errors, dataset.format)
+
+
+def sampling_of(
+    request: evaluation_pb2.CreateEvalJobRequest, serving: ServingConfig, max_tokens: int
+) -> common_pb2.Sampling:
+    """How a role samples: as the request says, else as the orchestrator is configured.
+
+    Args:
+        max_tokens: of one turn of the role, where the request does not say.
+    """
+    chosen = common_pb2.Sampling(temperature=serving.temperature, max_tokens=max_tokens)
+    if request.HasField("sampling"):
+        chosen.CopyFrom(request.sampling)
+        chosen.max_tokens = chosen.max_tokens or max_tokens
+    return chosen
