@@ -11,6 +11,7 @@ from troupe_contracts.errors import InvalidArgument, Relayed, Unavailable
 
 from troupe_orchestrator.datasets.task import AssertionTests, MathReference, Task
 from troupe_orchestrator.engines import Engines, require
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError
 from troupe_orchestrator.rollout.judge import Judge
 from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
@@ -89,6 +90,8 @@ class _Told:
         self.events.put_nowait(solver_pb2.SolveEvent(node_event=event))
 
     def execution_done(self) -> None: ...
+
+    def fault(self, fault: InfrastructureFaultError) -> None: ...
 
 
 def _check(request: solver_pb2.SolveRequest) -> None:
