@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin.deployment import Command, left_of, troupe, until, write_profile
+from standin.deployment import PYTHON_PATH, Command, left_of, troupe, until, write_profile
 from troupe_client.processes import Identity, identify
 from troupe_client.state import Deployment
 
@@ -88,12 +88,74 @@ def test_a_service_that_never_serves_is_reported_by_name(tmp_path: Path) -> None
     assert "executor did not serve within 4 s" in ended.stderr
 
 
-def test_a_service_that_ends_later_ends_the_deployment(tmp_path: Path, start_command: Start) -> None:
-    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "end later"}})
+def test_a_service_that_keeps_ending_ends_the_deployment_with_the_end_of_its_log(
+    tmp_path: Path, start_command: Start
+) -> None:
+    end = tmp_path / "end"
+    environment = {"STAND_IN_ENDS_WITH": str(end), "PYTHONPATH": PYTHON_PATH}
+    profile = write_profile(tmp_path, sandbox={"environment": environment})
     up = start_command("up", "--profile", profile, state=tmp_path / "state")
-    _, errors = up.process.communicate(timeout=30)
+    deployment = up.deployment(is_ready)
+    end.touch()
+    _, errors = up.process.communicate(timeout=90)
     assert up.process.returncode == 1
-    assert "executor ended with exit status 7" in errors
+    assert "sandbox ended with exit status 7: starting it again (1 of 5 times)" in errors
+    assert "sandbox ended with exit status 7, the 6th time within 10 minutes" in errors
+    assert "the end of" in errors
+    assert left_of(deployment) == []
+
+
+def test_a_killed_service_is_cleared_away_and_serves_again_where_it_did(tmp_path: Path, start_command: Start) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "leave behind"}})
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    before = up.deployment(is_ready).services["executor"]
+    (segment,) = re.findall(r"leaves (\w+)", Path(before.log).read_text())
+    workers = _children(before.pid)
+    assert workers
+    os.kill(before.pid, signal.SIGKILL)
+
+    after = up.deployment(lambda now: now.services["executor"].restarts == 1 and now.services["executor"].serves)
+    after_it = after.services["executor"]
+    assert (after_it.target, after_it.metrics) == (before.target, before.metrics)
+    assert after_it.pid != before.pid
+    assert not any(worker.alive() for worker in workers)
+    assert not (Path("/dev/shm") / segment).exists()
+    assert segment in Path(before.log).read_text()
+    assert [name for name, service in after.services.items() if service.restarts] == ["executor"]
+
+    shown = troupe("status", "--state", tmp_path / "state")
+    assert shown.returncode == 0
+    assert "started again once: ended with signal SIGKILL at" in shown.stdout
+    seconds, _ = up.end(signal.SIGINT)
+    assert seconds < 5
+    assert left_of(after) == []
+
+
+def test_a_service_is_started_again_only_once_those_that_it_needs_serve(tmp_path: Path, start_command: Start) -> None:
+    profile = write_profile(tmp_path)
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    before = up.deployment(is_ready).services
+    for name in ("orchestrator", "executor"):
+        os.kill(before[name].pid, signal.SIGKILL)
+    after = up.deployment(
+        lambda now: all(
+            service.serves and service.pid != before[name].pid
+            for name, service in ((name, now.services[name]) for name in ("orchestrator", "executor"))
+        )
+    ).services
+    assert after["orchestrator"].start_ticks > after["executor"].start_ticks
+    assert after["orchestrator"].target == before["orchestrator"].target
+
+
+def test_a_signal_while_a_service_is_started_again_leaves_nothing(tmp_path: Path, start_command: Start) -> None:
+    profile = write_profile(tmp_path, executor={"settings": {"misbehave": "leave behind"}})
+    up = start_command("up", "--profile", profile, state=tmp_path / "state")
+    deployment = up.deployment(is_ready)
+    os.kill(deployment.services["executor"].pid, signal.SIGKILL)
+    up.deployment(lambda now: now.services["executor"].restarts == 1)
+    seconds, _ = up.end(signal.SIGINT)
+    assert seconds < 5
+    assert left_of(deployment) == []
 
 
 def test_services_end_when_their_supervisor_is_killed_and_down_clears_what_it_left(

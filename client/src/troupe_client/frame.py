@@ -14,7 +14,7 @@ from rich.console import Console
 from troupe_contracts.errors import describe
 
 from troupe_client.interrupt import InterruptedCommandError, Interrupts, run
-from troupe_client.local import OnReady, ServiceEndedError
+from troupe_client.local import ServiceEndedError, Tell
 from troupe_client.profile import ProfileError
 from troupe_client.session import DEFAULT_STATE, NoServicesError, Place
 from troupe_client.state import AlreadyRunningError
@@ -56,14 +56,10 @@ def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
     raise typer.Exit(status)
 
 
-def starting(profile: str) -> OnReady:
-    """Shows services as they come up."""
+def starting(profile: str) -> Tell:
+    """Shows services as they come up, and what becomes of them."""
     err.print(f"starting the services of profile {profile}", style="dim")
-
-    def ready(service: str, seconds: float) -> None:
-        err.print(f"  {service} serves after {seconds:.1f} s", style="dim")
-
-    return ready
+    return lambda line: err.print(f"  {line}", style="dim")
 
 
 def place(target: str | None, state: Path, profile: Path | None) -> Place:

@@ -1,7 +1,7 @@
 """What each service of a deployment says of itself: health, versions, isolation, capacity."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -36,6 +36,8 @@ class Report:
     health: str
     serves: str = ""
     capacity: str = ""
+    restarts: str = ""
+    """How often it was started again and why last; empty if it never ended."""
 
 
 async def probe(deployment: Deployment) -> list[Report]:
@@ -44,10 +46,21 @@ async def probe(deployment: Deployment) -> list[Report]:
 
 
 async def _probe(name: str, state: ServiceState) -> Report:
+    return replace(await _answer(name, state), restarts=_restarts(state))
+
+
+def _restarts(state: ServiceState) -> str:
+    if not state.restarts:
+        return ""
+    times = "once" if state.restarts == 1 else f"{state.restarts} times"
+    return f"started again {times}: {state.ended}; see {state.log}"
+
+
+async def _answer(name: str, state: ServiceState) -> Report:
+    if not state.serves and (state.identity.alive() or state.restarts):
+        return Report(name, state.pid, state.target, "starting")
     if not state.identity.alive():
         return Report(name, state.pid, state.target, "ended", serves=f"see {state.log}")
-    if not state.target:
-        return Report(name, state.pid, "", "starting")
     async with connect(state.target) as channel:
         try:
             serves, capacity = await _details(name, state, channel)

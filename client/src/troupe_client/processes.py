@@ -1,14 +1,14 @@
 """Processes of a local deployment: who is still there, and how to end all of them.
 
-Services start processes of their own (engine workers, ranks of a gang, scripts), some in sessions of their
-own, so neither a process group nor the list of children is the whole. A process is ours when it descends from
-a service, or when its environment carries the deployment's tag. What it held in /dev/shm is noted before it
-is killed, since nobody removes that for a killed process.
+Services start processes of their own (engine workers, ranks of a gang, scripts), some in sessions of their own, so neither a
+process group nor the list of children is the whole. A process is ours when it descends from a service, or when its
+environment carries the deployment's tag; which service's it is stands beside that. What it held in /dev/shm is noted before
+it is killed, since nobody removes that for a killed process.
 """
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import psutil
 
 # Not a TROUPE_ variable: services refuse those that they do not know.
 TAG: Final = "_TROUPE_DEPLOYMENT"
+SERVICE: Final = "_TROUPE_SERVICE"
 SHARED_MEMORY: Final = Path("/dev/shm")
 _GONE: Final = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError, PermissionError, FileNotFoundError)
 
@@ -59,9 +60,10 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def members(roots: Iterable[Identity], tag: str) -> set[Identity]:
-    """The living processes among `roots`, their descendants, and all that carry the tag."""
-    pids = set(_tagged(tag))
+def members(roots: Iterable[Identity], tag: str, service: str = "") -> set[Identity]:
+    """The living processes among `roots`, their descendants, and all that carry the tag, and the service's name where one
+    is given."""
+    pids = set(_tagged({f"{TAG}={tag}", f"{SERVICE}={service}"} if service else {f"{TAG}={tag}"}))
     for root in roots:
         if root.alive():
             pids.add(root.pid)
@@ -92,14 +94,14 @@ def send(processes: Iterable[Identity], signum: signal.Signals) -> None:
                 os.kill(process.pid, signum)
 
 
-def kill_all(roots: Iterable[Identity], known: Iterable[Identity], tag: str) -> set[Path]:
-    """Kills `known` and all members; returns what they held in /dev/shm.
+def kill_all(roots: Iterable[Identity], known: Iterable[Identity], tag: str, service: str = "") -> set[Path]:
+    """Kills `known` and all members (`members`); returns what they held in /dev/shm.
 
     They are stopped first, until none is new: a process that is being killed could start another.
     """
     roots = list(roots)
     stopped: set[Identity] = set()
-    while new := ({process for process in known if process.alive()} | members(roots, tag)) - stopped:
+    while new := ({process for process in known if process.alive()} | members(roots, tag, service)) - stopped:
         send(new, signal.SIGSTOP)
         stopped |= new
     held = shared_memory_of(stopped)
@@ -107,10 +109,10 @@ def kill_all(roots: Iterable[Identity], known: Iterable[Identity], tag: str) -> 
     return held
 
 
-def _tagged(tag: str) -> Iterable[int]:
-    wanted = f"{TAG}={tag}".encode()
+def _tagged(marks: Collection[str]) -> Iterable[int]:
+    wanted = {mark.encode() for mark in marks}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(*_GONE):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                if wanted <= set((entry / "environ").read_bytes().split(b"\0")):
                     yield int(entry.name)

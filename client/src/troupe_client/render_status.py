@@ -21,7 +21,7 @@ def services(reports: Iterable[Report]) -> Table:
         table.add_row(
             report.service,
             plain(health, _HEALTH_STYLES.get(report.health, "red")),
-            plain("\n".join(filter(None, (where, report.serves, report.capacity)))),
+            plain("\n".join(filter(None, (where, report.serves, report.capacity, report.restarts)))),
         )
     return table
 

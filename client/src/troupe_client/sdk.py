@@ -14,6 +14,7 @@ Watches survive a lost connection: they go on from the last event that was seen.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -32,8 +33,9 @@ from troupe_contracts.channel import connect
 
 Result = TypeVar("Result")
 
-# How often a watch calls again without having seen anything new, and how long it waits before.
-_RECONNECTS: Final = 8
+# How long a watch goes on calling an orchestrator that is away, and how long it waits between: one that was killed comes
+# back, and waits for the lease of the one before.
+_AWAY_SECONDS: Final = 120.0
 _RECONNECT_SECONDS: Final = 0.5
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -214,15 +216,15 @@ async def _opened(target: str) -> Client:
 
 async def _resumed(call: Callable[[int], Any], after: int) -> AsyncIterator[Any]:
     """A watch that calls again from the last event when the connection is lost."""
-    attempts = 0
+    give_up = time.monotonic() + _AWAY_SECONDS
     while True:
         try:
             async for event in call(after):
-                attempts, after = 0, max(after, event.event_id)
+                after = max(after, event.event_id)
                 yield event
+                give_up = time.monotonic() + _AWAY_SECONDS
         except grpc.aio.AioRpcError as error:
-            attempts += 1
-            if error.code() not in _LOST or attempts > _RECONNECTS:
+            if error.code() not in _LOST or time.monotonic() > give_up:
                 raise
             await asyncio.sleep(_RECONNECT_SECONDS)
         else:

@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 
 from troupe_client.interrupt import Interrupts
-from troupe_client.local import LocalServices, OnReady
+from troupe_client.local import LocalServices, Tell
 from troupe_client.profile import load_profile
 from troupe_client.state import Deployment, StateFolder
 from troupe_client.wiring import ORCHESTRATOR, Purpose
@@ -24,8 +24,8 @@ from troupe_client.wiring import ORCHESTRATOR, Purpose
 DEFAULT_STATE: Final = Path(".troupe")
 _POLL_SECONDS: Final = 0.2
 
-# Given a profile's name, what to call as each of its services comes up.
-Starting = Callable[[str], OnReady]
+# Given a profile's name, what to call with each line about its services.
+Starting = Callable[[str], Tell]
 
 
 class NoServicesError(RuntimeError):
@@ -61,7 +61,8 @@ async def orchestrator(
 ) -> AsyncIterator[str]:
     """The target of an orchestrator, for as long as the block runs.
 
-    A service that ends while the block runs ends the block with `ServiceEndedError`.
+    A service that ends while the block runs is started again; one that keeps ending ends the block with
+    `ServiceEndedError`.
     """
     if place.target is not None:
         yield place.target
@@ -82,10 +83,10 @@ async def running(
     profile = load_profile(place.profile_path())
     state = StateFolder(place.state)
     with state.held():
-        services = LocalServices(profile, state, purpose)
+        services = LocalServices(profile, state, purpose, starting(profile.name))
         interrupts.on_hurry(services.hurry)
         try:
-            await services.start(starting(profile.name))
+            await services.start()
             async with _guarded(services):
                 yield services
         finally:
@@ -94,7 +95,7 @@ async def running(
 
 @asynccontextmanager
 async def _guarded(services: LocalServices) -> AsyncIterator[None]:
-    """Ends the block when a service ends, with the error that says why."""
+    """Ends the block when a service ends for good, with the error that says why."""
     task = asyncio.current_task()
     assert task is not None
     watching = asyncio.create_task(services.watch())

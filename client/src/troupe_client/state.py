@@ -23,8 +23,8 @@ class AlreadyRunningError(RuntimeError):
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service of a deployment. `target` is empty until it serves; `policy_id` is, where it has no
-    policy."""
+    """One service of a deployment. `target` and `metrics` are empty until it serves for the first time and stay the
+    same from then on; `policy_id` is empty where it has no policy."""
 
     pid: int
     start_ticks: int
@@ -32,6 +32,10 @@ class ServiceState:
     policy_id: str = ""
     target: str = ""
     metrics: str = ""
+    serves: bool = False
+    restarts: int = 0
+    ended: str = ""
+    """How and when it ended by itself last."""
 
     @property
     def identity(self) -> Identity:

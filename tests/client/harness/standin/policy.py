@@ -19,6 +19,9 @@ STUBBORN = (
 )
 
 
+KEPT: list[SharedMemory] = []
+
+
 class PolicySettings(ServiceSettings):
     """The settings of both roles that the supervisor wires."""
 
@@ -30,7 +33,7 @@ class PolicySettings(ServiceSettings):
     lineage: str = ""
     context_length: int = 0
     prompt: str = ""
-    misbehave: Literal["", "exit", "hang", "never", "end later"] = ""
+    misbehave: Literal["", "exit", "hang", "never", "leave behind"] = ""
 
 
 class Policy(policy_pb2_grpc.PolicyServicer):
@@ -60,8 +63,6 @@ def main(name: str) -> None:
         policy_pb2_grpc.add_PolicyServicer_to_server(Policy(settings), server)  # type: ignore[abstract]
 
     async def run() -> None:
-        if settings.misbehave == "end later":
-            asyncio.get_running_loop().call_later(1, sys.exit, 7)
         await serve(name, settings, register, ["troupe.v1.Policy"])
 
     asyncio.run(run())
@@ -71,16 +72,21 @@ def _misbehave(how: str) -> None:
     if how == "exit":
         print("CUDA error: no device", file=sys.stderr)
         sys.exit(3)
+    if how == "leave behind":
+        print(f"leaves {_worker_and_memory()}", flush=True)
     if how == "hang":
         # As an engine's start does: a worker, shared memory, and a main thread that sees no signal.
-        worker = subprocess.Popen(
-            [sys.executable, "-c", STUBBORN], start_new_session=True, stdout=subprocess.PIPE, env={}
-        )
-        assert worker.stdout is not None
-        worker.stdout.readline()
-        memory = SharedMemory(create=True, size=1 << 20)
-        print(f"hangs with {memory.name}", flush=True)
+        print(f"hangs with {_worker_and_memory()}", flush=True)
         import signal
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+
+
+def _worker_and_memory() -> str:
+    """Starts a worker without our environment, makes a segment, and gives the segment's name."""
+    worker = subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True, stdout=subprocess.PIPE, env={})
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    KEPT.append(SharedMemory(create=True, size=1 << 20))
+    return KEPT[0].name
