@@ -9,7 +9,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup quickstart test test-rust lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-rust lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -22,6 +22,12 @@ $(UV):
 	@touch $@
 
 setup: .venv/.ready ## install everything into .venv (EXTRA=gpu for CUDA engines)
+
+postgres: ## install PostgreSQL from the distribution's packages, for the store's tests (needs apt and root)
+	@if compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then exit 0; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "PostgreSQL is not installed and this is not root with apt-get: install the package 'postgresql' yourself"; exit 1; \
+	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; fi
 
 protos: .venv/.ready ## generate the Python stubs from proto/
 	rm -rf libs/contracts/src/troupe/v1

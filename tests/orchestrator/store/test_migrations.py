@@ -58,7 +58,7 @@ FIRST_ROWS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture
 async def engine(store_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(store_url, 30.0)
+    engine = connect(store_url, 30.0, 20.0)
     yield engine
     await engine.dispose()
 

@@ -102,9 +102,17 @@ async def test_a_watcher_sees_events_as_they_happen_and_ends_with_the_run(databa
     assert seen == [1, 2]
 
 
-async def test_a_task_is_quarantined_after_its_last_drop(database: Database) -> None:
+async def test_drops_are_on_record_with_the_seal_of_their_step_or_not_at_all(database: Database) -> None:
     await add_run(database)
-    assert [await store.count_drop(database, "run-1", "t1", "engine down", 2) for _ in range(2)] == [False, True]
+    drop = store.DropRecord("t1", 2, True, "engine down")
+    with pytest.raises(store.IllegalTransitionError):
+        await store.advance_step(database, step(1), StepState.SEALED, drops=[drop])
+    assert await store.list_drops(database, "run-1") == []
+    await store.begin_step(database, step(1))
+    await store.advance_step(database, step(1), StepState.SEALED, drops=[replace(drop, count=1, quarantined=False)])
+    assert await store.quarantined_tasks(database, "run-1") == frozenset()
+    await store.advance_step(database, step(1), StepState.TRAINED, drops=[drop])
+    assert await store.list_drops(database, "run-1") == [drop]
     assert await store.quarantined_tasks(database, "run-1") == {"t1"}
 
 

@@ -43,7 +43,10 @@ class PostgresServer:
         self._call([str(binaries / "initdb"), "-D", str(self.folder / "data"), "-U", "troupe", "-A", "trust", "-N"])
 
     def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it takes connections.
+
+        On the main thread: the server ends with the thread that started it.
+        """
         log = (self.folder / "log").open("ab")
         command = [str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
         command += ["-c", "listen_addresses=", "-c", "max_connections=200", *self._options]

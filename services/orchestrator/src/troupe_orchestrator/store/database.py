@@ -63,7 +63,7 @@ class Database:
             StoreSchemaError: the store was made by a newer release.
             StoreUrlError: the URL names no database that we can use.
         """
-        engine = connect(url, lease_seconds)
+        engine = connect(url, lease_seconds, patience_seconds)
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         give_up = time.monotonic() + wait_seconds
 

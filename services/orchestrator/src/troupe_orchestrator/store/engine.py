@@ -5,6 +5,7 @@ on the lease's row, taken by `lease.check`), so what it reads before it writes s
 snapshot.
 """
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url
@@ -13,18 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _LOCK_SECONDS = 5.0
-"""How long one statement waits for another's lock; the transaction around it is then tried again."""
+"""How long one statement waits for another's lock at most; its transaction is then tried again."""
 
 
 class StoreUrlError(ValueError):
     """The store's URL names no database that we can use."""
 
 
-def connect(url: str, lease_seconds: float) -> AsyncEngine:
+def connect(url: str, lease_seconds: float, patience_seconds: float) -> AsyncEngine:
     """An engine for the database of `url`; nothing is connected yet.
 
     Args:
         lease_seconds: after which PostgreSQL ends a transaction whose process does nothing, e.g. since it is stopped.
+        patience_seconds: how long its user waits for it in all.
 
     Raises:
         StoreUrlError: the URL is none, or of another database.
@@ -39,13 +41,16 @@ def connect(url: str, lease_seconds: float) -> AsyncEngine:
             f"the store's URL is one of {backend}: give sqlite:///file or postgresql://user@host/database"
         )
     parsed = parsed.set(drivername=_DRIVERS[backend])
+    lock_milliseconds = int(min(_LOCK_SECONDS, patience_seconds) * 1000)
     if backend == "sqlite":
         engine = create_async_engine(parsed)
-        event.listen(engine.sync_engine, "connect", _configure_sqlite)
+        event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, lock_milliseconds))
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     # A pooled connection may be of a server that has been restarted since: it is tried before it is used.
-    return create_async_engine(parsed, pool_pre_ping=True, connect_args=_postgresql_arguments(lease_seconds))
+    return create_async_engine(
+        parsed, pool_pre_ping=True, connect_args=_postgresql_arguments(lease_seconds, lock_milliseconds)
+    )
 
 
 def reading_options(engine: AsyncEngine) -> dict[str, Any]:
@@ -55,10 +60,10 @@ def reading_options(engine: AsyncEngine) -> dict[str, Any]:
     return {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
 
 
-def _postgresql_arguments(lease_seconds: float) -> dict[str, Any]:
+def _postgresql_arguments(lease_seconds: float, lock_milliseconds: int) -> dict[str, Any]:
     idle = int(lease_seconds * 1000)
     return {
-        "options": f"-c lock_timeout={int(_LOCK_SECONDS * 1000)} -c idle_in_transaction_session_timeout={idle}",
+        "options": f"-c lock_timeout={lock_milliseconds} -c idle_in_transaction_session_timeout={idle}",
         # A server that fell silent is noticed in half a minute.
         "connect_timeout": 5,
         "keepalives_idle": 10,
@@ -74,11 +79,11 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-def _configure_sqlite(connection: object, _record: object) -> None:
+def _configure_sqlite(lock_milliseconds: int, connection: object, _record: object) -> None:
     connection.isolation_level = None  # type: ignore[attr-defined]  # the driver begins nothing by itself
     cursor = connection.cursor()  # type: ignore[attr-defined]
     # First, since changing the journal's mode takes a lock too.
-    cursor.execute(f"PRAGMA busy_timeout={int(_LOCK_SECONDS * 1000)}")
+    cursor.execute(f"PRAGMA busy_timeout={lock_milliseconds}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
