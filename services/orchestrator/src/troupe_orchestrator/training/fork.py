@@ -11,7 +11,7 @@ the place in the rollout, never of the run's id.
 import asyncio
 import shutil
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from troupe_contracts.errors import FailedPrecondition
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import BatchRecord
+from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.retained import listed_files
 from troupe_orchestrator.store.runs import RunRecord, StepRecord, StepState
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.inputs import parse
@@ -51,7 +52,7 @@ def forkable_steps(
         start: the step that the run started after, 0 unless it is a fork itself.
         steps: of the run, in order.
         checkpoints: steps whose checkpoint is kept; the run's start is one if its weights are to be had.
-        kept: files of sealed batches that are kept.
+        kept: files that are kept, those of sealed batches among them.
     """
     found = [start] if start in checkpoints else []
     reached = start in checkpoints
@@ -150,19 +151,12 @@ async def _queue_after(
 
 
 async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:
-    """Steps after which a run can be forked, as the store and the disk have it."""
-    steps = await store.list_steps(database, run_id)
-    checkpoints = await store.list_checkpoints(database, run_id)
-    return await asyncio.to_thread(_forkable, start, steps, checkpoints)
-
-
-def _forkable(
-    start: int, steps: Sequence[StepRecord], checkpoints: Sequence[tuple[int, Mapping[str, Any]]]
-) -> list[int]:
-    kept = {batch.file for record in steps for batch in record.batches if Path(batch.file).exists()}
-    whole = {step for step, manifest in checkpoints if all(Path(saved["uri"]).exists() for saved in manifest.values())}
+    """Steps after which a run can be forked, by what the store lists of it."""
+    checkpoints = {step for step, _ in await store.list_checkpoints(database, run_id)}
     # A run that is no fork starts from the learner's model folder, which is there as long as the learner is.
-    return forkable_steps(start, steps, whole | ({0} if start == 0 else set()), kept)
+    origins = {0} if start == 0 else set()
+    steps = await store.list_steps(database, run_id)
+    return forkable_steps(start, steps, checkpoints | origins, await listed_files(database, run_id))
 
 
 async def prepare_base(
@@ -172,7 +166,7 @@ async def prepare_base(
 
     Raises:
         LearnerError: a learner could not load, replay or save.
-        OSError: a batch of the parent is gone.
+        BatchCollectedError: a batch of the parent is gone.
     """
     recorded = dict(await store.list_checkpoints(database, run_id)).get(fork.step)
     if recorded is None and await store.last_step(database, run_id) is None:
@@ -201,7 +195,7 @@ async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, 
     """The checkpoint to begin from ("" is the initial weights), and the batches from there to the parent's step."""
     checkpoint, source = 0, ""
     for step, manifest in await store.list_checkpoints(database, fork.parent):
-        if checkpoint <= step <= fork.step and await asyncio.to_thread(Path(manifest[policy_id]["uri"]).exists):
+        if checkpoint <= step <= fork.step:
             checkpoint, source = step, manifest[policy_id]["uri"]
     batches = [
         batch
@@ -210,6 +204,13 @@ async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, 
         for batch in record.batches
         if batch.policy_id == policy_id
     ]
+    listed = await listed_files(database, fork.parent)
+    for batch in batches:
+        if batch.file not in listed:
+            raise BatchCollectedError(
+                f"the batch of update {batch.update} of policy {policy_id} in run {fork.parent} was collected while this "
+                "fork waited: cancel it, and fork a step that can be"
+            )
     return source, batches
 
 
