@@ -22,6 +22,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m troupe_sandbox", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:50054", help="address of the gRPC service")
     parser.add_argument("--metrics", default="127.0.0.1:0", help="address of the Prometheus metrics")
+    parser.add_argument("--tokens", type=Path, help="file with a line `ROLE sha256:HEX` for each token callers may show")
+    parser.add_argument("--tls-cert", type=Path, help="PEM file with this service's certificate chain")
+    parser.add_argument("--tls-key", type=Path, help="PEM file with the certificate's private key")
+    parser.add_argument("--tls-ca", type=Path, help="PEM file of the authority that callers' certificates must have")
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve everyone who can reach an address that is not loopback"
+    )
     parser.add_argument("--ready-file", type=Path, help="written as JSON once the service serves")
     parser.add_argument("--workflow-slots", type=int, default=128, help="workflow scripts at once")
     parser.add_argument("--test-slots", type=int, default=cores, help="test cases at once")
@@ -43,10 +50,18 @@ def main() -> int:
     nodes = [name for name in options.nodes.split(",") if name]
     work_root = options.work_dir or Path(tempfile.gettempdir())
     python = options.python or settings.base_interpreter()
-    serving = {
+    listening = {
         "listen": options.listen,
         "metrics": options.metrics,
-        "ready_file": None if options.ready_file is None else str(options.ready_file.resolve()),
+        "tokens": _path(options.tokens),
+        "tls_cert": _path(options.tls_cert),
+        "tls_key": _path(options.tls_key),
+        "tls_ca": _path(options.tls_ca),
+        "insecure": options.insecure,
+    }
+    serving = {
+        "listening": listening,
+        "ready_file": _path(options.ready_file),
         "drain_seconds": options.drain_seconds,
         "die_with_parent": options.die_with_parent,
         "log": options.log,
@@ -67,6 +82,10 @@ def main() -> int:
         print(f"troupe_sandbox: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
 
 
 if __name__ == "__main__":

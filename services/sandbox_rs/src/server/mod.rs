@@ -2,7 +2,10 @@
 //!
 //! Draining takes nothing new (health says NOT_SERVING), lets what runs finish for the grace period, then ends it with
 //! UNAVAILABLE, so that nothing of ours is ever taken for a program's doing.
+//!
+//! Who may call is `access`'s. Nothing that a caller sends to prove it is ever logged.
 
+mod access;
 mod convert;
 mod metrics;
 mod refusal;
@@ -23,6 +26,8 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use self::access::{Admission, Credentials, Listening};
+use self::metrics::Endpoint;
 use self::service::{Phase, Service};
 use crate::layers::process;
 use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
@@ -43,17 +48,20 @@ const LAST_CALL: Duration = Duration::from_secs(3);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    pub listen: SocketAddr,
-    pub metrics: SocketAddr,
+    pub listening: Listening,
     pub ready_file: Option<PathBuf>,
     pub drain_seconds: f64,
     pub die_with_parent: bool,
     pub log: String,
 }
 
+/// Parts below ours, which log what they send and receive, metadata included, at the levels beneath this.
+const BELOW: [&str; 4] = ["h2=info", "hyper=info", "rustls=info", "tonic=info"];
+
 /// Logs as JSON lines on standard error.
 pub fn start_logging(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::new(filter);
+    // The later directive for a part is the one that counts.
+    let filter = tracing_subscriber::EnvFilter::new([&[filter], &BELOW[..]].concat().join(","));
     let builder = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call in one process keeps the first subscriber.
     let _ = builder.with_ansi(std::io::stderr().is_terminal()).try_init();
@@ -61,6 +69,11 @@ pub fn start_logging(filter: &str) {
 
 /// Serves until a signal ends it.
 pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    options.listening.check()?;
+    let credentials = Credentials::read(&options.listening)?;
+    if let Some(warning) = options.listening.warning() {
+        tracing::warn!("{warning}");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let parent = if options.die_with_parent { Some(parent_watch()?) } else { None };
@@ -69,8 +82,8 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let listener = TcpListener::bind(options.listen).await?;
-    let metrics_listener = TcpListener::bind(options.metrics).await?;
+    let listener = TcpListener::bind(options.listening.listen).await?;
+    let metrics_listener = TcpListener::bind(options.listening.metrics).await?;
     let (target, metrics_target) = (listener.local_addr()?, metrics_listener.local_addr()?);
 
     let (phase_sender, phase) = watch::channel(Phase::Serving);
@@ -88,12 +101,17 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
     let mut stopping = phase.clone();
     // Small frames go both ways in turns: without this each waits for the peer's delayed acknowledgement.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
+    let server = match credentials.grpc() {
+        None => Server::builder(),
+        Some(tls) => Server::builder().tls_config(tls)?,
+    };
+    let server = server
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+        .layer(Admission::new(credentials.guard.clone()))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
@@ -102,7 +120,13 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
             // The sender outlives the server.
             let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
         });
-    let metrics_task = tokio::spawn(metrics::serve(metrics_listener, supervisor.clone()));
+    let endpoint = Endpoint {
+        supervisor: supervisor.clone(),
+        phase: phase.clone(),
+        guard: credentials.guard.clone(),
+        tls: credentials.http()?,
+    };
+    let metrics_task = tokio::spawn(metrics::serve(metrics_listener, endpoint));
     let server = tokio::spawn(server);
     if let Some(path) = &options.ready_file {
         write_ready_file(path, target, metrics_target)?;
