@@ -100,10 +100,20 @@ class EvalJobs:
 
         For a run's loop, which holds the boundary. What goes wrong on our side is raised, and the job goes on at the next
         call; where the engines' version has another name since, from its start.
+
+        Raises:
+            FailedPrecondition: the run's validations so far had other problems.
         """
         engines = require(self._engines)
         record = await store.get_job(self._database, request.job_id)
         if record is None:
+            for earlier in (await store.list_validations(self._database, run_id))[:1]:
+                if await asyncio.to_thread(Path(earlier.dataset_file).read_bytes) != request.dataset:
+                    raise FailedPrecondition(
+                        request.dataset_name,
+                        f"has changed since step {earlier.step} of run {run_id} was validated on it, and steps could not be "
+                        "compared: put the file back, or fork the run",
+                    )
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
             target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
             record = await self._add(request, dataset, target, serving, run_id, step)

@@ -9,6 +9,7 @@ from troupe_contracts.errors import InvalidArgument
 from troupe_orchestrator.credit.registry import ESTIMATORS
 from troupe_orchestrator.datasets.loading import DatasetError, load
 from troupe_orchestrator.run_config import ConfigError, RunConfig, parse_mapping, parse_run_config
+from troupe_orchestrator.training.held_out import load_held_out
 from troupe_orchestrator.training.record import TrainingData
 
 
@@ -50,7 +51,7 @@ def overridden(base: str, overrides: str) -> tuple[RunConfig, frozenset[str]]:
 
 
 def load_data(config: RunConfig) -> TrainingData:
-    """The training tasks. A run does not start on a file with bad lines: they are all named.
+    """The training tasks, and what is held out. A run does not start on a file with bad lines: they are all named.
 
     Raises:
         InvalidArgument: the file cannot be read or used.
@@ -70,7 +71,8 @@ def load_data(config: RunConfig) -> TrainingData:
         raise InvalidArgument.every(
             ("config.dataset.train", f"{bad.file}:{bad.line}: {bad.message}") for bad in dataset.errors[:20]
         )
-    return TrainingData(dataset.tasks[: config.dataset.limit], hashlib.sha256(content).hexdigest())
+    tasks = dataset.tasks[: config.dataset.limit]
+    return TrainingData(tasks, hashlib.sha256(content).hexdigest(), load_held_out(config, tasks))
 
 
 def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.run_config import RunConfig, Trains, dump_run_config
+from troupe_orchestrator.training.held_out import HeldOut
 
 _DISTRIBUTION = "troupe-orchestrator"
 IMAGE_REVISION = Path(sys.prefix) / "troupe-revision"
@@ -110,6 +110,8 @@ class TrainingData:
     tasks: tuple[Task, ...]
     digest: str
     """SHA-256 of the file, hex."""
+    held_out: HeldOut | None = None
+    """What it is validated on."""
 
 
 async def origin(
