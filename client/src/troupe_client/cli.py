@@ -4,11 +4,14 @@ Every command talks gRPC to the orchestrator's public services. One that needs s
 `--target`, or of the state folder's supervisor, or starts its own and stops them when it ends.
 """
 
-from typing import Final
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
+from troupe_contracts.identity import assume, read_identity
+from troupe_contracts.tokens import CredentialError
 
-from troupe_client import cli_jobs, cli_records, cli_services
+from troupe_client import cli_jobs, cli_records, cli_runs, cli_services, frame
 from troupe_client.quickstart import quickstart
 
 app: Final = typer.Typer(
@@ -27,11 +30,36 @@ for command in (
     cli_jobs.evaluate,
     cli_jobs.train,
     cli_records.trace,
-    cli_records.runs,
-    cli_records.cancel,
     cli_records.config,
 ):
     app.command(name="eval" if command is cli_jobs.evaluate else None)(command)
+app.add_typer(cli_runs.runs_app)
+
+
+@app.callback()
+def credentials(
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="TROUPE_TOKEN_FILE", help="File with the token to show at --target.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(envvar="TROUPE_TLS_CA", help="PEM file of the authority that --target must have.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="TROUPE_TLS_CERT", help="PEM file of a certificate to show at --target.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TROUPE_TLS_KEY", help="PEM file of that certificate's key.")
+    ] = None,
+    tls_server_name: Annotated[
+        str | None,
+        typer.Option(envvar="TROUPE_TLS_SERVER_NAME", help="Name in --target's certificate, if not its host."),
+    ] = None,
+) -> None:
+    """What every command shows at `--target`; local services have tokens in their state folder."""
+    try:
+        assume(read_identity(token_file, tls_ca, tls_cert, tls_key, tls_server_name))
+    except CredentialError as error:
+        frame.fail(str(error))
 
 
 def main() -> None:

@@ -6,15 +6,17 @@ import sys
 from typing import Annotated, Final
 
 import typer
+from troupe_contracts.access import Role
 
 from troupe_client import frame, render_status
+from troupe_client.credentials import identity
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption
 from troupe_client.interrupt import Interrupts
 from troupe_client.local import stop_other
 from troupe_client.probe import probe
 from troupe_client.session import running
 from troupe_client.state import StateFolder
-from troupe_client.wiring import Purpose
+from troupe_client.wiring import Folders, Purpose
 
 _POLL_SECONDS: Final = 0.2
 
@@ -78,7 +80,7 @@ def status(state: StateOption = DEFAULT_STATE_OPTION) -> None:
             raise CommandError(f"no services of {state} are running: start them with `troupe up --state {state}`")
         if not folder.is_held():
             frame.err.print(f"the supervisor of {state} is gone: `troupe down --state {state}` ends what it left")
-        reports = await probe(deployment)
+        reports = await probe(deployment, identity(Folders(state).credentials, Role.OBSERVER))
         frame.out.print(render_status.services(reports))
         return 0 if all(report.health == "serving" for report in reports) else 1
 

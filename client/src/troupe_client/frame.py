@@ -12,6 +12,7 @@ import grpc
 import typer
 from rich.console import Console
 from troupe_contracts.errors import describe
+from troupe_contracts.tokens import CredentialError
 
 from troupe_client.interrupt import InterruptedCommandError, Interrupts, run
 from troupe_client.local import ServiceEndedError, Tell
@@ -49,7 +50,14 @@ def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
         status = run(command)
     except grpc.RpcError as error:
         fail(describe(error))
-    except (CommandError, ServiceEndedError, ProfileError, NoServicesError, AlreadyRunningError) as error:
+    except (
+        CommandError,
+        CredentialError,
+        ServiceEndedError,
+        ProfileError,
+        NoServicesError,
+        AlreadyRunningError,
+    ) as error:
         fail(str(error))
     except InterruptedCommandError as interrupt:
         raise typer.Exit(interrupt.exit_status) from None

@@ -22,7 +22,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from troupe_client import restarts
+from troupe_contracts.access import Role
+from troupe_contracts.identity import assume
+
+from troupe_client import credentials, restarts
 from troupe_client.processes import (
     SERVICE,
     SHARED_MEMORY,
@@ -96,7 +99,7 @@ class LocalServices:
         return self._deployment.services
 
     async def start(self) -> None:
-        """Starts all services; returns when each serves.
+        """Starts all services; returns when each serves. From then on this process calls them as a client.
 
         Raises:
             ServiceEndedError: one ended, or did not serve within the profile's `start_seconds`.
@@ -104,6 +107,8 @@ class LocalServices:
         for folder in ("run", "logs"):
             shutil.rmtree(self._folders.state / folder, ignore_errors=True)
             (self._folders.state / folder).mkdir(parents=True)
+        credentials.issue(self._folders.credentials)
+        assume(credentials.identity(self._folders.credentials, Role.CLIENT))
         while not all(self._serves(name) for name in self._names):
             await self._tend()
             await asyncio.sleep(_POLL_SECONDS)
@@ -197,18 +202,19 @@ class LocalServices:
             raise ServiceEndedError(f"{name} {how}" + self._log_end(name))
         process, now = self._processes[name], time.monotonic()
         endings = [*restarts.recent(process.endings, now), now]
-        seconds = restarts.delay(endings)
+        limit = self._profile.restart_limit
+        seconds = restarts.delay(endings, limit)
         if seconds is None:
             raise ServiceEndedError(
-                f"{name} {how}, the {len(endings)}th time within {restarts.WINDOW_SECONDS / 60:.0f} minutes"
-                + self._log_end(name)
+                f"{name} {how}: more than {limit} times within {restarts.WINDOW_SECONDS / 60:.0f} minutes "
+                "(restart_limit of the profile)" + self._log_end(name)
             )
         state = self.services[name]
         self._record_service(
             name,
             replace(state, serves=False, restarts=state.restarts + 1, ended=f"{how} at {datetime.now():%H:%M:%S}"),
         )
-        self._tell(f"{name} {how}: starting it again ({len(endings)} of {restarts.LIMIT} times)")
+        self._tell(f"{name} {how}: starting it again ({len(endings)} of {limit} times)")
         await self._clear(name)
         self._processes[name] = _Process(endings=endings, not_before=now + seconds)
 
@@ -241,7 +247,7 @@ class LocalServices:
         targets = {other: self.services[other].target for other in needed}
         before = self.services.get(name)
         addresses = Addresses(before.target, before.metrics) if before is not None and before.target else FREE
-        self._spawn(launch(name, self._profile, self._folders, targets, own_environment(), addresses))
+        self._spawn(launch(name, self._profile, self._folders, targets, own_environment(), addresses, guarded=True))
 
     def _spawn(self, what: Launch) -> None:
         """Starts one service. Called on the thread that lives as long as the supervisor: see

@@ -18,6 +18,7 @@ from troupe.v1 import (
 )
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
+from troupe_contracts.identity import Identity
 
 from troupe_client.render_eval import version
 from troupe_client.state import Deployment, ServiceState
@@ -40,13 +41,13 @@ class Report:
     """How often it was started again and why last; empty if it never ended."""
 
 
-async def probe(deployment: Deployment) -> list[Report]:
+async def probe(deployment: Deployment, identity: Identity) -> list[Report]:
     """A report of each service, in the order in which they were started."""
-    return list(await asyncio.gather(*(_probe(name, state) for name, state in deployment.services.items())))
+    return list(await asyncio.gather(*(_probe(name, state, identity) for name, state in deployment.services.items())))
 
 
-async def _probe(name: str, state: ServiceState) -> Report:
-    return replace(await _answer(name, state), restarts=_restarts(state))
+async def _probe(name: str, state: ServiceState, identity: Identity) -> Report:
+    return replace(await _answer(name, state, identity), restarts=_restarts(state))
 
 
 def _restarts(state: ServiceState) -> str:
@@ -56,12 +57,12 @@ def _restarts(state: ServiceState) -> str:
     return f"started again {times}: {state.ended}; see {state.log}"
 
 
-async def _answer(name: str, state: ServiceState) -> Report:
+async def _answer(name: str, state: ServiceState, identity: Identity) -> Report:
     if not state.serves and (state.identity.alive() or state.restarts):
         return Report(name, state.pid, state.target, "starting")
     if not state.identity.alive():
         return Report(name, state.pid, state.target, "ended", serves=f"see {state.log}")
-    async with connect(state.target) as channel:
+    async with connect(state.target, identity) as channel:
         try:
             serves, capacity = await _details(name, state, channel)
             return Report(name, state.pid, state.target, await _health(channel), serves, capacity)

@@ -44,6 +44,13 @@ SUPERVISED: Final = frozenset(
         "ready_file",
         "die_with_parent",
         "drain_seconds",
+        "tokens",
+        "token_file",
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+        "tls_server_name",
+        "insecure",
         "remote_target",
         "designer",
         "executor",
@@ -143,7 +150,9 @@ class Profile(Section):
     sandbox: Sandbox = Sandbox()
     orchestrator: Service = Service()
     start_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """How long all services together may take to start."""
+    """How long a service may take from its start until it serves."""
+    restart_limit: Annotated[int, Field(ge=0)] = 5
+    """How often within ten minutes a service that ends by itself is started again; once more ends all."""
 
     @model_validator(mode="after")
     def _policies_fit_together(self) -> Self:

@@ -8,6 +8,8 @@
         for run in client.runs():
             print(run.run_id)
 
+A service that asks for credentials gets those of `Client(target, read_identity(token_file=…))`.
+
 Watches survive a lost connection: they go on from the last event that was seen. Errors are `grpc.RpcError`;
 `troupe_contracts.errors.describe` makes one readable line of each.
 """
@@ -15,7 +17,7 @@ Watches survive a lost connection: they go on from the last event that was seen.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -30,6 +32,7 @@ from troupe.v1 import (
     training_pb2_grpc,
 )
 from troupe_contracts.channel import connect
+from troupe_contracts.identity import Identity, own
 
 Result = TypeVar("Result")
 
@@ -41,10 +44,14 @@ _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_
 
 
 class Client:
-    """Training, evaluation and solving at one orchestrator."""
+    """Training, evaluation and solving at one orchestrator.
 
-    def __init__(self, target: str) -> None:
-        self._channel = connect(target)
+    Args:
+        identity: what to show there; this process's own unless given.
+    """
+
+    def __init__(self, target: str, identity: Identity | None = None) -> None:
+        self._channel = connect(target, own() if identity is None else identity)
         self._training: training_pb2_grpc.TrainingAsyncStub = training_pb2_grpc.TrainingStub(self._channel)
         self._evaluation: evaluation_pb2_grpc.EvaluationAsyncStub = evaluation_pb2_grpc.EvaluationStub(self._channel)
         self._solver: solver_pb2_grpc.SolverAsyncStub = solver_pb2_grpc.SolverStub(self._channel)
@@ -72,9 +79,34 @@ class Client:
         async for event in self._solver.Solve(request):
             yield event
 
-    async def create_run(self, config: str, run_id: str = "") -> training_pb2.Run:
-        """Starts a run; `config` is YAML. The same id and config return the existing run."""
-        return await self._training.CreateRun(training_pb2.CreateRunRequest(run_id=run_id, config=config))
+    async def create_run(self, config: str, run_id: str = "", queue: bool = False) -> training_pb2.Run:
+        """Starts a run; `config` is YAML. The same id and config return the existing run.
+
+        With `queue` it waits for the run that holds the policies; else it is refused, naming that one.
+        """
+        request = training_pb2.CreateRunRequest(run_id=run_id, config=config, queue=queue)
+        return await self._training.CreateRun(request)
+
+    async def plan_run(
+        self, config: str, policies: Iterable[training_pb2.PolicyDescription] = ()
+    ) -> training_pb2.RunPlan:
+        """What a run with this config would take; starts nothing.
+
+        `policies` are what to reckon with where the orchestrator has no services to ask.
+        """
+        return await self._training.PlanRun(training_pb2.PlanRunRequest(config=config, policies=policies))
+
+    async def fork_run(
+        self, parent_run_id: str, step: int, config: str = "", run_id: str = "", queue: bool = False
+    ) -> training_pb2.Run:
+        """Starts a run from the weights and the optimizer that another had after a step.
+
+        `config` holds the keys that differ from the parent's, YAML; empty goes on with its plan.
+        """
+        request = training_pb2.ForkRunRequest(
+            parent_run_id=parent_run_id, step=step, config=config, run_id=run_id, queue=queue
+        )
+        return await self._training.ForkRun(request)
 
     async def describe_config(self, config: str) -> list[training_pb2.ConfigEntry]:
         """Every key of the config that a run would have, with its value and origin."""
@@ -166,11 +198,11 @@ class Client:
 class SyncClient:
     """The same methods as `Client` for code without an event loop; what streams there is an iterator here."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, identity: Identity | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="troupe-client", daemon=True)
         self._thread.start()
-        self._client = self._wait(_opened(target))
+        self._client = self._wait(_opened(target, identity))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._client, name)
@@ -210,8 +242,8 @@ class SyncClient:
             yield step[1]
 
 
-async def _opened(target: str) -> Client:
-    return Client(target)
+async def _opened(target: str, identity: Identity | None) -> Client:
+    return Client(target, identity)
 
 
 async def _resumed(call: Callable[[int], Any], after: int) -> AsyncIterator[Any]:

@@ -3,6 +3,8 @@
 A command with `--target` talks to that orchestrator and starts nothing. Otherwise, when a supervisor holds
 the state folder, its services are used; else the profile's services are started, and stopped when the command
 ends.
+
+With `--target` the credentials are those that the command was given; else those of the state folder's deployment.
 """
 
 import asyncio
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from troupe_contracts.access import Role
+from troupe_contracts.identity import assume
 
+from troupe_client.credentials import identity
 from troupe_client.interrupt import Interrupts
 from troupe_client.local import LocalServices, Tell
 from troupe_client.profile import load_profile
 from troupe_client.state import Deployment, StateFolder
-from troupe_client.wiring import ORCHESTRATOR, Purpose
+from troupe_client.wiring import ORCHESTRATOR, Folders, Purpose
 
 DEFAULT_STATE: Final = Path(".troupe")
 _POLL_SECONDS: Final = 0.2
@@ -69,7 +74,9 @@ async def orchestrator(
         return
     state = StateFolder(place.state)
     if state.is_held():
-        yield (await _when_ready(state)).services[ORCHESTRATOR].target
+        deployment = await _when_ready(state)
+        assume(identity(Folders(place.state).credentials, Role.CLIENT))
+        yield deployment.services[ORCHESTRATOR].target
         return
     async with running(place, interrupts, starting, purpose) as services:
         yield services.services[ORCHESTRATOR].target

@@ -66,8 +66,8 @@ class StateFolder:
         self._lock = path / "local.lock"
 
     def create(self) -> None:
-        """Makes the folder if it is not there."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Makes the folder if it is not there, for its owner alone."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -12,11 +12,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from troupe_contracts.access import Role
+
+from troupe_client.credentials import token_file, tokens_file
 from troupe_client.profile import FORWARDING, Learner, Policy, Process, Profile, Service
 
 SANDBOX, LEARNER, DESIGNER_LEARNER = "sandbox", "learner", "designer_learner"
 EXECUTOR, DESIGNER, ORCHESTRATOR = "executor", "designer", "orchestrator"
 LEARNERS: Final = frozenset({LEARNER, DESIGNER_LEARNER})
+
+# The role in which a service calls others; the rest call nobody.
+ROLE_OF: Final[Mapping[str, Role]] = {
+    EXECUTOR: Role.ENGINE,
+    DESIGNER: Role.ENGINE,
+    ORCHESTRATOR: Role.ORCHESTRATOR,
+}
 
 # What a child may see of our own environment. Everything else stays here: a service is told what it needs.
 INHERITED: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
@@ -74,6 +84,11 @@ class Folders:
         return self.state / "work" / service
 
     @property
+    def credentials(self) -> Path:
+        """Tokens of the services and of their callers (`credentials`)."""
+        return self.state / "credentials"
+
+    @property
     def data(self) -> Path:
         """The orchestrator's: runs, eval jobs, store."""
         return self.state / "data"
@@ -107,16 +122,21 @@ def launch(
     targets: Mapping[str, str],
     own: Mapping[str, str],
     addresses: Addresses = FREE,
+    guarded: bool = False,
 ) -> Launch:
     """How to start `service`.
 
     Args:
         targets: of the services that `needs` names.
         own: the supervisor's environment.
+        guarded: callers have to show one of the deployment's tokens, which have been issued.
     """
     folders = Folders(folders.state.resolve())
     if service == SANDBOX:
-        return Launch(service, _sandbox(profile, folders, addresses), _environment(profile.sandbox, own))
+        command = _sandbox(profile, folders, addresses)
+        if guarded:
+            command += ("--tokens", str(tokens_file(folders.credentials)))
+        return Launch(service, command, _environment(profile.sandbox, own))
     section: Service
     match service:
         case "executor":
@@ -135,6 +155,8 @@ def launch(
         case _:
             raise ValueError(f"there is no service {service!r}")
     settings: dict[str, object] = {**section.settings, **wired, **_supervised(service, folders, addresses)}
+    if guarded:
+        settings |= _credentials(service, folders.credentials)
     environment = _environment(section, own)
     environment |= {f"TROUPE_{name.upper()}": _text(value) for name, value in settings.items()}
     module = "learner" if service in LEARNERS else service
@@ -155,6 +177,13 @@ def _supervised(service: str, folders: Folders, addresses: Addresses) -> dict[st
         "die_with_parent": True,
         "drain_seconds": DRAIN_SECONDS,
     }
+
+
+def _credentials(service: str, folder: Path) -> dict[str, object]:
+    wired: dict[str, object] = {"tokens": tokens_file(folder)}
+    if service in ROLE_OF:
+        wired["token_file"] = token_file(folder, ROLE_OF[service])
+    return wired
 
 
 def _sandbox(profile: Profile, folders: Folders, addresses: Addresses) -> tuple[str, ...]:

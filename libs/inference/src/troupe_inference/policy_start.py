@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from troupe_contracts.health import Health
 from troupe_contracts.log import get_logger
 from troupe_contracts.plugins import mismatches
+from troupe_contracts.redaction import keep_secret
 
 from troupe_inference.engines.base import Engine, EngineStartError
 from troupe_inference.engines.openai import EndpointSettings, OpenAIPolicy
@@ -181,6 +182,7 @@ def _endpoint(settings: PolicySettings) -> EndpointSettings:
             key = settings.openai_key_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise EngineStartError(f"TROUPE_OPENAI_KEY_FILE: {error}") from error
+        keep_secret(key)
     return EndpointSettings(
         policy_id=settings.policy_id,
         replica_id=settings.replica_id,

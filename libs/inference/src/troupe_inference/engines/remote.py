@@ -4,6 +4,7 @@ import grpc
 from troupe.v1 import policy_pb2, policy_pb2_grpc
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import Relayed
+from troupe_contracts.identity import own
 
 from troupe_inference.turn_wire import reply_from_proto, turn_to_proto
 from troupe_inference.turns import Reply, Turn
@@ -22,7 +23,7 @@ class RemotePolicy:
         self.target = target
         self._replica_id = replica_id
         self._turn_seconds = turn_seconds
-        self._channel = connect(target)
+        self._channel = connect(target, own())
         self._stub = policy_pb2_grpc.PolicyStub(self._channel)
 
     async def continue_turn(self, turn: Turn) -> Reply:

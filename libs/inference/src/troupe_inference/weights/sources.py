@@ -13,6 +13,7 @@ from safetensors import SafetensorError, deserialize
 from troupe.v1 import learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import DataLoss, InvalidArgument, NotFound, Relayed, Unavailable
+from troupe_contracts.identity import own
 
 from troupe_inference import wire
 from troupe_inference.weights.manifest import Manifest
@@ -51,7 +52,7 @@ class LearnerSource:
         request = learner_pb2.ExportWeightsRequest(policy_id=policy_id, version=wire.version_to_proto(manifest.version))
         name, content = "", bytearray()
         try:
-            async with connect(self._target) as channel:
+            async with connect(self._target, own()) as channel:
                 async for response in learner_pb2_grpc.LearnerStub(channel).ExportWeights(request):
                     if response.WhichOneof("message") != "chunk":
                         continue

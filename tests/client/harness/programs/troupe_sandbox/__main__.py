@@ -47,6 +47,7 @@ parser.add_argument("--die-with-parent", action="store_true", required=True)
 parser.add_argument("--workflow-slots", required=True, type=int)
 parser.add_argument("--test-slots", required=True, type=int)
 parser.add_argument("--profile", required=True)
+parser.add_argument("--tokens", required=True, type=Path)
 options = parser.parse_args()
 settings = ServiceSettings(
     listen=options.listen,
@@ -54,5 +55,6 @@ settings = ServiceSettings(
     ready_file=options.ready_file,
     die_with_parent=options.die_with_parent,
     drain_seconds=options.drain_seconds,
+    tokens=options.tokens,
 )
 asyncio.run(serve("sandbox", settings, register, ["troupe.v1.Sandbox"]))
