@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
+from troupe.v1 import common_pb2, evaluation_pb2
 
-from troupe_client import frame, render_eval, render_solve
+from troupe_client import frame, render_eval, render_runs, render_solve
+from troupe_client.cli_runs import resumed_run, train_until_ended
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption, TargetOption
 from troupe_client.interrupt import Interrupts
-from troupe_client.render_train import TrainView
+from troupe_client.model_description import describe_profile
+from troupe_client.profile import load_profile
 from troupe_client.sdk import Client
-from troupe_client.session import orchestrator
+from troupe_client.session import Place, orchestrator
+from troupe_client.state import StateFolder
 from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
@@ -114,6 +117,10 @@ def train(
     resume: Annotated[
         str | None, typer.Option(help="Id of an interrupted, paused or failed run to go on with.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Start nothing: show what a run with this config would take.")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Wait for the run that holds the policies.")] = False,
     run_id: Annotated[str, typer.Option("--run-id", help="Id of the new run; chosen for you if empty.")] = "",
     state: StateOption = DEFAULT_STATE_OPTION,
     profile: ProfileOption = None,
@@ -123,38 +130,32 @@ def train(
     place = frame.place(target, state, profile)
     if (config is None) == (resume is None):
         raise typer.BadParameter("give either --config FILE or --resume RUN")
-    text = "" if config is None else frame.read_text(config)
+    if config is None:
+        if plan or queue or run_id:
+            raise typer.BadParameter("--plan, --queue and --run-id are for a new run: give --config FILE")
+        interrupted = resume or ""
+        train_until_ended(place, lambda client: resumed_run(client, interrupted))
+    elif plan:
+        _show_plan(place, frame.read_text(config))
+    else:
+        text = frame.read_text(config)
+        train_until_ended(place, lambda client: client.create_run(text, run_id, queue))
+
+
+def _show_plan(place: Place, config: str) -> None:
+    """Shows what a run would take. Where no services run, only an orchestrator is started, and models are read here."""
 
     async def command(interrupts: Interrupts) -> int:
+        nobody = place.target is None and not StateFolder(place.state).is_held()
+        descriptions = describe_profile(load_profile(place.profile_path())) if nobody else []
         async with (
-            orchestrator(place, interrupts, frame.starting, Purpose.TRAINING) as address,
+            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
             Client(address) as client,
         ):
-            run = await client.create_run(text, run_id) if resume is None else await _resumed(client, resume)
-            frame.err.print(f"run {run.run_id} in {run.folder}")
-            after = 0
-            with TrainView(frame.out, run.total_steps, run.committed_steps) as view:
-                async for event in client.watch_run(run.run_id, after):
-                    view.show(event)
-            return _ended(await client.get_run(run.run_id))
+            render_runs.show_plan(frame.out, await client.plan_run(config, descriptions))
+        return 0
 
     frame.execute(command)
-
-
-async def _resumed(client: Client, run_id: str) -> training_pb2.Run:
-    """The run, going on; an orchestrator goes on by itself with a run that was interrupted."""
-    run = await client.get_run(run_id)
-    return run if run.state == training_pb2.RUN_STATE_RUNNING else await client.resume_run(run_id)
-
-
-def _ended(run: training_pb2.Run) -> int:
-    """Says how a run ended; the exit status."""
-    name = training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
-    said = f"run {run.run_id} {name} after {run.committed_steps} of {run.total_steps} steps"
-    if run.state in (training_pb2.RUN_STATE_FAILED, training_pb2.RUN_STATE_CANCELLED):
-        raise CommandError(f"{said}: {run.reason or 'no reason given'}")
-    frame.err.print(f"{said}: {run.folder}")
-    return 0
 
 
 async def _show_examples(client: Client, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""`troupe trace`, `troupe runs`: what earlier work left behind."""
+"""`troupe trace`, `troupe config`: one execution, and what a config comes to."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,45 +28,6 @@ def trace(
             Client(address) as client,
         ):
             render_trace.show(frame.out, await client.execution(execution))
-        return 0
-
-    frame.execute(command)
-
-
-def runs(
-    state: StateOption = DEFAULT_STATE_OPTION,
-    profile: ProfileOption = None,
-    target: TargetOption = None,
-) -> None:
-    """List the training runs, newest first."""
-    place = frame.place(target, state, profile)
-
-    async def command(interrupts: Interrupts) -> int:
-        async with (
-            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
-            Client(address) as client,
-        ):
-            frame.out.print(render_status.runs([run async for run in client.runs()]))
-        return 0
-
-    frame.execute(command)
-
-
-def cancel(
-    run: Annotated[str, typer.Argument(help="Id of a run, as `troupe runs` shows it.")],
-    state: StateOption = DEFAULT_STATE_OPTION,
-    profile: ProfileOption = None,
-    target: TargetOption = None,
-) -> None:
-    """End a run for good; its committed steps stay."""
-    place = frame.place(target, state, profile)
-
-    async def command(interrupts: Interrupts) -> int:
-        async with (
-            orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
-            Client(address) as client,
-        ):
-            frame.out.print(render_status.runs([await client.cancel_run(run)]))
         return 0
 
     frame.execute(command)

@@ -7,6 +7,7 @@ from rich.table import Table
 from troupe.v1 import training_pb2
 
 from troupe_client.probe import Report
+from troupe_client.render_runs import byte_size, state_name
 from troupe_client.render_text import plain
 
 _HEALTH_STYLES: Final = {"serving": "green", "starting": "yellow"}
@@ -28,13 +29,15 @@ def services(reports: Iterable[Report]) -> Table:
 
 def runs(found: Iterable[training_pb2.Run]) -> Table:
     """A row for each run, newest first."""
-    table = Table("run", "state", "steps", "started", "folder", "reason")
+    table = Table("run", "state", "steps", "started", "disk", "folder", "reason")
     for run in found:
+        disk = run.disk_bytes
         table.add_row(
             plain(run.run_id),
-            training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower(),
+            state_name(run.state),
             f"{run.committed_steps} of {run.total_steps}",
             run.create_time.ToDatetime().isoformat(" ", "seconds") + " UTC",
+            byte_size(disk.trees + disk.batches + disk.checkpoints + disk.journal),
             plain(run.folder),
             plain(run.reason),
         )
