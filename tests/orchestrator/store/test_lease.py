@@ -17,13 +17,15 @@ from sqlalchemy import event, select
 from storage.postgres import PostgresServer
 from troupe_orchestrator import store
 from troupe_orchestrator.store import evals, loans, runs, schema
+from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLostError, StoreUnavailableError
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
 from troupe_orchestrator.store.executions import TreeFile
 from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
 
 RUN = RunRecord("run-1", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
-STEP = StepRecord("run-1", 1, StepState.ROLLING, ("t1",), {"seed": 1}, {"p": "a:0"})
+BATCH = BatchRecord("p", 1, "00", "/nowhere/batch", 1, {})
+STEP = StepRecord("run-1", 1, StepState.ROLLING, ("t1",), {"seed": 1}, {"p": "a:0"}, (BATCH,))
 
 
 async def open_store(url: str, lease_seconds: float = 30.0, **options: float) -> Database:
@@ -138,6 +140,7 @@ async def test_whoever_lost_the_store_can_call_any_of_its_functions_and_change_n
     stale = await fallen_asleep(store_url)
     await runs.create_run(stale, RUN, {})
     await runs.begin_step(stale, STEP)
+    await runs.advance_step(stale, STEP, StepState.SEALED)
     await runs.journal_group(stale, "run-1", 1, "t0", "file", {})
     owner = await open_store(store_url)
     before = await contents(owner)
@@ -186,14 +189,14 @@ SAMPLES: dict[str, Any] = {
     "task_id": "t1",
     "trees": TreeFile("/nowhere/trees", ["abcdef0124"]),
     "trees_until": 1,
-    "update": 0,
+    "update": 1,
     "versions": {"p": "a:0"},
 }
 # And of those whose type depends on the function.
 OWN_SAMPLES: dict[tuple[str, str], Any] = {
     ("add_items", "events"): [(3, b"event")],
     ("advance_step", "record"): STEP,
-    ("advance_step", "state"): StepState.SEALED,
+    ("advance_step", "state"): StepState.TRAINED,
     ("begin_step", "record"): replace(STEP, run_id="run-2"),
     ("create_job", "event"): (1, b"event"),
     ("create_job", "record"): EvalRecord("job-1", EvalState.RUNNING, "", b"", "", 1, (), {}, None, 1.0, None),

@@ -50,7 +50,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
 
     Raises:
         LeaseHeldError: another orchestrator owns the store.
-        PolicyMismatchError: the engines and the learner do not serve the same policies.
+        MismatchError: the engines and the learner do not serve the same policies, or sandboxes isolate differently.
     """
     await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
     serving = await asyncio.to_thread(_serving, settings.serving)
@@ -61,12 +61,14 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         stack.enter_context(_ending_when_lost(database))
         grader = await stack.enter_async_context(MathGrader(settings.grading_workers))
         engines = await connect_engines(settings, grader)
+        if engines is not None:
+            stack.push_async_callback(engines.close)
         # Held by a step of a run, or by an eval job: whoever holds it has the policies' versions to itself.
         boundary = asyncio.Lock()
-        runs = Runs(database, settings.data_dir, engines, boundary)
-        stack.push_async_callback(runs.close)
         jobs = EvalJobs(database, settings.data_dir, engines, serving, boundary)
         stack.push_async_callback(jobs.close)
+        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds)
+        stack.push_async_callback(runs.close)
         if engines is not None:
             await runs.resume_interrupted()
             await jobs.resume_interrupted()

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from troupe_contracts.settings import ServiceSettings
+
+from troupe_orchestrator.fleet import OUTAGE_SECONDS, TURN_SECONDS
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -25,6 +27,12 @@ class OrchestratorSettings(ServiceSettings):
     serving: Path | None = None
     """YAML with how eval jobs and solving sample and what they may spend (`ServingConfig`); empty takes the defaults."""
     grading_workers: int = 1
+    outage_seconds: float = Field(OUTAGE_SECONDS, gt=0)
+    """How long work waits for a service of which no replica serves, before it is a fault."""
+    turn_seconds: float = Field(TURN_SECONDS, gt=0)
+    """How long an engine may take for one turn before that is a fault."""
+    patience_seconds: float = 120.0
+    """How long a run waits for a service that fails before it is paused."""
     lease_seconds: float = 15.0
     """How long the store stays ours after the last renewal."""
 

@@ -62,6 +62,38 @@ async def batches_after(database: Database, run_id: str, policy_id: str, update:
     return [_batch(row) for row in rows]
 
 
+async def sealed_digests(database: Database, run_id: str, policy_id: str) -> tuple[str, ...]:
+    """Digests of all of a policy's updates, from the first on; also of those whose batch is collected."""
+    query = (
+        select(_TABLE.digest)
+        .where(_TABLE.run_id == run_id, _TABLE.policy_id == policy_id)
+        .order_by(_TABLE.update_number)
+    )
+    async with database.reading() as connection:
+        return tuple(await connection.scalars(query))
+
+
+async def get_batch(database: Database, run_id: str, policy_id: str, update: int) -> BatchRecord | None:
+    """The batch of one update; None where none is sealed.
+
+    Raises:
+        BatchCollectedError: it is no longer there.
+    """
+    query = select(schema.batches).where(
+        _TABLE.run_id == run_id, _TABLE.policy_id == policy_id, _TABLE.update_number == update
+    )
+    async with database.reading() as connection:
+        row = (await connection.execute(query)).first()
+    if row is None:
+        return None
+    if row.collected:
+        raise BatchCollectedError(
+            f"the batch of update {update} of policy {policy_id} in run {run_id} was collected, since a checkpoint after "
+            f"it was kept: restore the learner from one with at least {update} updates"
+        )
+    return _batch(row)
+
+
 async def trained_updates(database: Database, run_id: str) -> dict[str, int]:
     """Policy id to the number of its newest update that its learner has applied."""
     query = (

@@ -7,7 +7,7 @@ established, so that after a crash the store says exactly what is still to be do
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -203,11 +203,13 @@ async def advance_step(
     state: StepState,
     events: Sequence[tuple[int, bytes]] = (),
     trees: TreeFile | None = None,
+    drops: Sequence[DropRecord] = (),
 ) -> None:
     """Move a step to `state`, with everything in `record` and the events that tell of it, in one transaction.
 
     Args:
         trees: where a step that is SEALED has its trees. Its batches and executions are listed from here on.
+        drops: of this step's tasks, with their new counts.
 
     Raises:
         IllegalTransitionError: TRANSITIONS does not lead there from what is stored.
@@ -236,7 +238,16 @@ async def advance_step(
                     schema.groups.c.run_id == record.run_id, schema.groups.c.step == record.step
                 )
             )
+        await _write_drops(connection, record.run_id, drops)
         await write_events(connection, record.run_id, events)
+
+
+async def _write_drops(connection: AsyncConnection, run_id: str, drops: Sequence[DropRecord]) -> None:
+    if not drops:
+        return
+    dropped = schema.drops.c.task_id.in_([drop.task_id for drop in drops])
+    await connection.execute(delete(schema.drops).where(schema.drops.c.run_id == run_id, dropped))
+    await connection.execute(insert(schema.drops), [{"run_id": run_id, **asdict(drop)} for drop in drops])
 
 
 async def write_events(connection: AsyncConnection, run_id: str, events: Sequence[tuple[int, bytes]]) -> None:
@@ -258,6 +269,14 @@ async def read_events(database: Database, run_id: str, after: int, limit: int = 
             .limit(limit)
         )
         return [(row.event_id, row.payload) for row in rows]
+
+
+async def step_metrics(database: Database, run_id: str, step: int) -> dict[str, float]:
+    """Metrics of a step, none where the run has no such step."""
+    query = select(schema.steps.c.metrics).where(schema.steps.c.run_id == run_id, schema.steps.c.step == step)
+    async with database.reading() as connection:
+        metrics: dict[str, float] | None = await connection.scalar(query)
+    return metrics or {}
 
 
 async def newest_events(database: Database, run_id: str, limit: int) -> list[bytes]:
@@ -308,20 +327,6 @@ async def forget_groups(database: Database, run_id: str, step: int) -> None:
         await connection.execute(
             delete(schema.groups).where(schema.groups.c.run_id == run_id, schema.groups.c.step == step)
         )
-
-
-async def count_drop(database: Database, run_id: str, task_id: str, reason: str, quarantine_after: int) -> bool:
-    """Count a dropped task; true when it is now quarantined."""
-    async with database.writing() as connection:
-        where = (schema.drops.c.run_id == run_id) & (schema.drops.c.task_id == task_id)
-        count = await connection.scalar(select(schema.drops.c.count).where(where))
-        quarantined = (count or 0) + 1 >= quarantine_after
-        values = {"count": (count or 0) + 1, "quarantined": quarantined, "reason": reason}
-        if count is None:
-            await connection.execute(insert(schema.drops).values(run_id=run_id, task_id=task_id, **values))
-        else:
-            await connection.execute(update(schema.drops).where(where).values(**values))
-    return quarantined
 
 
 async def quarantined_tasks(database: Database, run_id: str) -> frozenset[str]:

@@ -22,6 +22,7 @@ class EventLog:
         self._database = database
         self._run_id = run_id
         self._last_id = last_id
+        self._uncertain = False
         self._changed = asyncio.Condition()
         self._appending = asyncio.Lock()
         self._progress: training_pb2.RunEvent | None = None
@@ -48,12 +49,22 @@ class EventLog:
         self._progress = None
         await self._notify()
 
+    async def reread(self) -> None:
+        """Take the numbers from the store anew: after a write whose outcome is not known."""
+        self._last_id = await last_event_id(self._database, self._run_id)
+        self._uncertain = False
+        await self._notify()
+
     async def append(self, step: int, event: Message) -> None:
         """Store one event and tell the watchers."""
         # Tasks of a step are dropped side by side: a number is taken when the one before it is stored.
         async with self._appending:
+            if self._uncertain:
+                await self.reread()
+            self._uncertain = True
             async with self._database.writing() as connection:
                 await write_events(connection, self._run_id, self.prepare(step, event))
+            self._uncertain = False
             await self.published()
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:

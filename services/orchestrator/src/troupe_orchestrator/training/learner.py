@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
+from troupe_contracts.identity import own
 
 from troupe_orchestrator.training.batch import TrainingSequence
 
@@ -37,6 +38,10 @@ class LearnerError(RuntimeError):
     """The learner could not do what a step needs."""
 
 
+class ContradictionError(LearnerError):
+    """What a learner has applied is not what the store has sealed."""
+
+
 class NonFiniteStepError(LearnerError):
     """A gradient was not finite. The learner undid the step; the same batch would end so again."""
 
@@ -52,7 +57,7 @@ class LearnerClient:
     @classmethod
     async def connect(cls, target: str) -> LearnerClient:
         """Connect and ask whose learner it is."""
-        stub = learner_pb2_grpc.LearnerStub(connect(target))
+        stub = learner_pb2_grpc.LearnerStub(connect(target, own()))
         state = await stub.GetLearner(learner_pb2.GetLearnerRequest())
         return cls(target, state.policy_id, stub)
 

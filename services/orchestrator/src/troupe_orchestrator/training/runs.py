@@ -17,9 +17,10 @@ from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
 
 from troupe_orchestrator.engines import Engines, require
+from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.run_config import RunConfig, dump_run_config
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.database import Database, LeaseLostError
+from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
 from troupe_orchestrator.store.runs import RunRecord, RunState
 from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
@@ -37,9 +38,11 @@ from troupe_orchestrator.training.record import (
     source_of_process,
 )
 from troupe_orchestrator.training.run_loop import RunLoop
+from troupe_orchestrator.training.validation import Validation
 
 logger = structlog.get_logger()
 
+_STORE_PAUSE_SECONDS = 1.0
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
@@ -60,7 +63,11 @@ class Runs:
         data_dir: Path,
         engines: Engines | None,
         boundary: asyncio.Lock,
+        jobs: EvalJobs,
+        patience_seconds: float,
     ) -> None:
+        self._jobs = jobs
+        self._patience_seconds = patience_seconds
         self._database = database
         self._data_dir = data_dir
         self._engines = engines
@@ -310,6 +317,7 @@ class Runs:
         events.begin()
         began: RunOrigin | None = origin_of(record.provenance)
         fork = None if began is None else began.fork
+        held_out = data.held_out
         loop = RunLoop(
             record.run_id,
             config,
@@ -320,9 +328,11 @@ class Runs:
             engines.services,
             engines.policies,
             self._boundary,
+            None if held_out is None else Validation(self._jobs, record.run_id, config, held_out),
             fork,
             None if fork is None or fork.queue is None else TaskQueue.from_json(fork.queue),
             acknowledged,
+            self._patience_seconds,
         )
         task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")
         self._active[record.run_id] = _Active(loop, task)
@@ -331,7 +341,7 @@ class Runs:
         """Run the loop and record how it ended."""
         try:
             if await loop.run():
-                await self._set_state(run_id, RunState.SUCCEEDED, "")
+                await self._ended(run_id, RunState.SUCCEEDED, "")
             else:
                 await self._stopped(run_id)
         except LeaseLostError:
@@ -367,10 +377,7 @@ class Runs:
             "run ended", run=run_id, state=ending.state, reason=ending.reason,
             exc_info=error if ending.state is RunState.FAILED else None,
         )  # fmt: skip
-        if ending.condition is not None:
-            step = await store.committed_steps(self._database, run_id)
-            await (await self.events(run_id)).append(step, ending.condition)
-        await self._set_state(run_id, ending.state, ending.reason)
+        await self._ended(run_id, ending.state, ending.reason, ending.condition)
 
     async def _stop(self, record: RunRecord, state: RunState, reason: str) -> RunRecord:
         active = self._active.get(record.run_id)
@@ -389,7 +396,22 @@ class Runs:
     async def _stopped(self, run_id: str) -> None:
         stopping = self._active[run_id].stopping
         assert stopping is not None
-        await self._set_state(run_id, *stopping)
+        await self._ended(run_id, *stopping)
+
+    async def _ended(
+        self, run_id: str, state: RunState, reason: str, condition: training_pb2.Condition | None = None
+    ) -> None:
+        """Record what a run is whose loop has ended, however long the store is away: nobody else would."""
+        while True:
+            try:
+                if condition is not None:
+                    step = await store.committed_steps(self._database, run_id)
+                    await (await self.events(run_id)).append(step, condition)
+                    condition = None
+                return await self._set_state(run_id, state, reason)
+            except StoreUnavailableError as error:
+                logger.warning("waiting for the store, to record how a run ended", run=run_id, error=str(error))
+                await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
     async def _set_state(self, run_id: str, state: RunState, reason: str) -> None:
         await store.set_run_state(self._database, run_id, state, reason)

@@ -1,0 +1,55 @@
+"""Checkpoints of a run: one manifest names the folder of every policy, and is on record only once all are whole."""
+
+import asyncio
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from troupe_orchestrator.evaluation.best import best_validation
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.batches import sealed_digests
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.training.learner import LearnerError
+from troupe_orchestrator.training.policies import Policy, version_text
+from troupe_orchestrator.training.weights import FIXED_PROBE
+
+
+async def save_checkpoint(
+    database: Database, run_id: str, step: int, folder: Path, policies: Collection[Policy], keep: int
+) -> None:
+    """Save all policies after a committed step, and forget older checkpoints beyond `keep`, but not that of the best step.
+    Does nothing if it was done.
+
+    Raises:
+        LearnerError: one could not be saved.
+    """
+    if any(saved == step for saved, _ in await store.list_checkpoints(database, run_id)):
+        return
+    manifest = {}
+    for policy in policies:
+        uri = folder / "checkpoints" / f"step-{step:06d}-{policy.policy_id}"
+        # Not on record, so it is nobody's: left by one that was killed, perhaps under the name of another lineage.
+        await asyncio.to_thread(shutil.rmtree, uri, ignore_errors=True)
+        saved = await policy.learner.checkpoint(database.fence, str(uri))
+        sealed = len(await sealed_digests(database, run_id, policy.policy_id))
+        if saved.step != sealed:
+            raise LearnerError(
+                f"the learner of policy {policy.policy_id} was put back to update {saved.step} before its checkpoint of "
+                f"update {sealed} was written"
+            )
+        manifest[policy.policy_id] = {
+            "uri": saved.uri,
+            "update": saved.step,
+            "version": version_text(saved.version),
+            # What an engine that loads it must reproduce.
+            "probe": list((await policy.learner.probes([FIXED_PROBE]))[0].log_probs),
+        }
+    await store.record_checkpoint(database, run_id, step, manifest)
+    best = await best_validation(database, run_id)
+    for old, folders in (await store.list_checkpoints(database, run_id))[keep:]:
+        if best is not None and best.step == old:
+            continue
+        # The row goes first: a checkpoint that is listed is whole.
+        await store.forget_checkpoint(database, run_id, old)
+        for saved_policy in folders.values():
+            await asyncio.to_thread(shutil.rmtree, saved_policy["uri"], ignore_errors=True)

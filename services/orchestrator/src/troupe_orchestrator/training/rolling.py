@@ -1,0 +1,239 @@
+"""A step until it is sealed: tasks are drawn, rolled out, journalled as they finish, credited and written down.
+
+Everything before the seal may be done again after a crash, and is, but for the groups in the journal. The seal is one
+transaction: trees, batches, drops and the events that tell of them are on record together, or none is.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from google.protobuf.message import Message
+from troupe.v1 import training_pb2
+
+from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.rollout.nursery import Nursery
+from troupe_orchestrator.rollout.task import Services, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
+from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.stages import StepPlan
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.batches import BatchRecord, last_update
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.executions import TreeFile
+from troupe_orchestrator.store.runs import DropRecord, StepRecord, StepState
+from troupe_orchestrator.store.trees import execution_ids, read_trees, write_trees
+from troupe_orchestrator.training.assembly import assemble_batches
+from troupe_orchestrator.training.batch import write_batch
+from troupe_orchestrator.training.drift import held_sequences, idle_role
+from troupe_orchestrator.training.endings import EverythingDroppedError
+from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.training.metrics import credit_metrics, rollout_metrics
+from troupe_orchestrator.training.progress import RolloutProgress
+from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
+from troupe_orchestrator.training.requests import optimization, rollout_plan
+from troupe_orchestrator.tree import Tree, generated_tokens
+
+HELD = "held.parquet"
+"""Beside the trees of a stage's first step: sequences by which the drift of the other role is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFolders:
+    """Where a run keeps what belongs to its steps."""
+
+    run: Path
+
+    def of(self, step: int) -> Path:
+        return self.run / "steps" / f"{step:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """The first half of one run's steps.
+
+    Args:
+        policy_of_role: role to the id of the policy that plays it.
+    """
+
+    run_id: str
+    config: RunConfig
+    tasks: Mapping[str, Task]
+    folders: StepFolders
+    database: Database
+    events: EventLog
+    services: Services
+    policy_of_role: Mapping[str, str]
+
+    async def begin(self, number: int, queue: TaskQueue) -> None:
+        """Draw the tasks of a step.
+
+        Raises:
+            NoTasksError: nothing is left to draw.
+        """
+        quarantined = await store.quarantined_tasks(self.database, self.run_id)
+        drawn, queue = draw(queue, self.config.rollout.tasks_per_step, tuple(self.tasks), quarantined)
+        await store.begin_step(
+            self.database,
+            StepRecord(
+                run_id=self.run_id,
+                step=number,
+                state=StepState.ROLLING,
+                task_ids=tuple(drawn),
+                queue=queue.to_json(),
+            ),
+        )
+
+    async def roll_and_seal(self, record: StepRecord, plan: StepPlan, versions: Mapping[str, str]) -> None:
+        """Roll a step's tasks out and seal it.
+
+        Args:
+            versions: policy id to what its engines serve.
+
+        Raises:
+            EverythingDroppedError: no task could be rolled out.
+        """
+        begun = time.perf_counter()
+        journalled = await self._journalled(record, versions)
+        trees, dropped, timeline = await self._roll(record, plan, versions, journalled)
+        rolled = time.perf_counter()
+        if not trees:
+            raise EverythingDroppedError(
+                f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
+            )
+        folder = self.folders.of(record.step)
+        await asyncio.to_thread(write_timeline, folder / "timeline.json", timeline)
+        batches = await self._seal_files(folder, trees, plan)
+        metrics = await asyncio.to_thread(lambda: rollout_metrics(trees) | credit_metrics(trees, self.config, plan))
+        # Only of what these seconds made: groups that an earlier loop finished cost none of them.
+        made = metrics["generated_tokens"] - sum(generated_tokens(tree.nodes) for tree in journalled.values())
+        metrics |= {
+            "tasks_dropped": float(len(dropped)),
+            "tasks_journalled": float(len(journalled)),
+            "seconds_rollout": rolled - begun,
+            "seconds_seal": time.perf_counter() - rolled,
+            **{f"seconds_{kind}_sum": timeline.seconds(kind) for kind in SpanKind},
+            "tokens_per_second": made / (rolled - begun),
+        }
+        # Counted only where others of the step came through: an outage must not quarantine what it hits.
+        drops = await self._count(dropped)
+        queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
+        sealed = replace(
+            record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=metrics
+        )
+        events = self.events.prepare(record.step, *map(_condition, drops))
+        listed = TreeFile(str(self._file(folder, "trees")), execution_ids(trees))
+        await store.advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
+        await self.events.published(len(events))
+        # The journal has served: its trees are in the step's file.
+        await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)
+
+    async def _roll(
+        self, record: StepRecord, plan: StepPlan, versions: Mapping[str, str], journalled: Mapping[str, Tree]
+    ) -> tuple[list[Tree], list[TaskDroppedError], Timeline]:
+        """The step's trees in the order of its tasks, without those that were dropped."""
+        trees = dict(journalled)
+        progress = RolloutProgress(self.events, plan, len(record.task_ids), len(trees))
+        timeline = Timeline()
+        dropped: list[TaskDroppedError] = []
+        of_role = {role: versions[policy_id] for role, policy_id in self.policy_of_role.items()}
+        rollout = rollout_plan(self.run_id, self.config, plan, of_role)
+
+        async def roll(task_id: str) -> None:
+            try:
+                tree = await roll_task(self.tasks[task_id], rollout, self.services, progress, timeline)
+            except TaskDroppedError as drop:
+                dropped.append(drop)
+                return
+            trees[task_id] = tree
+            await self._journal(record.step, task_id, tree, versions)
+
+        async with Nursery() as group:
+            reporting = group.create_task(progress.report())
+            async with Nursery() as rolling:
+                for task_id in record.task_ids:
+                    if task_id not in trees:
+                        rolling.create_task(roll(task_id))
+            reporting.cancel()
+        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline
+
+    async def _journalled(self, record: StepRecord, versions: Mapping[str, str]) -> dict[str, Tree]:
+        """Groups that an earlier loop finished, where they were rolled out by the current weights."""
+        journal = await store.journalled_groups(self.database, self.run_id, record.step)
+        if any(group_versions != versions for _, group_versions in journal.values()):
+            await store.forget_groups(self.database, self.run_id, record.step)
+            return {}
+        return {task_id: (await asyncio.to_thread(read_trees, Path(file)))[0] for task_id, (file, _) in journal.items()}
+
+    async def _journal(self, step: int, task_id: str, tree: Tree, versions: Mapping[str, str]) -> None:
+        file = self._file(self.folders.of(step) / "groups", tree.root.id)
+        await asyncio.to_thread(write_trees, file, [tree])
+        await store.journal_group(self.database, self.run_id, step, task_id, str(file), dict(versions))
+
+    def _file(self, folder: Path, name: str) -> Path:
+        """A file that only this orchestrator writes: one that lost the store meanwhile has another token."""
+        return folder / f"{name}-{self.database.fence.token}.parquet"
+
+    async def _count(self, dropped: Sequence[TaskDroppedError]) -> list[DropRecord]:
+        """The drops of a step, counted on."""
+        known = {drop.task_id: drop.count for drop in await store.list_drops(self.database, self.run_id)}
+        limit = self.config.rollout.quarantine_after
+        return [
+            DropRecord(drop.task_id, count, count >= limit, str(drop.fault))
+            for drop in dropped
+            for count in [known.get(drop.task_id, 0) + 1]
+        ]
+
+    async def _seal_files(self, folder: Path, trees: Sequence[Tree], plan: StepPlan) -> list[BatchRecord]:
+        """Write trees and batches; from here on the step's training is determined."""
+        policies = set(self.policy_of_role.values())
+        updates = {policy: await last_update(self.database, self.run_id, policy) + 1 for policy in policies}
+        resets = await self._policies_to_reset(plan)
+        return await asyncio.to_thread(self._write, folder, trees, plan, updates, resets)
+
+    def _write(
+        self, folder: Path, trees: Sequence[Tree], plan: StepPlan, updates: Mapping[str, int], resets: Collection[str]
+    ) -> list[BatchRecord]:
+        write_trees(self._file(folder, "trees"), trees)
+        idle = idle_role(plan.trains, self.policy_of_role)
+        if idle is not None and plan.step_in_stage == 1:
+            write_batch(folder / HELD, held_sequences(trees, idle))
+        records = []
+        for batch in assemble_batches(trees, plan, self.config, self.policy_of_role):
+            file = self._file(folder, f"batch-{batch.policy_id}")
+            write_batch(file, batch.sequences)
+            records.append(
+                BatchRecord(
+                    policy_id=batch.policy_id,
+                    update=updates[batch.policy_id],
+                    digest=batch.digest.hex(),
+                    file=str(file),
+                    sequences=len(batch.sequences),
+                    optimization=optimization(self.config, plan, batch.policy_id in resets),
+                )
+            )
+        return records
+
+    async def _policies_to_reset(self, plan: StepPlan) -> set[str]:
+        """Policies whose optimizer forgets its moments before their next update: the first of a stage that asks for it."""
+        if not plan.resets_optimizer:
+            return set()
+        first = plan.step - plan.step_in_stage + 1
+        updated = {
+            batch.policy_id
+            for record in await store.list_steps(self.database, self.run_id)
+            if first <= record.step < plan.step
+            for batch in record.batches
+        }
+        return set(self.policy_of_role.values()) - updated
+
+
+def _condition(drop: DropRecord) -> Message:
+    return training_pb2.Condition(
+        reason="TaskQuarantined" if drop.quarantined else "TaskDropped",
+        message=f"task {drop.task_id}: {drop.reason}",
+        remedy="it is no longer drawn" if drop.quarantined else "it is drawn again at the end of the epoch",
+    )
