@@ -18,7 +18,8 @@ from troupe_contracts.errors import FailedPrecondition, describe
 
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.evaluation.stored_weights import StoredWeights, StoredWeightsError, read_stored_weights
-from troupe_orchestrator.fleet import PolicyFleet
+from troupe_orchestrator.fleet import PolicyFleet, Replica
+from troupe_orchestrator.rotation import NotReadyError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.loans import Loan, forget_loan, list_loans, record_loans
@@ -112,12 +113,15 @@ class Lending:
             fleets = [policy.fleet for policy in self._engines.policies if policy.policy_id == loan.policy_id]
             try:
                 fleets = fleets or await self._holding(loan.policy_id)
+                for fleet in fleets:
+                    # What is lent is not current from here on: a replica that has it does not serve.
+                    fleet.synced(parse_version(loan.version), _left_behind)
                 await self._load(fleets, await self._own_weights(loan))
             except (GiveBackError, WeightSyncError, grpc.RpcError) as error:
+                reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
                 for fleet in fleets or (self._engines.executor, self._engines.designer):
                     for replica in fleet.replicas():
-                        fleet.take_out(replica)
-                reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
+                        fleet.take_out(replica, f"{loan.version} cannot be loaded again: {reason}")
                 raise GiveBackError(
                     f"eval job {loan.job_id} left other weights in the engines of policy {loan.policy_id}, and "
                     f"{loan.version} cannot be loaded again: {reason}"
@@ -169,6 +173,13 @@ class Lending:
             return Probed(await asyncio.to_thread(read_stored_weights, loan.model, loan.policy_id, version))
         except StoredWeightsError as error:
             raise GiveBackError(str(error)) from error
+
+
+async def _left_behind(replica: Replica) -> None:
+    """In place of bringing a replica to its own weights, while nobody can say how."""
+    raise NotReadyError(
+        f"{replica.target} holds the weights of an eval job: it waits for a job or a run that loads its own"
+    )
 
 
 async def _described(fleet: PolicyFleet) -> policy_pb2.PolicyInfo:
