@@ -121,10 +121,20 @@ async def test_a_script_that_python_cannot_parse_and_the_designer_let_pass_is_th
     assert paid(trace) == 0.0
 
 
-async def test_a_script_of_50_mb_is_refused_without_a_reward_and_serving_goes_on(shared: World) -> None:
-    item, _ = await shared.judged(math_task("huge"), designer_pb2.Design(script="#" + "x" * 50_000_000))
-    assert (item.status, item.success) == ("infrastructure_fault", False)
-    assert "script" in item.reason
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("#" + "x" * 50_000_000, "50000001 characters, the limit is 32768"),
+        (SINGLE + "#\0", "NUL"),
+        (" \n", "empty"),
+    ],
+)
+async def test_a_script_that_no_sandbox_takes_and_the_designer_let_pass_is_the_policys_fault(
+    shared: World, script: str, reason: str
+) -> None:
+    item, _ = await shared.judged(math_task(f"bad-{reason}"), designer_pb2.Design(script=script))
+    assert (item.status, item.success, item.valid_script, item.execution_id) == ("policy_fault", False, False, "")
+    assert reason in item.reason
     after, _ = await shared.judged(math_task("after-huge"), SINGLE)
     assert after.success
 

@@ -1,6 +1,7 @@
 """What the designer reads from the environment."""
 
 from pydantic import Field
+from troupe_contracts.scripts import MAX_SCRIPT_CHARACTERS
 from troupe_inference.policy_settings import EngineName, PolicySettings
 
 
@@ -9,4 +10,6 @@ class DesignerSettings(PolicySettings):
 
     engine: EngineName = Field("remote", description="vllm, remote, openai, or a plug-in's name")
     prompt: str = Field("default", description="name of a built-in prompt, or a folder with system.txt and user.txt")
-    max_script_characters: int = Field(32768, ge=1, description="longest script that is accepted")
+    max_script_characters: int = Field(
+        MAX_SCRIPT_CHARACTERS, ge=1, le=MAX_SCRIPT_CHARACTERS, description="longest script that is accepted"
+    )

@@ -9,7 +9,7 @@ from troupe_contracts.errors import describe
 from troupe_contracts.server import serve
 
 from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
-from troupe_orchestrator.engines import PolicyMismatchError
+from troupe_orchestrator.fleet import MismatchError
 from troupe_orchestrator.run_config import ConfigError
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import LeaseHeldError, StoreUnavailableError
@@ -21,7 +21,7 @@ _CANNOT_START = (
     StoreUnavailableError,
     StoreSchemaError,
     StoreUrlError,
-    PolicyMismatchError,
+    MismatchError,
     ConfigError,
     OSError,
 )

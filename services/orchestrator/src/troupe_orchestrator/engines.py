@@ -3,17 +3,17 @@
 An orchestrator without engines shows what earlier runs and jobs left, and refuses everything else by name.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
-from troupe.v1 import designer_pb2_grpc, sandbox_pb2, sandbox_pb2_grpc
-from troupe_contracts.channel import connect
+from troupe.v1 import policy_pb2
+from troupe_contracts import identity
 from troupe_contracts.errors import FailedPrecondition
 
-from troupe_orchestrator.fleet import PolicyFleet
+from troupe_orchestrator.fleet import MismatchError, PolicyFleet, SandboxFleet
 from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.judge import Judge, TaskGrader
 from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.settings import OrchestratorSettings, targets
@@ -23,7 +23,7 @@ from troupe_orchestrator.training.policies import Policy
 logger = structlog.get_logger()
 
 
-class PolicyMismatchError(RuntimeError):
+class PolicyMismatchError(MismatchError):
     """Two services that should have one policy differ in tokenizer, template or architecture."""
 
 
@@ -36,6 +36,12 @@ class Engines:
     executor: PolicyFleet
     policies: Sequence[Policy]
     """Empty without a learner: evaluation and solving only."""
+    sandboxes: SandboxFleet
+
+    async def close(self) -> None:
+        """Ask no more for who went out of rotation."""
+        for rotation in (self.designer, self.executor, self.sandboxes):
+            await rotation.close()
 
 
 def require(engines: Engines | None) -> Engines:
@@ -56,25 +62,63 @@ async def connect_engines(settings: OrchestratorSettings, grader: MathGrader) ->
     """Connect to everything that the settings name.
 
     Raises:
-        PolicyMismatchError: engines and learner do not serve the same policies.
+        MismatchError: sandboxes isolate differently, or engines and learner do not serve the same policies.
         grpc.RpcError: one of them does not answer.
     """
     if settings.records_only:
         return None
-    designers, executors = targets(settings.designer), targets(settings.executor)
-    sandbox = sandbox_pb2_grpc.SandboxStub(connect(targets(settings.sandbox)[0]))
-    isolation = await sandbox.GetIsolation(sandbox_pb2.GetIsolationRequest())
-    logger.info("sandbox", profile=isolation.profile, workflow_slots=isolation.workflow_slots)
-    designer_fleet, executor_fleet = PolicyFleet(designers), PolicyFleet(executors)
-    services = Services(
-        designer=designer_pb2_grpc.DesignerStub(connect(designers[0])),
-        pick_executor=executor_fleet.pick,
-        sandbox=sandbox,
-        workflow_slots=asyncio.Semaphore(isolation.workflow_slots),
-        judge=Judge(TaskGrader(grader, sandbox)),
+    sandboxes = SandboxFleet(targets(settings.sandbox), settings.outage_seconds)
+    await sandboxes.connect()
+    logger.info(
+        "sandboxes",
+        profile=sandboxes.profile,
+        workflow_slots={each.target: each.workflows.total for each in sandboxes.replicas()},
     )
-    policies = await _policies(settings, designer_fleet, executor_fleet)
-    return Engines(services, designer_fleet, executor_fleet, policies)
+    executors = PolicyFleet(targets(settings.executor), "executor", settings.outage_seconds, shown=identity.own())
+    await executors.connect()
+    designers = await _designers(settings, executors)
+    admission = Admission(sandboxes)
+    services = Services(
+        admission=admission,
+        designers=designers,
+        executors=executors,
+        judge=Judge(TaskGrader(grader, admission)),
+        turn_seconds=settings.turn_seconds,
+    )
+    policies = await _policies(settings, designers, executors)
+    return Engines(services, designers, executors, policies, sandboxes)
+
+
+async def _designers(settings: OrchestratorSettings, executors: PolicyFleet) -> PolicyFleet:
+    """The designers: with engines of their own, or forwarding to the executors.
+
+    Raises:
+        PolicyMismatchError: some of them forward and some do not, or a learner is missing for those that do not.
+    """
+    own = PolicyFleet(targets(settings.designer), "designer", settings.outage_seconds, shown=identity.own())
+    described = dict(zip([each.target for each in own.replicas()], await own.connect(), strict=True))
+    known = {replica.target for replica in executors.replicas()}
+    forwards = {target: target in known or _forwards(info, executors) for target, info in described.items()}
+    if all(forwards.values()):
+        return PolicyFleet(
+            targets(settings.designer), "designer", settings.outage_seconds, follows=executors, shown=identity.own()
+        )
+    if any(forwards.values()):
+        raise PolicyMismatchError(
+            f"of the designers {[target for target, does in forwards.items() if does]} forward to the executor's engine "
+            f"and {[target for target, does in forwards.items() if not does]} have engines of their own: start them alike"
+        )
+    if settings.learner and not settings.designer_learner:
+        target, info = next(iter(described.items()))
+        raise PolicyMismatchError(
+            f"designer {target} has an engine of its own (policy {info.policy_id!r}, {info.model}), and nobody is said to "
+            "train it: set TROUPE_DESIGNER_LEARNER, or let it forward to the executor (TROUPE_ENGINE=remote)"
+        )
+    return own
+
+
+def _forwards(info: policy_pb2.PolicyInfo, executors: PolicyFleet) -> bool:
+    return bool(info.owner) and executors.identity is not None and info.policy_id == executors.identity.policy_id
 
 
 async def _policies(

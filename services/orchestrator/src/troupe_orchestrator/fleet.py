@@ -1,65 +1,237 @@
-"""Who the replicas of a service are. Static here: the targets that the orchestrator was started with, a channel each."""
+"""Who the replicas of a service are. Static here: the targets that the orchestrator was started with, a channel each.
+
+A policy's replica that comes back has to be what it was at the start (tokenizer, template, architecture, policy), and to
+have the version that the others serve: it is brought to it as the last sync brought them, or stays out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Final, cast
 
-from troupe.v1 import policy_pb2, policy_pb2_grpc
+import grpc
+from troupe.v1 import (
+    common_pb2,
+    designer_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    sandbox_pb2,
+    sandbox_pb2_grpc,
+)
 from troupe_contracts.channel import connect
+from troupe_contracts.errors import describe
+from troupe_contracts.identity import NOBODY, Identity, own
+
+from troupe_orchestrator.rotation import NotReadyError, Rotation, Seats
+
+OUTAGE_SECONDS: Final = 60.0
+TURN_SECONDS: Final = 300.0
+_ASK_SECONDS = 10.0
+_SERVING = (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN, policy_pb2.UPDATE_STATE_STAGED)
+_PER_GENERATION = 2
+"""Executions for each generation that an engine runs at once: while the script of one computes the other generates."""
+_UNPUBLISHED_CAPACITY = 64
+"""Of a replica that does not say how much it generates at once."""
+_SAME = ("policy_id", "tokenizer_digest", "chat_template_digest", "architecture_digest", "returns_tokens")
 
 
-class NoReplicasError(RuntimeError):
-    """A service has no replica that serves."""
+class MismatchError(RuntimeError):
+    """Services that should be alike differ."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Replica:
-    """One process that serves `Policy`."""
+    """One process that serves `Policy`, `Designer`, or both."""
 
     target: str
     stub: policy_pb2_grpc.PolicyAsyncStub
+    designer: designer_pb2_grpc.DesignerAsyncStub
+    seats: Seats = field(default_factory=lambda: Seats(_PER_GENERATION * _UNPUBLISHED_CAPACITY))
+    """Of executions whose turns it plays."""
 
 
-class PolicyFleet:
-    """The replicas of one role's engine."""
+@dataclass(eq=False, slots=True)
+class SandboxReplica:
+    """One process that serves `Sandbox`."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
-        self._replicas = tuple(Replica(target, policy_pb2_grpc.PolicyStub(connect(target))) for target in targets)
-        self._out_of_rotation: set[str] = set()
+    target: str
+    stub: sandbox_pb2_grpc.SandboxAsyncStub
+    workflows: Seats = field(default_factory=lambda: Seats(0))
+    tests: Seats = field(default_factory=lambda: Seats(0))
+    profile: str = ""
 
-    def replicas(self) -> tuple[Replica, ...]:
-        """All of them, serving or not."""
-        return self._replicas
 
-    def pick(self, key: str) -> policy_pb2_grpc.PolicyAsyncStub:
+class SandboxFleet(Rotation[SandboxReplica]):
+    """The sandboxes."""
+
+    def __init__(self, targets: Sequence[str], outage_seconds: float = OUTAGE_SECONDS) -> None:
+        members = [SandboxReplica(target, sandbox_pb2_grpc.SandboxStub(connect(target, own()))) for target in targets]
+        super().__init__("sandbox", members, outage_seconds)
+
+    async def connect(self) -> None:
+        """Ask each one what it takes.
+
+        Raises:
+            MismatchError: they isolate differently.
+            grpc.RpcError: one does not answer.
+        """
+        for member in self.replicas():
+            await self.restore(member)
+        profiles = {member.target: member.profile for member in self.replicas()}
+        if len(set(profiles.values())) > 1:
+            raise MismatchError(f"sandboxes differ in their isolation profile: {profiles}; start them alike")
+
+    @property
+    def profile(self) -> str:
+        """The isolation profile that all of them have."""
+        return self.replicas()[0].profile
+
+    async def restore(self, member: SandboxReplica) -> None:
+        report = await member.stub.GetIsolation(sandbox_pb2.GetIsolationRequest(), timeout=_ASK_SECONDS)
+        if member.profile and report.profile != member.profile:
+            raise NotReadyError(
+                f"came back with isolation profile {report.profile}, was started with {member.profile}: executions of "
+                "one run are isolated alike; start it as before, or restart the orchestrator"
+            )
+        member.profile = report.profile
+        member.workflows.total, member.tests.total = report.workflow_slots, report.test_slots
+
+
+class PolicyFleet(Rotation[Replica]):
+    """The replicas of one role's engine.
+
+    Args:
+        replicas: targets, or replicas that somebody made.
+        follows: the fleet that owns the weights, where these replicas only forward to it.
+        shown: our credentials, for replicas of this deployment. Those of targets that a client named get none.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[str | Replica],
+        service: str = "executor",
+        outage_seconds: float = OUTAGE_SECONDS,
+        follows: PolicyFleet | None = None,
+        shown: Identity = NOBODY,
+    ) -> None:
+        members = [_replica_at(each, shown) if isinstance(each, str) else each for each in replicas]
+        super().__init__(service, members, outage_seconds)
+        self.updating = asyncio.Lock()
+        """Held while weights are loaded: by a sync, or for one replica that came back."""
+        self._follows = follows
+        self._current: common_pb2.PolicyVersion | None = None
+        self._bring_up: Callable[[Replica], Awaitable[None]] | None = None
+        self.identity: policy_pb2.PolicyInfo | None = None
+        """What the first replica said of itself at the start; None before."""
+
+    @property
+    def current(self) -> common_pb2.PolicyVersion | None:
+        """The version that is served; None while that is not known."""
+        return self._current if self._follows is None else self._follows.current
+
+    @property
+    def engines(self) -> PolicyFleet:
+        """The fleet whose seats these replicas' generations take."""
+        return self if self._follows is None else self._follows
+
+    def synced(self, version: common_pb2.PolicyVersion, bring_up: Callable[[Replica], Awaitable[None]]) -> None:
+        """All replicas in rotation have this version, and `bring_up` brings another one there."""
+        self._current, self._bring_up = version, bring_up
+
+    def pick(self, key: str) -> Replica:
         """The replica for a key by rendezvous hash: turns of one execution share a prefix cache.
 
         Raises:
             NoReplicasError: none is in rotation.
         """
-        return max(self._serving(), key=lambda replica: blake2b(f"{key}\x1f{replica.target}".encode()).digest()).stub
+        serving = self.serving()
+        if not serving:
+            raise self.nobody()
+        return max(serving, key=lambda replica: _rank(key, replica)) if len(serving) > 1 else serving[0]
 
-    def take_out(self, replica: Replica) -> None:
-        """Give a replica no more work: its weights are not the current ones."""
-        self._out_of_rotation.add(replica.target)
-
-    def put_back(self, replica: Replica) -> None:
-        """The replica has the current weights."""
-        self._out_of_rotation.discard(replica.target)
+    def with_room(self, key: str) -> Replica | None:
+        """The first replica for a key that has a free seat; None if none has."""
+        free = [replica for replica in self.serving() if replica.seats.free]
+        if len(free) > 1:
+            return max(free, key=lambda replica: _rank(key, replica))
+        return free[0] if free else None
 
     async def describe(self) -> list[policy_pb2.PolicyInfo]:
-        """What each replica in rotation says of itself.
+        """What each replica in rotation says of itself; one that does not answer is taken out.
 
         Raises:
             NoReplicasError: none is in rotation.
         """
-        serving = self._serving()
-        return [await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest()) for replica in serving]
+        described = []
+        for replica in self.serving():
+            try:
+                info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
+            except grpc.RpcError as error:
+                self.suspect(replica, describe(error))
+                continue
+            self._read(replica, info)
+            described.append(info)
+        if not described:
+            raise self.nobody()
+        return described
 
-    def _serving(self) -> list[Replica]:
-        serving = [replica for replica in self._replicas if replica.target not in self._out_of_rotation]
-        if not serving:
-            raise NoReplicasError(f"none of {[replica.target for replica in self._replicas]} serves")
-        return serving
+    async def connect(self) -> list[policy_pb2.PolicyInfo]:
+        """Ask each replica who it is; what the first one says is what they all have to be.
+
+        Raises:
+            grpc.RpcError: one does not answer.
+        """
+        described = []
+        for replica in self.replicas():
+            info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
+            self._read(replica, info)
+            described.append(info)
+        self.identity = described[0]
+        self._current = described[0].version
+        return described
+
+    async def restore(self, replica: Replica) -> None:
+        info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
+        self._read(replica, info)
+        if self.identity is not None:
+            differs = [name for name in _SAME if getattr(info, name) != getattr(self.identity, name)]
+            if differs:
+                raise NotReadyError(
+                    f"came back as another: {', '.join(differs)} differ from what the {self.service} had at the start "
+                    f"({info.model} instead of {self.identity.model}); start it from the same model"
+                )
+        if info.state in _SERVING and self.current in (None, info.version):
+            return
+        if self._bring_up is None or not info.accepts_updates:
+            raise NotReadyError(
+                f"has version {_text(info.version)} ({policy_pb2.UpdateState.Name(info.state)}), "
+                f"{_text(self.current)} is served: it waits for a sync"
+            )
+        async with self.updating:
+            await self._bring_up(replica)
+
+    @staticmethod
+    def _read(replica: Replica, info: policy_pb2.PolicyInfo) -> None:
+        replica.seats.total = _PER_GENERATION * (info.capacity or _UNPUBLISHED_CAPACITY)
+
+
+def without_engine(designer: designer_pb2_grpc.DesignerAsyncStub) -> PolicyFleet:
+    """Designers that are this one, in this process: no engine plays it and it cannot be out of rotation."""
+    nobody = cast("policy_pb2_grpc.PolicyAsyncStub", None)
+    return PolicyFleet([Replica("this process", nobody, designer)], "designer")
+
+
+def _replica_at(target: str, shown: Identity) -> Replica:
+    channel = connect(target, shown)
+    return Replica(target, policy_pb2_grpc.PolicyStub(channel), designer_pb2_grpc.DesignerStub(channel))
+
+
+def _rank(key: str, replica: Replica) -> bytes:
+    return blake2b(f"{key}\x1f{replica.target}".encode(), digest_size=8).digest()
+
+
+def _text(version: common_pb2.PolicyVersion | None) -> str:
+    return "none" if version is None else f"{version.lineage}:{version.number}"

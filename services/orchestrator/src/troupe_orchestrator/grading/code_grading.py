@@ -6,7 +6,6 @@ what the sandbox fails at is a fault.
 
 from __future__ import annotations
 
-import grpc
 from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 from troupe_orchestrator.datasets.task import AssertionTests, Checker, MathReference, StdinTests, Task
@@ -33,6 +32,8 @@ def refusal(solution: str) -> Incorrect | None:
         return Incorrect(f"the solution is no Unicode text: {error}")
     if size > MAX_SOLUTION_BYTES:
         return Incorrect(f"the solution has {size} bytes, more than {MAX_SOLUTION_BYTES}")
+    if "\0" in solution:
+        return Incorrect("the solution holds a NUL character")
     return None
 
 
@@ -89,40 +90,24 @@ def grade_outcome(task: Task, results: list[sandbox_pb2.CaseResult], outcome: sa
     return Incorrect(f"test {failed.index + 1} of {total}: {verdict}")
 
 
-def grade_error(error: grpc.RpcError) -> GraderFault:
-    """A call that failed is never the solution's doing."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        return GraderFault(f"sandbox: {error.code().name}: {error.details()}")
-    return GraderFault(f"sandbox: {error}")
-
-
-async def grade_code(
-    sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
-    task: Task,
-    solution: str,
-    job_id: str,
-    limits: sandbox_pb2.Limits,
-    timeout_seconds: float,
+async def run_tests(
+    sandbox: sandbox_pb2_grpc.SandboxAsyncStub, task: Task, request: sandbox_pb2.RunTestsRequest, timeout_seconds: float
 ) -> Grade:
     """Run all hidden tests of a task on a solution.
 
     Args:
+        request: made by `run_tests_request`.
         timeout_seconds: deadline of the whole job; beyond it is a fault.
+
+    Raises:
+        grpc.RpcError: the sandbox failed, which is never the solution's doing.
     """
-    refused = refusal(solution)
-    if refused is not None:
-        return refused
     results: list[sandbox_pb2.CaseResult] = []
     outcome: sandbox_pb2.TestsOutcome | None = None
-    try:
-        async for response in sandbox.RunTests(
-            run_tests_request(task, solution, job_id, limits), timeout=timeout_seconds
-        ):
-            match response.WhichOneof("message"):
-                case "case_result":
-                    results.append(response.case_result)
-                case "outcome":
-                    outcome = response.outcome
-    except grpc.RpcError as error:
-        return grade_error(error)
+    async for response in sandbox.RunTests(request, timeout=timeout_seconds):
+        match response.WhichOneof("message"):
+            case "case_result":
+                results.append(response.case_result)
+            case "outcome":
+                outcome = response.outcome
     return grade_outcome(task, results, outcome)

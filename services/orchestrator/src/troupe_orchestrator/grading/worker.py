@@ -18,11 +18,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from troupe_contracts.plugins import PluginError
 
+from troupe_orchestrator.grading.exits import MEMORY_EXIT
+
 if TYPE_CHECKING:
     from troupe_orchestrator.datasets.task import MathReference
 
 _PR_SET_PDEATHSIG = 1
-_MEMORY_EXIT = 3
 
 
 def main() -> None:
@@ -60,13 +61,13 @@ def _serve(requests: IO[str], answers: IO[str], seconds: float, memory_bytes: in
             else:
                 equal = is_correct(reference, request["answer"], symbolically_equal)
         except MemoryError:
-            os._exit(_MEMORY_EXIT)
+            os._exit(MEMORY_EXIT)
         if isinstance(equal, str):
             print(json.dumps({"fault": equal}), file=answers, flush=True)
             continue
         if not equal and _peak_bytes() > 0.8 * memory_bytes:
             # The library turns errors into "not equal", running out of memory among them.
-            os._exit(_MEMORY_EXIT)
+            os._exit(MEMORY_EXIT)
         print(json.dumps({"equal": equal}), file=answers, flush=True)
 
 

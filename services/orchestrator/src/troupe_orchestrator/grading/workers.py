@@ -1,20 +1,29 @@
 """`MathGrader`: grades values, with the algebra in killable worker processes.
 
 Numbers, letters, words and what is equal as written are graded at once, on the event loop, in microseconds. All else goes
-to a worker, one comparison at a time; one that overruns or dies is killed and replaced, the comparison is tried once more
-in a fresh worker, and is a `GraderFault` if that fails too. Model text reaches a worker as JSON over a pipe. Workers start
-when they are first needed.
+to a worker, one comparison at a time; one that overruns or dies is killed and replaced, and the comparison is tried once
+more in a fresh worker. What it means if that fails too:
+
+- The worker was ended from outside (killed, or starved of its processor): a `GraderFault`, which says nothing of the answer.
+- It ended itself both times, at its limit of CPU or memory or by a crash, while "0" is graded against the same reference in
+  a fresh worker: the answer cannot be graded, and is wrong for that reason. Else whoever writes such an answer could have
+  its task dropped, again and again.
+- "0" cannot be graded either: a `GraderFault` that names the reference.
+
+Model text reaches a worker as JSON over a pipe. Workers start when they are first needed.
 """
 
 import asyncio
 import json
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import asdict
 from typing import Any, Self
 
 from troupe_orchestrator.datasets.task import MathReference
+from troupe_orchestrator.grading.exits import MEMORY_EXIT
 from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault, Incorrect
 from troupe_orchestrator.grading.math_grader import LibraryNeededError, is_correct, no_library
 
@@ -23,8 +32,22 @@ _ATTEMPTS = 2
 _WALL_FACTOR = 4
 
 
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+"""Exit statuses that a worker does not give itself. The kernel ends one at its CPU limit by SIGXCPU."""
+_HOW_IT_ENDED = {-signal.SIGXCPU: "it used up its CPU seconds", MEMORY_EXIT: "it used up its memory"}
+_HARMLESS = "0"
+
+
 class WorkerFailedError(Exception):
-    """A worker did not answer; says how it ended."""
+    """A worker did not answer; says how it ended.
+
+    Attributes:
+        by_itself: it was at work on the comparison and nobody else ended it.
+    """
+
+    def __init__(self, message: str, by_itself: bool = False) -> None:
+        self.by_itself = by_itself
+        super().__init__(message)
 
 
 class MathGrader:
@@ -66,16 +89,11 @@ class MathGrader:
                 return _grade(is_correct(reference, answer, no_library))
             except LibraryNeededError:
                 pass  # to a worker, as it is
-        reasons = []
-        for _ in range(_ATTEMPTS):
-            worker = await self._idle.get()
-            try:
-                return _grade(await worker.ask(request))
-            except WorkerFailedError as error:
-                reasons.append(str(error))
-            finally:
-                self._idle.put_nowait(worker)
-        return GraderFault("; ".join(reasons))
+        worker = await self._idle.get()
+        try:
+            return await _grade_twice(worker, request)
+        finally:
+            self._idle.put_nowait(worker)
 
     async def close(self) -> None:
         """End all workers."""
@@ -157,9 +175,29 @@ class _Worker:
             answer = b""
         if not answer:
             code = await process.wait()
-            raise WorkerFailedError(f"the worker ended with exit status {code}")
+            how = _HOW_IT_ENDED.get(code, f"it ended with exit status {code}")
+            raise WorkerFailedError(how, by_itself=bool(line) and code not in _FROM_OUTSIDE)
         parsed: dict[str, Any] = json.loads(answer)
         return parsed
+
+
+async def _grade_twice(worker: _Worker, request: dict[str, Any]) -> Grade:
+    failures = []
+    for _ in range(_ATTEMPTS):
+        try:
+            return _grade(await worker.ask(request))
+        except WorkerFailedError as error:
+            failures.append(error)
+    reasons = "; ".join(str(failure) for failure in failures)
+    if not all(failure.by_itself for failure in failures):
+        return GraderFault(f"the grading worker failed: {reasons}")
+    try:
+        await worker.ask({**request, "answer": _HARMLESS})
+    except WorkerFailedError as error:
+        return GraderFault(
+            f"nothing can be graded against the reference {request['reference']['answer']!r:.200}: {error}"
+        )
+    return Incorrect(f"ungradable: {reasons}")
 
 
 def _grade(correct: bool) -> Grade:

@@ -29,10 +29,14 @@ class Conversation:
     transcript: transcript_pb2.Transcript = field(default_factory=transcript_pb2.Transcript)
     busy: bool = False
     """A turn is being generated; the script may not ask for another meanwhile."""
+    turns: int = 0
+    refusals: list[str] = field(default_factory=list)
+    """Why it was refused turns, in order."""
 
     def append(self, appended: transcript_pb2.Transcript) -> None:
         """Add what one generation appended."""
         self.transcript.MergeFrom(appended)
+        self.turns += 1
 
     def replies(self) -> list[str]:
         """Texts of the agent's turns, in order."""

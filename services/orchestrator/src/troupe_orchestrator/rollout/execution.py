@@ -1,39 +1,38 @@
 """One execution: a script in the sandbox, its agents' turns by the executor.
 
-The sandbox asks for turns; this side owns the conversations, enforces the token budget, asks the executor and answers.
-A crash or limit of the script keeps every turn it had. What goes wrong on our side raises InfrastructureFaultError and
-leaves nothing behind.
+The sandbox asks for turns; this side owns the conversations, enforces the budgets, asks the executor and answers. A crash
+or limit of the script keeps every turn it had. What goes wrong on our side raises InfrastructureFaultError and leaves
+nothing behind. A turn that a replica refuses for now is asked for again: nothing was generated.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
-from troupe.v1 import (
-    common_pb2,
-    policy_pb2,
-    policy_pb2_grpc,
-    sandbox_pb2,
-    sandbox_pb2_grpc,
-    solver_pb2,
-    transcript_pb2,
-)
+from troupe.v1 import common_pb2, policy_pb2, sandbox_pb2, solver_pb2, transcript_pb2
+from troupe_contracts.scripts import reply_refusal
 
+from troupe_orchestrator.fleet import TURN_SECONDS, PolicyFleet, Replica
+from troupe_orchestrator.rollout.admission import ExecutionPlace
+from troupe_orchestrator.rollout.budget import WALL_PER_CPU_SECOND, Account, in_order, place_of, settled
 from troupe_orchestrator.rollout.conversations import Conversation, messages_problem
-from troupe_orchestrator.rollout.faults import InfrastructureFaultError, fault_of
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError, Patience, fault_of
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
 from troupe_orchestrator.rollout.timeline import Lane, SpanKind
+from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import Budgets
 from troupe_orchestrator.tree import seed_of
 
 WorkflowCall: TypeAlias = "grpc.aio.StreamStreamCall[sandbox_pb2.RunWorkflowRequest, sandbox_pb2.RunWorkflowResponse]"
 
-_TURN_SECONDS = 300.0
-"""Deadline of one turn: an engine that has not answered by then is a fault."""
+_WALL_PER_OWN_SECOND = 4
+"""The sandbox ends an execution after so many times the wall clock that its script may take by itself."""
+_GONE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,54 +49,63 @@ class ExecutionRequest:
     """For every turn; the seed of each is derived from `seed`, the conversation and the turn."""
     version: common_pb2.PolicyVersion | None
     budgets: Budgets
+    turn_seconds: float = TURN_SECONDS
+    """Deadline of one turn: an engine that has not answered by then is a fault."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ExecutionRecord:
-    """What happened, before anything is graded."""
+    """What happened, before anything is graded. All in the order of the script, whatever was faster."""
 
     outcome: sandbox_pb2.WorkflowOutcome
     conversations: list[Conversation]
     tool_runs: list[sandbox_pb2.ToolRun]
     node_events: list[sandbox_pb2.NodeEvent]
     refusals: list[str] = field(default_factory=list)
-    """Why agents were refused turns: budget spent, context full."""
+    """Why agents were refused turns: a conversation's turns spent, context full."""
+    overdrawn: str = ""
+    """Why it was ended before it ended by itself; then it has no result."""
+
+
+class _OverdrawnError(Exception):
+    """The execution has spent more than it may."""
+
+    def __init__(self, reason: str, conversation_id: str) -> None:
+        self.reason = reason
+        self.conversation_id = conversation_id
+        super().__init__(reason)
 
 
 async def run_execution(
-    request: ExecutionRequest,
-    sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
-    executor: policy_pb2_grpc.PolicyAsyncStub,
-    observer: Observer,
-    lane: Lane,
+    request: ExecutionRequest, place: ExecutionPlace, executors: PolicyFleet, observer: Observer, lane: Lane
 ) -> ExecutionRecord:
     """Run one script to its end; each agent's turns are recorded in lanes within `lane`.
 
     Raises:
         InfrastructureFaultError: the sandbox or the executor failed.
     """
-    return await _Execution(request, sandbox, executor, observer, lane).run()
+    return await _Execution(request, place, executors, observer, lane).run()
 
 
 class _Execution:
     def __init__(
         self,
         request: ExecutionRequest,
-        sandbox: sandbox_pb2_grpc.SandboxAsyncStub,
-        executor: policy_pb2_grpc.PolicyAsyncStub,
+        place: ExecutionPlace,
+        executors: PolicyFleet,
         observer: Observer,
         lane: Lane,
     ) -> None:
         self._request = request
-        self._sandbox = sandbox
-        self._executor = executor
+        self._sandbox = place.sandbox.stub
+        self._replica = place.executor
+        self._executors = executors
         self._observer = observer
         self._lane = lane
         self._conversations: dict[str, Conversation] = {}
         self._tool_runs: list[sandbox_pb2.ToolRun] = []
         self._node_events: list[sandbox_pb2.NodeEvent] = []
-        self._refusals: list[str] = []
-        self._spent_tokens = 0
+        self._account = Account(request.budgets)
         self._writing = asyncio.Lock()
         self._turns: set[asyncio.Task[None]] = set()
 
@@ -106,6 +114,8 @@ class _Execution:
         try:
             async with Nursery() as turns:
                 outcome = await self._serve(call, turns)
+        except _OverdrawnError as end:
+            return self._overdrawn(end)
         except grpc.RpcError as error:
             raise fault_of("sandbox", error) from error
         finally:
@@ -114,19 +124,43 @@ class _Execution:
             raise InfrastructureFaultError("sandbox", "the stream ended without an outcome")
         if outcome.verdict == sandbox_pb2.VERDICT_CANCELLED:
             raise InfrastructureFaultError("sandbox", "the execution was cancelled there")
-        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT and outcome.use.waiting_seconds > 0:
-            # Whoever was slow, part of the wall was spent waiting for us: that must cost the design nothing.
-            raise InfrastructureFaultError(
-                "executor",
-                f"the wall limit of {self._request.budgets.idle_wall_seconds} s passed, "
-                f"{outcome.use.waiting_seconds:.1f} s of it waiting for turns",
-            )
+        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT:
+            self._check_whose_wall(outcome)
+        conversations = in_order(self._conversations.values())
         return ExecutionRecord(
             outcome=outcome,
-            conversations=list(self._conversations.values()),
-            tool_runs=self._tool_runs,
+            conversations=conversations,
+            tool_runs=_in_order(self._tool_runs),
             node_events=self._node_events,
-            refusals=self._refusals,
+            refusals=[refusal for conversation in conversations for refusal in conversation.refusals],
+        )
+
+    def _check_whose_wall(self, outcome: sandbox_pb2.WorkflowOutcome) -> None:
+        """The wall clock that passed while it waited for us must cost a design nothing.
+
+        Raises:
+            InfrastructureFaultError: the script itself took less than it may.
+        """
+        own, limit = outcome.use.wall_seconds - outcome.use.waiting_seconds, self._request.budgets.idle_wall_seconds
+        if own < limit:
+            raise InfrastructureFaultError(
+                "executor",
+                f"an execution took {outcome.use.wall_seconds:.1f} s, {outcome.use.waiting_seconds:.1f} s of it waiting "
+                "for turns",
+                remedy="make the engine faster, lower what runs at once, or raise budgets.idle_wall_seconds",
+            )
+
+    def _overdrawn(self, end: _OverdrawnError) -> ExecutionRecord:
+        """The part of it that no chance had a say in."""
+        kept = settled(self._conversations.values(), end.conversation_id)
+        ids = {conversation.conversation_id for conversation in kept}
+        return ExecutionRecord(
+            outcome=sandbox_pb2.WorkflowOutcome(agent_calls=self._request.budgets.agent_calls),
+            conversations=kept,
+            tool_runs=_in_order(run for run in self._tool_runs if run.conversation_id in ids),
+            node_events=[],
+            refusals=[refusal for conversation in kept for refusal in conversation.refusals],
+            overdrawn=end.reason,
         )
 
     async def _serve(self, call: WorkflowCall, turns: Nursery) -> sandbox_pb2.WorkflowOutcome | None:
@@ -135,6 +169,8 @@ class _Execution:
         async for response in call:
             match response.WhichOneof("message"):
                 case "agent_call":
+                    self._account.agent_calls += 1
+                    self._check_account(response.agent_call)
                     turn = turns.create_task(self._answer(call, response.agent_call))
                     self._turns.add(turn)
                     turn.add_done_callback(self._turns.discard)
@@ -162,12 +198,25 @@ class _Execution:
             limits=sandbox_pb2.Limits(
                 cpu_seconds=budgets.cpu_seconds,
                 memory_bytes=budgets.memory_bytes,
-                wall_seconds=budgets.idle_wall_seconds,
+                wall_seconds=_WALL_PER_OWN_SECOND * budgets.idle_wall_seconds,
             ),
-            tool_limits=sandbox_pb2.Limits(cpu_seconds=budgets.tool_cpu_seconds, memory_bytes=budgets.memory_bytes),
-            max_agent_calls=budgets.agent_calls,
+            tool_limits=sandbox_pb2.Limits(
+                cpu_seconds=budgets.tool_cpu_seconds,
+                memory_bytes=budgets.memory_bytes,
+                wall_seconds=WALL_PER_CPU_SECOND * budgets.tool_cpu_seconds,
+            ),
+            # The sandbox would refuse the call that comes when it is spent, which in a fan-out is anybody's.
+            max_agent_calls=budgets.agent_calls + 1,
             seed=self._request.seed,
         )
+
+    def _check_account(self, agent_call: sandbox_pb2.AgentCall) -> None:
+        """
+        Raises:
+            _OverdrawnError: more is spent than may be.
+        """
+        if reason := self._account.overdrawn():
+            raise _OverdrawnError(reason, agent_call.conversation_id)
 
     async def _answer(self, call: WorkflowCall, agent_call: sandbox_pb2.AgentCall) -> None:
         reply = sandbox_pb2.AgentReply(call_id=agent_call.call_id)
@@ -177,31 +226,18 @@ class _Execution:
             self._conversations[agent_call.conversation_id] = conversation
         if conversation.busy:
             reply.refusal = f"conversation {agent_call.conversation_id} has a turn under way already"
-        elif self._spent_tokens >= self._request.budgets.tokens:
-            reply.refusal = f"the execution's budget of {self._request.budgets.tokens} tokens is spent"
-        elif problem := messages_problem(conversation, agent_call.messages):
+        elif problem := self._account.refusal(conversation.turns) or messages_problem(
+            conversation, agent_call.messages
+        ):
             reply.refusal = problem
         else:
             conversation.busy = True
             with self._lane.within(agent_call.conversation_id).span(SpanKind.TURN, agent_call.agent):
                 response = await self._generate(conversation, agent_call)
             conversation.busy = False
-            if response.stop_reason == transcript_pb2.STOP_REASON_CONTEXT_OVERFLOW:
-                reply.refusal = "the conversation no longer fits the model's context"
-            else:
-                conversation.append(response.appended)
-                reply.text = response.text
-                self._observer.turn(
-                    solver_pb2.AgentTurn(
-                        conversation_id=agent_call.conversation_id,
-                        agent=agent_call.agent,
-                        messages=agent_call.messages,
-                        reply=response.text,
-                        generated_tokens=response.generated_tokens,
-                    )
-                )
+            self._take(conversation, agent_call, response, reply)
         if reply.refusal:
-            self._refusals.append(reply.refusal)
+            conversation.refusals.append(reply.refusal)
         async with self._writing:
             try:
                 await call.write(sandbox_pb2.RunWorkflowRequest(agent_reply=reply))
@@ -209,27 +245,88 @@ class _Execution:
                 # The script has ended without waiting for this turn; the reading side knows how.
                 return
 
+    def _take(
+        self,
+        conversation: Conversation,
+        agent_call: sandbox_pb2.AgentCall,
+        response: policy_pb2.GenerateResponse,
+        reply: sandbox_pb2.AgentReply,
+    ) -> None:
+        """Record a turn, and put it or the reason why there is none into the reply."""
+        if response.stop_reason == transcript_pb2.STOP_REASON_CONTEXT_OVERFLOW:
+            reply.refusal = "the conversation no longer fits the model's context"
+            return
+        conversation.append(response.appended)
+        self._account.tokens += response.generated_tokens
+        self._check_account(agent_call)
+        if too_long := reply_refusal(response.text):
+            reply.refusal = too_long
+            return
+        reply.text = response.text
+        self._observer.turn(
+            solver_pb2.AgentTurn(
+                conversation_id=agent_call.conversation_id,
+                agent=agent_call.agent,
+                messages=agent_call.messages,
+                reply=response.text,
+                generated_tokens=response.generated_tokens,
+            )
+        )
+
     async def _generate(
         self, conversation: Conversation, agent_call: sandbox_pb2.AgentCall
     ) -> policy_pb2.GenerateResponse:
-        sampling = common_pb2.Sampling()
-        sampling.CopyFrom(self._request.sampling)
-        turn = len(conversation.transcript.messages)
-        sampling.seed = seed_of(self._request.seed, f"{agent_call.conversation_id}\x1f{turn}")
-        left = self._request.budgets.tokens - self._spent_tokens
-        sampling.max_tokens = min(sampling.max_tokens, left)
-        # Reserved before the call, so that concurrent members cannot overdraw the budget together.
-        self._spent_tokens += sampling.max_tokens
         request = policy_pb2.GenerateRequest(
             conversation_id=f"{self._request.execution_id}/{agent_call.conversation_id}",
             transcript=conversation.transcript,
             messages=agent_call.messages,
-            sampling=sampling,
+            sampling=self._request.sampling,
             version=self._request.version,
         )
-        try:
-            response = await self._executor.Generate(request, timeout=_TURN_SECONDS)
-        except grpc.RpcError as error:
-            raise fault_of("executor", error) from error
-        self._spent_tokens += response.generated_tokens - sampling.max_tokens
-        return response
+        turn = len(conversation.transcript.messages)
+        request.sampling.seed = seed_of(self._request.seed, f"{agent_call.conversation_id}\x1f{turn}")
+        patience = Patience()
+        while True:
+            replica = self._serving_replica()
+            try:
+                return await replica.stub.Generate(request, timeout=self._request.turn_seconds)
+            except grpc.RpcError as error:
+                fault = fault_of("executor", error)
+            await patience.wait(self._refused_for_now(replica, fault))
+
+    def _serving_replica(self) -> Replica:
+        """The replica that the execution has a seat at, or another where that one has gone."""
+        if not self._executors.in_rotation(self._replica):
+            try:
+                self._replica = self._executors.pick(self._request.execution_id)
+            except NoReplicasError as error:
+                raise InfrastructureFaultError("executor", str(error)) from error
+        return self._replica
+
+    def _refused_for_now(self, replica: Replica, fault: InfrastructureFaultError) -> InfrastructureFaultError:
+        """The fault again, if the same turn may be asked for again, at this replica or another.
+
+        Raises:
+            InfrastructureFaultError: it may not.
+        """
+        if fault.full:
+            return fault
+        if fault.code in _GONE:
+            self._executors.suspect(replica, fault.text)
+        if fault.code is not grpc.StatusCode.FAILED_PRECONDITION:
+            raise fault
+        wanted, current = self._request.version, self._executors.current
+        if wanted is not None and current is not None and wanted != current:
+            # The others of its group are of a version that nobody will serve again.
+            raise fault
+        # It loads weights, or came back with others: it is brought to the right ones, and nothing was generated.
+        self._executors.suspect(replica, fault.text)
+        return fault
+
+
+def _in_order(tool_runs: Iterable[sandbox_pb2.ToolRun]) -> list[sandbox_pb2.ToolRun]:
+    """The runs in the order of their conversations, numbered in it: the sandbox numbers them as they end."""
+    ordered = sorted(tool_runs, key=lambda run: (place_of(run.conversation_id), run.tool_run_id))
+    for number, run in enumerate(ordered, start=1):
+        run.tool_run_id = number
+    return ordered

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
+import grpc
+from troupe.v1 import sandbox_pb2
 
 from troupe_orchestrator.datasets.task import MathReference, Task
-from troupe_orchestrator.grading.code_grading import grade_code
+from troupe_orchestrator.fleet import SandboxReplica
+from troupe_orchestrator.grading.code_grading import refusal, run_tests, run_tests_request
 from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault
 from troupe_orchestrator.grading.workers import MathGrader
 from troupe_orchestrator.patterns import NodeEvent, pattern_of
@@ -27,14 +29,18 @@ from troupe_orchestrator.rewards import (
     reward,
     solution_share,
 )
+from troupe_orchestrator.rollout.admission import Admission
+from troupe_orchestrator.rollout.budget import WALL_PER_CPU_SECOND
 from troupe_orchestrator.rollout.conversations import Conversation
 from troupe_orchestrator.rollout.execution import ExecutionRecord
-from troupe_orchestrator.rollout.faults import InfrastructureFaultError
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError, Patience, fault_of
 from troupe_orchestrator.run_config import Budgets
 from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeVisit, ToolRunRecord
 
-_GRADING_SECONDS = 600.0
-"""Deadline of all hidden tests of one solution."""
+_TESTS_SECONDS = 600.0
+"""Deadline of all hidden tests of one solution, beside the time that they may take one after another."""
+_TEST_ATTEMPTS = 2
+_GRADER_REMEDY = "see what ends it: memory of this machine, or the task's reference, which the text then names"
 _BUDGET_SPENT = frozenset(
     {
         sandbox_pb2.VERDICT_CPU_LIMIT,
@@ -52,7 +58,7 @@ that raises after its run has an answer; that is flagged."""
 class Grader(Protocol):
     """Says whether an answer is right."""
 
-    async def grade(self, task: Task, answer: str, execution_id: str, budgets: Budgets) -> Grade: ...
+    async def grade(self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets) -> Grade: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +66,54 @@ class TaskGrader:
     """Values by the math grader's workers, programs by all hidden tests in the sandbox."""
 
     math: MathGrader
-    sandbox: sandbox_pb2_grpc.SandboxAsyncStub
+    admission: Admission
 
-    async def grade(self, task: Task, answer: str, execution_id: str, budgets: Budgets) -> Grade:
-        """Grade one answer. Never raises for what the answer is."""
+    async def grade(self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets) -> Grade:
+        """Grade one answer. Never raises for what the answer is.
+
+        Raises:
+            InfrastructureFaultError: no sandbox serves.
+        """
         if isinstance(task.reference, MathReference):
             return await self.math.grade(task.reference, answer, task.grader, task.question)
-        limits = sandbox_pb2.Limits(cpu_seconds=budgets.test_cpu_seconds, memory_bytes=budgets.memory_bytes)
-        return await grade_code(self.sandbox, task, answer, execution_id, limits, _GRADING_SECONDS)
+        refused = refusal(answer)
+        if refused is not None:
+            return refused
+        request = run_tests_request(
+            task,
+            answer,
+            execution_id,
+            sandbox_pb2.Limits(
+                cpu_seconds=budgets.test_cpu_seconds,
+                wall_seconds=WALL_PER_CPU_SECOND * budgets.test_cpu_seconds,
+                memory_bytes=budgets.memory_bytes,
+            ),
+        )
+        attempts, patience = 0, Patience()
+        while True:
+            async with self.admission.tests(scope) as sandbox:
+                ended = await self._run(task, request, sandbox)
+            if not isinstance(ended, InfrastructureFaultError):
+                return ended
+            if ended.full:
+                await patience.wait(ended)
+                continue
+            attempts += 1
+            if attempts == _TEST_ATTEMPTS or not ended.retriable:
+                raise ended
+
+    async def _run(
+        self, task: Task, request: sandbox_pb2.RunTestsRequest, sandbox: SandboxReplica
+    ) -> Grade | InfrastructureFaultError:
+        cases = len(request.stdin_tests.cases) or len(request.assertion_tests.cases)
+        deadline = _TESTS_SECONDS + cases * request.limits.wall_seconds
+        try:
+            return await run_tests(sandbox.stub, task, request, deadline)
+        except grpc.RpcError as error:
+            fault = fault_of("sandbox", error)
+            if fault.code is grpc.StatusCode.UNAVAILABLE:
+                self.admission.suspect(sandbox, fault.text)
+            return fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +127,15 @@ class Judge:
         task: Task,
         script: str,
         record: ExecutionRecord,
+        scope: str,
         execution_id: str,
         budgets: Budgets,
         rewards: RewardConfig,
     ) -> ExecutionPayload:
         """Judge one execution.
+
+        Args:
+            scope: on whose account tests are let in.
 
         Raises:
             InfrastructureFaultError: the grader died or overran in every attempt, or a plug-in's reward term failed.
@@ -105,9 +155,9 @@ class Judge:
         elif not provenance.ok:
             reason = provenance.reason
         elif self.grader is not None:
-            grade = await self.grader.grade(task, provenance.answer.text, execution_id, budgets)
+            grade = await self.grader.grade(task, provenance.answer.text, scope, execution_id, budgets)
             if isinstance(grade, GraderFault):
-                raise InfrastructureFaultError("grader", grade.reason)
+                raise InfrastructureFaultError("grader", grade.reason, remedy=_GRADER_REMEDY)
             success = isinstance(grade, Correct)
             reason = "" if isinstance(grade, Correct) else grade.reason
         return _payload(task, script, record, provenance, rewards, success, reason)
@@ -153,7 +203,7 @@ def _payload(
         visits=_visits(record.node_events),
         tool_runs=tuple(_tool_run(run) for run in record.tool_runs),
         terms=breakdown.terms,
-        flags=tuple(_flags(script, outcome, "" if answer is None else answer.text, task, record.refusals)),
+        flags=tuple(_flags(script, record, "" if answer is None else answer.text, task)),
         agent_calls=outcome.agent_calls,
         cpu_seconds=outcome.use.cpu_seconds,
         wall_seconds=outcome.use.wall_seconds,
@@ -172,6 +222,8 @@ def _reward(config: RewardConfig, facts: ExecutionFacts) -> RewardBreakdown:
 def _why_no_answer(record: ExecutionRecord) -> str:
     """The first cause that is the policy's doing."""
     outcome = record.outcome
+    if record.overdrawn:
+        return record.overdrawn
     if record.refusals:
         return record.refusals[0]
     if outcome.verdict != sandbox_pb2.VERDICT_OK:
@@ -184,17 +236,18 @@ def _ended_by(outcome: sandbox_pb2.WorkflowOutcome) -> str:
     return f"{_verdict(outcome.verdict)}: {last_line[0]}".rstrip(": ")
 
 
-def _flags(
-    script: str, outcome: sandbox_pb2.WorkflowOutcome, answer: str, task: Task, refusals: Sequence[str]
-) -> list[str]:
+def _flags(script: str, record: ExecutionRecord, answer: str, task: Task) -> list[str]:
+    outcome = record.outcome
     flags = []
     if answer and answer_in_script(script, answer, task.task_type):
         flags.append("answer_in_script")
     if outcome.own_question:
         flags.append("own_question")
-    if refusals:
+    if record.refusals:
         flags.append("refused_turns")
-    if outcome.verdict != sandbox_pb2.VERDICT_OK:
+    if record.overdrawn:
+        flags.append("overdrawn")
+    elif outcome.verdict != sandbox_pb2.VERDICT_OK:
         flags.append(_verdict(outcome.verdict))
     return flags
 

@@ -1,26 +1,30 @@
 """The rollout of one task: M designs, N executions of each valid one, as a pipeline.
 
 Executions of a design start as soon as that design is there, not when all are. A fault of ours is retried afresh (new
-attempt, new ids, nothing kept); when the attempts are used up the whole task is dropped, never a part of a group.
+attempt, new ids, nothing kept); when the attempts are used up the whole task is dropped, never a part of a group. A service
+that has no room is asked again, which is no attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 import structlog
-from troupe.v1 import common_pb2, designer_pb2, designer_pb2_grpc, policy_pb2_grpc, sandbox_pb2_grpc
+from troupe.v1 import common_pb2, designer_pb2
+from troupe_contracts.scripts import MAX_SCRIPT_CHARACTERS, script_refusal
 
 from troupe_orchestrator.datasets.task import Task
-from troupe_orchestrator.fleet import NoReplicasError
+from troupe_orchestrator.fleet import TURN_SECONDS, PolicyFleet
 from troupe_orchestrator.rewards import RewardConfig
+from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.conversations import conversation_payload, token_record
-from troupe_orchestrator.rollout.execution import ExecutionRequest, run_execution
-from troupe_orchestrator.rollout.faults import InfrastructureFaultError, fault_of
+from troupe_orchestrator.rollout.execution import ExecutionRecord, ExecutionRequest, run_execution
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError, Patience, fault_of
 from troupe_orchestrator.rollout.judge import Judge
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
@@ -38,13 +42,14 @@ _BACKOFF_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Who does the work. Admission: a workflow slot is held from before the sandbox is asked until the outcome."""
+    """Who does the work."""
 
-    designer: designer_pb2_grpc.DesignerAsyncStub
-    pick_executor: Callable[[str], policy_pb2_grpc.PolicyAsyncStub]
-    sandbox: sandbox_pb2_grpc.SandboxAsyncStub
-    workflow_slots: asyncio.Semaphore
+    admission: Admission
+    """Of all who share the sandboxes."""
+    designers: PolicyFleet
+    executors: PolicyFleet
     judge: Judge
+    turn_seconds: float = TURN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class _TaskRollout:
         design_ids = [self._id(f"design/{index}", attempt) for index in range(self._plan.designs)]
         sampling = common_pb2.Sampling()
         sampling.CopyFrom(self._plan.designer_sampling)
-        sampling.seed = seed_of(self._plan.seed, design_ids[0])
+        sampling.seed = self._seed("design/0", attempt)
         request = designer_pb2.ProposeDesignsRequest(
             task_id=self._task.task_id,
             question=self._task.question,
@@ -123,31 +128,52 @@ class _TaskRollout:
         )
         subtrees: dict[str, asyncio.Task[list[Node]]] = {}
         begun = self._timeline.now()
-        try:
-            async with Nursery() as group:
-                async for response in self._services.designer.ProposeDesigns(request, timeout=_DESIGN_SECONDS):
-                    design = response.design
-                    self._observer.design(design)
-                    if design.design_id not in design_ids or design.design_id in subtrees:
-                        raise InfrastructureFaultError(
-                            "designer", f"sent design {design.design_id!r}, which is not due"
-                        )
-                    index = design_ids.index(design.design_id)
-                    lane = self._timeline.lane(self._task.task_id, f"design {index + 1}")
-                    lane.add(SpanKind.DESIGN, "is sampled", begun)
-                    subtrees[design.design_id] = group.create_task(
-                        self._roll_executions(root, design, attempt, index, lane)
-                    )
-        except grpc.RpcError as error:
-            raise fault_of("designer", error) from error
+        async with Nursery() as group, contextlib.aclosing(self._designs(request)) as designs:
+            async for design in designs:
+                self._observer.design(design)
+                if design.design_id not in design_ids or design.design_id in subtrees:
+                    raise InfrastructureFaultError("designer", f"sent design {design.design_id!r}, which is not due")
+                index = design_ids.index(design.design_id)
+                lane = self._timeline.lane(self._task.task_id, f"design {index + 1}")
+                lane.add(SpanKind.DESIGN, "is sampled", begun)
+                subtrees[design.design_id] = group.create_task(
+                    self._roll_executions(root, design, attempt, index, lane)
+                )
         missing = [design_id for design_id in design_ids if design_id not in subtrees]
         if missing:
             raise InfrastructureFaultError("designer", f"{len(missing)} designs never came: {missing}")
         return [node for design_id in design_ids for node in subtrees[design_id].result()]
 
+    async def _designs(self, request: designer_pb2.ProposeDesignsRequest) -> AsyncGenerator[designer_pb2.Design, None]:
+        """The designs as they come; the engine's seats are given back when the last one has."""
+        designers = self._services.designers
+        async with self._services.admission.designs(
+            self._plan.scope, self._task.task_id, len(request.design_ids), designers
+        ) as designer:
+            try:
+                async for response in designer.designer.ProposeDesigns(request, timeout=_DESIGN_SECONDS):
+                    yield response.design
+            except grpc.RpcError as error:
+                fault = fault_of("designer", error)
+                if fault.code is grpc.StatusCode.UNAVAILABLE:
+                    designers.suspect(designer, fault.text)
+                if fault.code is grpc.StatusCode.FAILED_PRECONDITION and self._may_serve_later():
+                    designers.suspect(designer, fault.text)
+                    fault.full = True
+                raise fault from error
+
+    def _may_serve_later(self) -> bool:
+        """Whether a designer that has another version now, or loads one, comes to what this plan needs."""
+        wanted, current = self._plan.designer_version, self._services.designers.current
+        return wanted is None or current is None or wanted == current
+
     async def _roll_executions(
         self, root: Node, design: designer_pb2.Design, attempt: int, index: int, lane: Lane
     ) -> list[Node]:
+        problems = tuple(problem.message for problem in design.problems)
+        if not problems and (refusal := script_refusal(design.script)):
+            # The designer should have said so: a script that no sandbox takes is the policy's doing all the same.
+            problems = (refusal,)
         node = Node(
             id=design.design_id,
             parent_id=root.id,
@@ -155,8 +181,8 @@ class _TaskRollout:
             attempt=attempt,
             payload=DesignPayload(
                 text=design.text,
-                script=design.script,
-                problems=tuple(problem.message for problem in design.problems),
+                script=design.script[:MAX_SCRIPT_CHARACTERS],
+                problems=problems,
                 declared_pattern=design.declared_pattern,
             ),
         )
@@ -168,7 +194,7 @@ class _TaskRollout:
             payload=conversation_payload("designer", "designer", "", design.transcript),
             tokens=token_record(design.transcript),
         )
-        if design.problems:
+        if problems:
             return [node, conversation]
         async with Nursery() as group:
             executions = [
@@ -197,21 +223,16 @@ class _TaskRollout:
             question=self._task.question,
             task_type=self._type,
             delivery_instruction=getattr(plan.delivery_instruction, self._task.task_type),
-            seed=seed_of(plan.seed, execution_id),
+            seed=self._seed(path, attempt),
             sampling=plan.executor_sampling,
             version=plan.executor_version,
             budgets=plan.budgets,
+            turn_seconds=self._services.turn_seconds,
         )
-        queued = self._timeline.now()
-        async with self._services.workflow_slots:
-            lane.add(SpanKind.QUEUE, "waits for a slot", queued)
-            with lane.span(SpanKind.EXECUTION, "runs"):
-                record = await run_execution(
-                    request, self._services.sandbox, self._pick_executor(execution_id), self._observer, lane
-                )
+        record = await self._run_admitted(request, lane)
         with lane.span(SpanKind.GRADING, "is graded"):
             payload = await self._services.judge.judge(
-                self._task, design.payload.script, record, execution_id, plan.budgets, plan.rewards
+                self._task, design.payload.script, record, plan.scope, execution_id, plan.budgets, plan.rewards
             )
         execution = Node(
             id=execution_id, parent_id=design.id, kind=NodeKind.EXECUTION, attempt=attempt, payload=payload
@@ -233,11 +254,27 @@ class _TaskRollout:
         self._observer.execution_done()
         return [execution, *conversations]
 
-    def _pick_executor(self, execution_id: str) -> policy_pb2_grpc.PolicyAsyncStub:
-        try:
-            return self._services.pick_executor(execution_id)
-        except NoReplicasError as error:
-            raise InfrastructureFaultError("executor", str(error)) from error
+    async def _run_admitted(self, request: ExecutionRequest, lane: Lane) -> ExecutionRecord:
+        """Run the execution once it is let in; again, where the sandbox had no room after all."""
+        services, patience = self._services, Patience()
+        while True:
+            queued = self._timeline.now()
+            async with services.admission.execution(
+                self._plan.scope, request.execution_id, services.executors
+            ) as place:
+                lane.add(SpanKind.QUEUE, "waits for a slot", queued)
+                try:
+                    with lane.span(SpanKind.EXECUTION, "runs"):
+                        return await run_execution(request, place, services.executors, self._observer, lane)
+                except InfrastructureFaultError as fault:
+                    if fault.service != "sandbox":
+                        raise
+                    if fault.code is grpc.StatusCode.UNAVAILABLE:
+                        services.admission.suspect(place.sandbox, fault.text)
+                    if not fault.full:
+                        raise
+                    full = fault
+            await patience.wait(full)
 
     async def _attempts(self, work: Callable[[int], Awaitable[Result]]) -> Result:
         """Try afresh after a fault of ours.
@@ -245,16 +282,30 @@ class _TaskRollout:
         Raises:
             TaskDroppedError: the attempts are used up, or the same would be refused again.
         """
-        attempt = 0
+        attempt, faults, patience = 0, 0, Patience()
         while True:
             try:
                 return await work(attempt)
-            except InfrastructureFaultError as fault:
-                logger.warning("infrastructure fault", task=self._task.task_id, attempt=attempt, fault=str(fault))
-                attempt += 1
-                if attempt == self._plan.max_attempts or not fault.retriable:
-                    raise TaskDroppedError(self._task.task_id, fault) from fault
-                await asyncio.sleep(max(fault.retry_after, _BACKOFF_SECONDS * 2**attempt))
+            except InfrastructureFaultError as raised:
+                fault = raised
+            # New ids in any case: what was begun before may be running still.
+            attempt += 1
+            if fault.full:
+                try:
+                    await patience.wait(fault)
+                    continue
+                except InfrastructureFaultError as lasting:
+                    fault = lasting
+            faults += 1
+            self._observer.fault(fault)
+            logger.warning("infrastructure fault", task=self._task.task_id, attempt=attempt, fault=str(fault))
+            if faults == self._plan.max_attempts or not fault.retriable:
+                raise TaskDroppedError(self._task.task_id, fault) from fault
+            await asyncio.sleep(max(fault.retry_after, _BACKOFF_SECONDS * 2**faults))
+
+    def _seed(self, path: str, attempt: int) -> int:
+        """A sampling seed that the scope has no say in: with one seed a fork samples what its parent would have."""
+        return seed_of(self._plan.seed, node_id("", self._plan.step, self._task.task_id, path, attempt))
 
     def _id(self, path: str, attempt: int) -> str:
         return node_id(self._plan.scope, self._plan.step, self._task.task_id, path, attempt)

@@ -1,7 +1,8 @@
 """Bringing every replica of a policy to given weights, the learner's or stored ones: begin, stage, commit, abort.
 
 The bytes go from their source to the replicas; only names and digests pass through here. A version is current when every
-replica in rotation has it; one that cannot be brought there is taken out of rotation, never waited for.
+replica in rotation has it; one that cannot be brought there is taken out of rotation, never waited for, and brought there
+when it can be.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from troupe.v1 import common_pb2, policy_pb2
 from troupe_contracts.errors import describe
 
 from troupe_orchestrator.fleet import PolicyFleet, Replica
+from troupe_orchestrator.rotation import NotReadyError
 from troupe_orchestrator.training.learner import LearnerClient
 
 logger = structlog.get_logger()
@@ -73,17 +75,30 @@ async def load_weights(
         WeightSyncError: not one replica has them afterwards.
     """
     begun = time.perf_counter()
-    results = await asyncio.gather(
-        *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
-    )
+
+    async def bring_up(replica: Replica) -> None:
+        result = await _bring_up(replica, source, manifest, fence, probes, probe_bound)
+        if isinstance(result, str):
+            raise NotReadyError(result)
+
+    async with fleet.updating:
+        results = await asyncio.gather(
+            *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
+        )
+        committed = [result for result in results if not isinstance(result, str)]
+        if committed:
+            # Whoever is left behind, or comes back later, is brought here too.
+            fleet.synced(manifest.version, bring_up)
     failures = []
     for replica, result in zip(fleet.replicas(), results, strict=True):
-        if isinstance(result, str):
-            fleet.take_out(replica)
-            failures.append(f"{replica.target}: {result}")
-        else:
+        if not isinstance(result, str):
             fleet.put_back(replica)
-    committed = [result for result in results if not isinstance(result, str)]
+            continue
+        failures.append(f"{replica.target}: {result}")
+        if committed:
+            fleet.suspect(replica, result)
+        else:
+            fleet.take_out(replica, result)
     if not committed:
         raise WeightSyncError(f"no replica of policy {manifest.policy_id} took the update: {'; '.join(failures)}")
     return SyncReport(
