@@ -93,14 +93,14 @@ def test_a_service_that_keeps_ending_ends_the_deployment_with_the_end_of_its_log
 ) -> None:
     end = tmp_path / "end"
     environment = {"STAND_IN_ENDS_WITH": str(end), "PYTHONPATH": PYTHON_PATH}
-    profile = write_profile(tmp_path, sandbox={"environment": environment})
+    profile = write_profile(tmp_path, sandbox={"environment": environment}, restart_limit=2)  # type: ignore[arg-type]
     up = start_command("up", "--profile", profile, state=tmp_path / "state")
     deployment = up.deployment(is_ready)
     end.touch()
     _, errors = up.process.communicate(timeout=90)
     assert up.process.returncode == 1
-    assert "sandbox ended with exit status 7: starting it again (1 of 5 times)" in errors
-    assert "sandbox ended with exit status 7, the 6th time within 10 minutes" in errors
+    assert "sandbox ended with exit status 7: starting it again (1 of 2 times)" in errors
+    assert "sandbox ended with exit status 7: more than 2 times within 10 minutes (restart_limit of the profile)" in errors
     assert "the end of" in errors
     assert left_of(deployment) == []
 
