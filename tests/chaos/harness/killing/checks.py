@@ -1,0 +1,114 @@
+"""What has to be so after every kill. Each check raises AssertionError with what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from troupe.v1 import common_pb2, policy_pb2
+from troupe_client.profile import load_profile
+from troupe_client.wiring import LEARNER, Folders, launch, own_environment
+from troupe_orchestrator.store.batches import BatchRecord
+from troupe_orchestrator.store.trees import read_trees
+from troupe_orchestrator.training.batch import read_batch
+from troupe_orchestrator.training.learner import LearnerClient
+from troupe_orchestrator.training.queue import TaskQueue, epoch_order
+
+from killing.deployment import Live
+from killing.record import Record
+
+Hash = dict[str, str]
+"""SHA-256 of each tensor, by name."""
+
+
+async def applied_is_sealed(live: Live, record: Record) -> None:
+    """The learner has applied the sealed updates from the first on, each once, and nothing else."""
+    applied = [(step.step, step.digest.hex()) for step in (await live.learner()).applied_steps]
+    sealed = list(enumerate(record.sealed(), start=1))
+    assert applied == sealed[: len(applied)], f"applied {applied}, sealed {sealed}"
+
+
+async def engines_are_at_the_learner(live: Live, record: Record, probe_bound: float) -> None:
+    """At the end of a run: everything sealed is applied, the engine serves it, and every load was probed."""
+    learner, engine = await live.learner(), await live.engine()
+    assert len(learner.applied_steps) == len(record.sealed())
+    assert engine.version == learner.version, f"engine {engine.version}, learner {learner.version}"
+    assert engine.state == policy_pb2.UPDATE_STATE_SERVING
+    assert all(error <= probe_bound for error in record.probe_errors()), record.probe_errors()
+
+
+def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> None:
+    """What was trained is the epoch's order from its beginning on, each task once, but for those that were put off to its
+    end and the quarantined."""
+    drawn = record.drawn()
+    if not drawn:
+        return
+    committed = len(drawn)
+    trained: Counter[str] = Counter()
+    for step, file in record.tree_files():
+        if step <= committed:
+            trained.update(tree.root.payload.task_id for tree in read_trees(file))
+    queue: TaskQueue = drawn[-1][1]
+    seen = set(epoch_order(seed, queue.epoch, task_ids)[: queue.position])
+    put_off = Counter(queue.postponed)
+    for task in set(task_ids) - record.quarantined():
+        expected = queue.epoch + (task in seen)
+        assert trained[task] + put_off[task] == expected, (
+            f"task {task}: trained {trained[task]} times, put off {put_off[task]}, due {expected}"
+        )
+
+
+async def weights(client: LearnerClient) -> Hash:
+    """What a learner has now."""
+    return {tensor.name: tensor.sha256.hex() for tensor in (await client.manifest()).tensors}
+
+
+async def replayed(live: Live, batches: Sequence[BatchRecord], folder: Path) -> Hash:
+    """The weights that a fresh learner has after all sealed batches, in order, from the initial weights."""
+    async with _fresh_learner(live, folder) as client:
+        fence = common_pb2.Fence(store_id="replay", token=1)
+        await client.bind(fence, "replay", "")
+        for batch in batches:
+            sequences = await asyncio.to_thread(read_batch, Path(batch.file))
+            await client.train(
+                fence, "replay", batch.update, bytes.fromhex(batch.digest), sequences, batch.optimization
+            )
+        return await weights(client)
+
+
+def fingerprint(tensors: Hash) -> str:
+    """One short word for all tensors."""
+    return hashlib.sha256(repr(sorted(tensors.items())).encode()).hexdigest()[:12]
+
+
+@asynccontextmanager
+async def _fresh_learner(live: Live, folder: Path) -> AsyncIterator[LearnerClient]:
+    """A learner of the deployment's profile that has seen nothing."""
+    profile = load_profile(live.state / "profile.yaml")
+    for name in ("run", "logs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    folders = Folders(folder.resolve())
+    what = launch(LEARNER, profile, folders, {}, own_environment())
+    with folders.log(LEARNER).open("wb") as log:
+        process = subprocess.Popen(what.command, env=dict(what.environment), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while not folders.ready_file(LEARNER).exists():
+            assert process.poll() is None, folders.log(LEARNER).read_text()[-2000:]
+            assert time.monotonic() < deadline, "the fresh learner does not serve"
+            await asyncio.sleep(0.05)
+        yield await LearnerClient.connect(_target(folders.ready_file(LEARNER)))
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+
+
+def _target(ready: Path) -> str:
+    return str(json.loads(ready.read_text())["target"])

@@ -1,0 +1,104 @@
+"""What the store says of one run, read from outside while the orchestrator writes it, or is stopped or dead."""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from troupe_orchestrator.store.batches import BatchRecord
+from troupe_orchestrator.training.queue import TaskQueue
+
+
+@dataclass(frozen=True)
+class Step:
+    """The newest step."""
+
+    number: int
+    state: str
+    groups: int
+    """Task groups that are journalled."""
+    tasks: int
+
+
+NO_STEP = Step(0, "committed", 0, 0)
+
+
+class Record:
+    """One run in a store. Keeps every sealed batch, since the run collects those that no replay needs."""
+
+    def __init__(self, data: Path, run_id: str, kept: Path) -> None:
+        self._file = data / "troupe.db"
+        self._run_id = run_id
+        self._kept = kept
+        kept.mkdir(parents=True, exist_ok=True)
+
+    def run_state(self) -> tuple[str, str]:
+        """State and reason; "" before the run is there."""
+        rows = self._rows("select state, reason from runs where run_id = ?")
+        return (str(rows[0][0]), str(rows[0][1])) if rows else ("", "")
+
+    def newest(self) -> Step:
+        rows = self._rows(
+            "select step, state, task_ids, (select count(*) from groups where groups.run_id = steps.run_id and "
+            "groups.step = steps.step) from steps where run_id = ? order by step desc limit 1"
+        )
+        if not rows:
+            return NO_STEP
+        number, state, task_ids, groups = rows[0]
+        return Step(number, state, groups, len(json.loads(task_ids)))
+
+    def steps(self) -> list[tuple[int, str]]:
+        """(step, state) of all."""
+        return [(row[0], row[1]) for row in self._rows("select step, state from steps where run_id = ? order by step")]
+
+    def committed(self) -> int:
+        return max((step for step, state in self.steps() if state == "committed"), default=0)
+
+    def sealed(self) -> list[str]:
+        """Digests of the policy's updates, from the first on."""
+        return [row[0] for row in self._rows("select digest from batches where run_id = ? order by update_number")]
+
+    def updates_of(self, step: int) -> list[int]:
+        """Numbers of the updates that a step sealed."""
+        rows = self._rows("select update_number, step from batches where run_id = ?")
+        return [update for update, of in rows if of == step]
+
+    def keep_batches(self) -> list[BatchRecord]:
+        """All sealed batches, their files in a folder that no retention clears."""
+        records = []
+        rows = self._rows(
+            "select policy_id, update_number, digest, file, sequences, optimization from batches where run_id = ? "
+            "order by update_number"
+        )
+        for policy_id, update, digest, file, sequences, optimization in rows:
+            kept = self._kept / f"{update:06d}-{digest}.parquet"
+            if not kept.exists():
+                os.link(file, kept)
+            records.append(BatchRecord(policy_id, update, digest, str(kept), sequences, json.loads(optimization)))
+        return records
+
+    def drawn(self) -> list[tuple[list[str], TaskQueue]]:
+        """For each committed step its tasks, and the queue after it."""
+        rows = self._rows("select task_ids, queue from steps where run_id = ? and state = 'committed' order by step")
+        return [(json.loads(tasks), TaskQueue.from_json(json.loads(queue))) for tasks, queue in rows]
+
+    def tree_files(self) -> list[tuple[int, Path]]:
+        """(step, file of its trees)."""
+        rows = self._rows("select step, path from tree_files where scope = ? order by step")
+        return [(step, Path(path)) for step, path in rows]
+
+    def quarantined(self) -> set[str]:
+        return {row[0] for row in self._rows("select task_id from drops where run_id = ? and quarantined")}
+
+    def probe_errors(self) -> list[float]:
+        """Mean error of the probe of each committed step's load."""
+        rows = self._rows("select metrics from steps where run_id = ? and state = 'committed' order by step")
+        return [metrics["probe_mean_error"] for (row,) in rows if "probe_mean_error" in (metrics := json.loads(row))]
+
+    def _rows(self, query: str) -> list[tuple]:  # type: ignore[type-arg]
+        if not self._file.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(query, (self._run_id,)).fetchall()

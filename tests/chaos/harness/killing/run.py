@@ -1,0 +1,166 @@
+"""One run through many kills: a schedule of (victim, point), at most one to a step, and what came of each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from troupe_client.sdk import Client
+from troupe_orchestrator.datasets.loading import load
+from troupe_orchestrator.training.learner import LearnerClient
+
+from killing import checks
+from killing.deployment import Live, Victim, live
+from killing.points import STEP_SECONDS, MissedError, Moment, Point
+from killing.record import Record
+
+RUN_ID = "chaos"
+PROBE_BOUND = 0.05
+_TRIES = 4
+Kill = tuple[Victim, Point]
+MATRIX: tuple[Kill, ...] = tuple((victim, point) for point in Point for victim in Victim)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One kill."""
+
+    what: str
+    when: str
+    step: int
+    state: str
+    """The step's, as it was killed."""
+    seconds: float
+    """Until a step was committed again."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended."""
+
+    record: Record
+    tensors: checks.Hash
+
+
+class Chaos:
+    """A run in progress that is killed at. Use `chaos`."""
+
+    def __init__(self, deployed: Live, record: Record, task_ids: Sequence[str], seed: int) -> None:
+        self.live = deployed
+        self.record = record
+        self._task_ids = task_ids
+        self._seed = seed
+
+    async def kill(self, victim: Victim, point: Point) -> Outcome:
+        """Kills at a point of the next step that comes to it, waits until that step is committed, and checks."""
+        for _ in range(_TRIES):
+            moment = Moment(self.live, self.record)
+            try:
+                step = await moment.at(point)
+                begun = time.monotonic()
+                os.kill(self.live.pid(victim), signal.SIGKILL)
+            except (MissedError, LookupError) as missed:
+                print(f"  missed: {victim.value} {point.value}: {missed}", flush=True)
+                continue
+            finally:
+                moment.let_go()
+            await self.committed(step.number)
+            outcome = Outcome(victim.value, point.value, step.number, step.state, time.monotonic() - begun)
+            await self.check()
+            return outcome
+        raise AssertionError(f"no step came to {point.value} in {_TRIES} tries")
+
+    async def kill_at_any_time(self, victim: Victim, seconds: float) -> Outcome:
+        """Kills after so many seconds, whatever is going on then."""
+        await asyncio.sleep(seconds)
+        step = self.record.newest()
+        begun, committed = time.monotonic(), self.record.committed()
+        with suppress(LookupError):
+            os.kill(self.live.pid(victim), signal.SIGKILL)
+        await self.committed(committed + 1)
+        outcome = Outcome(victim.value, f"after {seconds:.1f} s", step.number, step.state, time.monotonic() - begun)
+        await self.check()
+        return outcome
+
+    async def committed(self, step: int) -> None:
+        """Returns when a step is committed and every service serves."""
+        deadline = time.monotonic() + STEP_SECONDS
+        while self.record.committed() < step:
+            state, reason = self.record.run_state()
+            assert state in ("running", "succeeded"), f"the run is {state} in step {self.record.newest()}: {reason}"
+            assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
+            await asyncio.sleep(0.01)
+        await self.live.all_serve()
+
+    async def check(self) -> None:
+        """What holds at any time."""
+        self.record.keep_batches()
+        await checks.applied_is_sealed(self.live, self.record)
+        checks.tasks_are_the_epochs(self.record, self._task_ids, self._seed)
+
+    async def finish(self, replay: Path) -> Ended:
+        """Has the run end by itself after its last step; checks everything, the weights by replay among it."""
+        while (state := self.record.run_state())[0] == "running":
+            await asyncio.sleep(0.05)
+        assert state[0] == "succeeded", state
+        await self.live.all_serve()
+        await self.check()
+        await checks.engines_are_at_the_learner(self.live, self.record, PROBE_BOUND)
+        tensors = await checks.weights(await LearnerClient.connect(self.live.service("learner").target))
+        assert await checks.replayed(self.live, self.record.keep_batches(), replay) == tensors
+        return Ended(self.record, tensors)
+
+
+@asynccontextmanager
+async def chaos(starter: Path, folder: Path, steps: int, seed: int = 0) -> AsyncIterator[Chaos]:
+    """A run of so many small steps on a deployment of its own."""
+    config, task_ids = run_config(starter, steps, seed)
+    async with live(starter, folder / "state") as deployed:
+        async with Client(deployed.service("orchestrator").target) as client:
+            await client.create_run(config, RUN_ID)
+        record = Record(folder / "state" / "data", RUN_ID, folder / "batches")
+        yield Chaos(deployed, record, task_ids, seed)
+
+
+def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
+    """A run's YAML, and the ids of its tasks."""
+    config = yaml.safe_load((starter / "run.yaml").read_text())
+    train = starter / "train.jsonl"
+    config["dataset"] |= {"train": str(train.resolve()), "limit": 60}
+    config |= {
+        "seed": seed,
+        "steps": steps,
+        "stages": [{"train": "both", "steps": steps}],
+        "rollout": {"tasks_per_step": 3, "designs": 3, "executions": 2, "max_attempts": 8},
+        "checkpoint": {"every": 3, "keep": 2},
+        "probe_bound": PROBE_BOUND,
+    }
+    dataset = load(train.name, train.read_bytes(), config["dataset"]["format"])
+    return yaml.safe_dump(config), [task.task_id for task in dataset.tasks[:60]]
+
+
+def random_kills(count: int, seed: int, longest: float) -> list[tuple[Victim, float]]:
+    """(what, seconds after the last recovery), the same for the same seed."""
+    chance = random.Random(seed)
+    return [(chance.choice(list(Victim)), chance.uniform(0.0, longest)) for _ in range(count)]
+
+
+async def run_schedule(
+    starter: Path, folder: Path, schedule: Sequence[Kill], tell: Callable[[Outcome], None], seed: int = 0
+) -> Ended:
+    """Every kill of a schedule in one run, then to its end.
+
+    The run is longer than the schedule: a point that a step goes by is tried at the next.
+    """
+    async with chaos(starter, folder, len(schedule) + _TRIES, seed) as running:
+        for victim, point in schedule:
+            tell(await running.kill(victim, point))
+        return await running.finish(folder / "replay")
