@@ -62,16 +62,21 @@ class RoleSampling(Section):
 class Budgets(Section):
     """What a policy may spend in one execution. Never wall time: waiting for us costs a design nothing."""
 
-    agent_calls: Positive = 32
+    agent_calls: Annotated[int, Field(ge=1, le=10_000)] = 32
+    """Turns of all agents together; one more ends the execution."""
     tokens: Positive = 65_536
-    """Generated tokens of all agents together."""
+    """Generated tokens of all agents together; one more ends the execution."""
+    turns: Positive = 16
+    """Turns of one conversation; the next is refused."""
     cpu_seconds: Annotated[float, Field(gt=0)] = 20.0
     memory_bytes: Positive = 512 * 1024 * 1024
-    tool_cpu_seconds: Annotated[float, Field(gt=0)] = 10.0
-    test_cpu_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """Of one hidden test of a code task."""
-    idle_wall_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """Wall clock of one execution. Runs out with a call of ours outstanding: an infrastructure fault."""
+    tool_cpu_seconds: Annotated[float, Field(gt=0, le=450)] = 10.0
+    """Of one run of python for an agent. It may take four times as long by the clock."""
+    test_cpu_seconds: Annotated[float, Field(gt=0, le=450)] = 10.0
+    """Of one hidden test of a code task. It may take four times as long by the clock."""
+    idle_wall_seconds: Annotated[float, Field(gt=0, le=1800)] = 300.0
+    """Wall clock that a script may take while it waits for no agent: it sleeps or blocks. After four times as much in all an
+    execution that waited for us is an infrastructure fault."""
 
 
 class Sampling(Section):
