@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Float, insert, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from troupe_contracts.errors import Unavailable
+from troupe_contracts.errors import FailedPrecondition
 
 from troupe_orchestrator.store.schema import lease
 
@@ -20,8 +20,11 @@ class LeaseHeldError(RuntimeError):
     """Another orchestrator owns the store."""
 
 
-class LeaseLostError(Unavailable):
+class LeaseLostError(FailedPrecondition):
     """This orchestrator no longer owns the store: it must stop writing."""
+
+    def __init__(self, had: int, now: int | None) -> None:
+        super().__init__("store", f"its lease went from {had} to {now}: another orchestrator owns it, ask that one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,7 @@ def check(connection: Connection, ours: Lease) -> None:
     # Locked: read without a lock, the token could be replaced before what we write is committed.
     token = connection.scalar(select(lease.c.token).with_for_update())
     if token != ours.token:
-        raise LeaseLostError(
-            f"the store's lease went from {ours.token} to {token}: another orchestrator owns the store, ask that one"
-        )
+        raise LeaseLostError(ours.token, token)
 
 
 def renew(connection: Connection, ours: Lease, seconds: float) -> bool:

@@ -1,0 +1,112 @@
+"""What stays of a run's files, and removing the rest.
+
+The rule, of which `collectable` is the whole:
+
+- A sealed batch stays while a replay may need it: while its update comes after the oldest of the `checkpoint.keep` newest
+  checkpoints. A checkpoint that is kept beyond those, since it is the best by validation, keeps no batches.
+- Rollout trees stay for the last `retention.trees` committed steps; by default for all, since traces and later studies read
+  them.
+- The journal of a step stays until the step is sealed. Nothing of a step that is not committed is touched.
+
+Files go in two moves, each safe to die in: first the store takes them off its lists (`store.retained`), then they are
+removed. What is left between the two, and what a process wrote that died before the store knew of it, is nobody's: `sweep`
+removes it before a run goes on. File names carry the fencing token of who writes: a stale orchestrator overwrites nothing.
+"""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from troupe_orchestrator.run_config import RunConfig
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.retained import forget_files, listed_files
+
+logger = structlog.get_logger()
+
+# What we write below a run's folder. A learner's unfinished checkpoints begin with a dot and are its own to clear.
+_OURS = re.compile(
+    r"steps/\d+/(trees|batch)-[^/]*\.parquet"
+    r"|steps/\d+/groups/[^/]*\.parquet"
+    r"|steps/\d+/(groups/)?\.[^/]*\.partial"
+    r"|checkpoints/step-[^/]+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Collectable:
+    """What a run no longer needs."""
+
+    trees_until: int
+    """The last step whose trees may go; 0 for none."""
+    batches_until: Mapping[str, int]
+    """Policy id to the last update whose batch may go."""
+
+
+def collectable(
+    committed: int, checkpoints: Sequence[Mapping[str, Mapping[str, Any]]], keep: int, trees: int | None
+) -> Collectable:
+    """What may go.
+
+    Args:
+        committed: the newest committed step.
+        checkpoints: manifests, the newest first: policy id to its entry, with the `update` that it holds.
+        keep: checkpoints from which a learner may have to be brought back.
+        trees: committed steps whose trees stay; None for all.
+    """
+    replayed_from = checkpoints[:keep]
+    policies = set.intersection(*map(set, replayed_from)) if replayed_from else set()
+    return Collectable(
+        trees_until=0 if trees is None else max(0, committed - trees),
+        batches_until={policy: min(manifest[policy]["update"] for manifest in replayed_from) for policy in policies},
+    )
+
+
+def orphans(found: Iterable[str], listed: Collection[str]) -> list[str]:
+    """Files of ours that nobody lists. Paths are relative to the run's folder."""
+    return sorted(path for path in found if _OURS.fullmatch(path) and path not in listed)
+
+
+async def collect(database: Database, run_id: str, committed: int, config: RunConfig) -> None:
+    """Remove what the rule lets go, after a committed step."""
+    manifests = [manifest for _, manifest in await store.list_checkpoints(database, run_id)]
+    trees = None if config.retention.trees == "all" else config.retention.trees
+    rule = collectable(committed, manifests, config.checkpoint.keep, trees)
+    gone = await forget_files(database, run_id, rule.trees_until, rule.batches_until)
+    await asyncio.to_thread(_remove, map(Path, gone))
+
+
+async def sweep(database: Database, run_id: str, folder: Path) -> None:
+    """Remove what an orchestrator left that died, before this one writes anything."""
+    listed = {_relative(path, folder) for path in await listed_files(database, run_id)}
+    found = await asyncio.to_thread(_found, folder)
+    left_over = orphans(found, listed)
+    if left_over:
+        logger.info("removing what was left over", run=run_id, files=len(left_over), first=left_over[0])
+        await asyncio.to_thread(_remove, (folder / path for path in left_over))
+
+
+def _found(folder: Path) -> list[str]:
+    """Files of steps, and folders of checkpoints."""
+    files = [path for path in (folder / "steps").rglob("*") if path.is_file()]
+    return [path.relative_to(folder).as_posix() for path in (*files, *(folder / "checkpoints").glob("*"))]
+
+
+def _relative(path: str, folder: Path) -> str:
+    """A path as `_found` has it; as it is where it lies elsewhere."""
+    location = Path(path.removeprefix("file://"))
+    return location.relative_to(folder).as_posix() if location.is_relative_to(folder) else path
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
