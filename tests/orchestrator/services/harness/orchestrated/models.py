@@ -50,6 +50,7 @@ class Weights:
     )
     tokenizer_digest: str = "t" * 64
     begun: policy_pb2.WeightManifest | None = None
+    begins: list[policy_pb2.BeginUpdateRequest] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
 
 
@@ -93,6 +94,7 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
         self, request: policy_pb2.BeginUpdateRequest, context: Context
     ) -> policy_pb2.BeginUpdateResponse:
         self.weights.begun = request.manifest
+        self.weights.begins.append(request)
         return policy_pb2.BeginUpdateResponse()
 
     async def StageWeights(

@@ -128,7 +128,8 @@ async def backends() -> AsyncIterator[Backends]:
         designer_pb2_grpc.add_DesignerServicer_to_server(parts.designer, server)
         learner_pb2_grpc.add_LearnerServicer_to_server(parts.learner, server)
 
-    parts.running = await start(ServiceSettings(), register, ())
+    names = [f"troupe.v1.{name}" for name in ("Policy", "Designer", "Learner")]
+    parts.running = await start(ServiceSettings(), register, names)
     yield parts
     await parts.stop()
 
