@@ -86,6 +86,37 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
         process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter's folder with a policy after a short cold start: enough for some scripts to be valid."""
+    import torch
+    from troupe_starter import coldstart, guards, preparation, training
+
+    folder = tmp_path_factory.mktemp("starter") / "starter"
+    settings = coldstart.Settings(
+        recipe=training.Recipe(steps=300),
+        floors=guards.Floors(0.2, 0.0, 0.0, 0.0),
+        rehearsal_tasks=24,
+        extra_rounds=2,
+        extra_steps=100,
+    )
+    torch.set_num_threads(1)
+    preparation.prepare(folder, 0, settings, lambda done, total, what: None)
+    return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
 def _serving(name: str, process: subprocess.Popen[bytes], ready: Path, log: Path) -> ServiceProcess:
     limit = time.monotonic() + _START_SECONDS
     while not ready.exists():

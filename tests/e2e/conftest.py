@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from troupe_client.profile import Profile, load_profile
 from troupe_client.wiring import Folders, Purpose, launch, needs, own_environment, services_of
-from troupe_starter import coldstart, guards, preparation, training
 
 START_SECONDS = 180.0
 
@@ -89,22 +87,6 @@ class Stack:
 
     def _serving(self) -> set[str]:
         return {name for name in self._processes if self._folders.ready_file(name).exists()}
-
-
-@pytest.fixture(scope="session")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter's folder with a policy after a short cold start: enough for some scripts to be valid."""
-    folder = tmp_path_factory.mktemp("starter") / "starter"
-    settings = coldstart.Settings(
-        recipe=training.Recipe(steps=300),
-        floors=guards.Floors(0.2, 0.0, 0.0, 0.0),
-        rehearsal_tasks=24,
-        extra_rounds=2,
-        extra_steps=100,
-    )
-    torch.set_num_threads(1)
-    preparation.prepare(folder, 0, settings, lambda done, total, what: None)
-    return folder
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.learner import LearnerClient
 from troupe_orchestrator.training.queue import TaskQueue, epoch_order
+from troupe_orchestrator.tree import TaskPayload
 
 from killing.deployment import Live
 from killing.record import Record
@@ -54,7 +55,8 @@ def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> 
     trained: Counter[str] = Counter()
     for step, file in record.tree_files():
         if step <= committed:
-            trained.update(tree.root.payload.task_id for tree in read_trees(file))
+            roots = [tree.root.payload for tree in read_trees(file)]
+            trained.update(root.task_id for root in roots if isinstance(root, TaskPayload))
     queue: TaskQueue = drawn[-1][1]
     seen = set(epoch_order(seed, queue.epoch, task_ids)[: queue.position])
     put_off = Counter(queue.postponed)

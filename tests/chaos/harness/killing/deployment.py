@@ -16,8 +16,12 @@ from pathlib import Path
 import psutil
 import yaml
 from troupe.v1 import learner_pb2, learner_pb2_grpc, policy_pb2, policy_pb2_grpc
+from troupe_client.credentials import identity
 from troupe_client.state import Deployment, ServiceState, StateFolder
+from troupe_client.wiring import Folders
+from troupe_contracts.access import Role
 from troupe_contracts.channel import connect
+from troupe_contracts.identity import Identity, assume, own
 
 START_SECONDS = 180.0
 LEASE_SECONDS = 2.0
@@ -57,6 +61,10 @@ class Live:
     def service(self, name: str) -> ServiceState:
         return self.deployment().services[name]
 
+    def identity(self, role: Role) -> Identity:
+        """A role of the deployment."""
+        return identity(Folders(self.state).credentials, role)
+
     def log(self) -> str:
         """What the supervisor said."""
         return (self.state / "up.log").read_text(errors="replace")[-4000:]
@@ -88,11 +96,11 @@ class Live:
         return all(each.serves and each.identity.alive() for each in deployment.services.values())
 
     async def learner(self) -> learner_pb2.LearnerInfo:
-        async with connect(self.service("learner").target) as channel:
+        async with connect(self.service("learner").target, own()) as channel:
             return await learner_pb2_grpc.LearnerStub(channel).GetLearner(learner_pb2.GetLearnerRequest())
 
     async def engine(self) -> policy_pb2.PolicyInfo:
-        async with connect(self.service("executor").target) as channel:
+        async with connect(self.service("executor").target, own()) as channel:
             return await policy_pb2_grpc.PolicyStub(channel).GetPolicy(policy_pb2.GetPolicyRequest())
 
 
@@ -128,6 +136,8 @@ async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
     deployed = Live(state, supervisor)
     try:
         await deployed.all_serve()
+        # Looks at learner and engine as only the orchestrator may.
+        assume(deployed.identity(Role.ORCHESTRATOR))
         yield deployed
     finally:
         supervisor.send_signal(signal.SIGTERM)

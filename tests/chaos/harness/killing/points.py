@@ -21,6 +21,7 @@ from enum import Enum
 
 from troupe.v1 import learner_pb2, policy_pb2, policy_pb2_grpc
 from troupe_contracts.channel import connect
+from troupe_contracts.identity import own
 
 from killing.deployment import POLL_SECONDS, Live, Victim, go_on, stop
 from killing.record import Record, Step
@@ -122,7 +123,7 @@ class Moment:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _loading(self, step: Step) -> None:
-        async with connect(self._live.service("executor").target) as channel:
+        async with connect(self._live.service("executor").target, own()) as channel:
             stub = policy_pb2_grpc.PolicyStub(channel)
             while (await stub.GetPolicy(policy_pb2.GetPolicyRequest())).state not in _LOADING:
                 self._in(step, "sealed", "trained")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 from troupe_client.sdk import Client
+from troupe_contracts.access import Role
 from troupe_orchestrator.datasets.loading import load
 from troupe_orchestrator.training.learner import LearnerClient
 
@@ -111,6 +112,16 @@ class Chaos:
         while (state := self.record.run_state())[0] == "running":
             await asyncio.sleep(0.05)
         assert state[0] == "succeeded", state
+        return await self._ended(replay)
+
+    async def pause(self, replay: Path) -> Ended:
+        """Pauses the run after the step that is under way; checks the same."""
+        target = self.live.service("orchestrator").target
+        async with Client(target, self.live.identity(Role.CLIENT)) as client:
+            await client.pause_run(RUN_ID)
+        return await self._ended(replay)
+
+    async def _ended(self, replay: Path) -> Ended:
         await self.live.all_serve()
         await self.check()
         await checks.engines_are_at_the_learner(self.live, self.record, PROBE_BOUND)
@@ -124,7 +135,7 @@ async def chaos(starter: Path, folder: Path, steps: int, seed: int = 0) -> Async
     """A run of so many small steps on a deployment of its own."""
     config, task_ids = run_config(starter, steps, seed)
     async with live(starter, folder / "state") as deployed:
-        async with Client(deployed.service("orchestrator").target) as client:
+        async with Client(deployed.service("orchestrator").target, deployed.identity(Role.CLIENT)) as client:
             await client.create_run(config, RUN_ID)
         record = Record(folder / "state" / "data", RUN_ID, folder / "batches")
         yield Chaos(deployed, record, task_ids, seed)

@@ -1,0 +1,62 @@
+"""Whatever is killed, at whatever moment of a step: nothing is lost, nothing is trained twice, nobody has to step in.
+
+Each test is one run with many kills, one to a step; after each kill the run goes on by itself, and what is checked is in
+`killing.checks`. At the end the weights are those that a fresh learner has after the sealed batches.
+"""
+
+from pathlib import Path
+
+import pytest
+from killing.deployment import Victim
+from killing.points import Point
+from killing.run import MATRIX, Kill, Outcome, run_schedule
+
+# Every victim and every point, the pairs that have most to lose among them.
+DOZEN: tuple[Kill, ...] = (
+    (Victim.SANDBOX_ZYGOTE, Point.MID_ROLLOUT),
+    (Victim.EXECUTOR, Point.MID_ROLLOUT),
+    (Victim.ORCHESTRATOR, Point.AFTER_SEAL),
+    (Victim.LEARNER_RANK, Point.DURING_TRAIN_STEP),
+    (Victim.LEARNER_FRONT, Point.AFTER_ITS_ACK),
+    (Victim.ORCHESTRATOR, Point.MID_SYNC),
+    (Victim.DESIGNER, Point.MID_ROLLOUT),
+    (Victim.EXECUTOR, Point.MID_SYNC),
+    (Victim.LEARNER_FRONT, Point.AFTER_SYNC),
+    (Victim.SANDBOX_SERVER, Point.MID_ROLLOUT),
+    (Victim.ORCHESTRATOR, Point.DURING_TRAIN_STEP),
+    (Victim.EXECUTOR, Point.AFTER_SYNC),
+)
+
+
+async def through(starter: Path, folder: Path, schedule: tuple[Kill, ...]) -> None:
+    """Runs the schedule; what came of each kill is in the test's output."""
+    outcomes: list[Outcome] = []
+
+    def tell(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        print(
+            f"{outcome.what:15s} {outcome.when:17s} step {outcome.step:3d} {outcome.state:9s} {outcome.seconds:5.1f} s"
+        )
+
+    ended = await run_schedule(starter, folder, schedule, tell)
+    assert [(outcome.what, outcome.when) for outcome in outcomes] == [
+        (victim.value, point.value) for victim, point in schedule
+    ]
+    assert ended.record.run_state()[0] == "succeeded"
+
+
+def test_the_dozen_kills_every_process_and_comes_to_every_point() -> None:
+    assert len(set(DOZEN)) == 12
+    assert {victim for victim, _ in DOZEN} == set(Victim)
+    assert {point for _, point in DOZEN} == set(Point)
+
+
+@pytest.mark.timeout(420)
+async def test_a_run_survives_a_dozen_kills(starter: Path, tmp_path: Path) -> None:
+    await through(starter, tmp_path, DOZEN)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+async def test_a_run_survives_a_kill_of_every_process_at_every_point(starter: Path, tmp_path: Path) -> None:
+    await through(starter, tmp_path, MATRIX)
