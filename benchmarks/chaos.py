@@ -3,12 +3,12 @@
     .venv/bin/python benchmarks/chaos.py --starter .troupe/starter-0 --kills 100 --out /tmp/chaos
 
 One run on a real deployment under its supervisor. After each recovery a process is drawn and killed with SIGKILL after a
-random time that is at most `--longest` seconds, whatever the run is doing then; the seed makes the draw the same again. A row
-says what was killed, which step was in which state, and how long it took until a step was committed again with every service
-up. After each kill, what the learner has applied is compared with what is sealed, and the tasks that were trained with the
-epoch's order; at the end the run is paused, and its weights are compared, tensor by tensor, with those of a fresh learner that
-is fed the sealed batches. With `--compare` the same run goes undisturbed for as many steps, and the table says how many of
-the sealed batches are the same.
+random time that is at most `--longest` seconds, whatever the run is doing then; the seed makes the draw the same again. A
+row says what was killed, which step was in which state, and how long it took until a step was committed again with every
+service up. After each kill, what the learner has applied is compared with what is sealed, and the tasks that were trained
+with the epoch's order; at the end the run is paused, and its weights are compared, tensor by tensor, with those of a fresh
+learner that is fed the sealed batches. With `--compare` the same run goes undisturbed for as many steps, and the last lines
+say how many of the sealed batches are the same.
 
 Exit status 0 only if every check held.
 """
