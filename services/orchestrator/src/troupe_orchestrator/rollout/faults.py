@@ -115,21 +115,17 @@ class FaultTally:
     """The faults of one step: how many by service, and one of each kind to tell of."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    _told: set[tuple[str, object]] = field(default_factory=set)
-    _untold: list[InfrastructureFaultError] = field(default_factory=list)
+    untold: list[InfrastructureFaultError] = field(default_factory=list)
+    """The first of each kind, until somebody has told of it and takes it out: thousands of one kind are one event."""
+    _known: set[tuple[str, object]] = field(default_factory=set)
 
     def add(self, fault: InfrastructureFaultError) -> None:
         """Count a fault."""
         self.counts[fault.service] += 1
         kind = (fault.service, fault.text if fault.code is None else fault.code)
-        if kind not in self._told:
-            self._told.add(kind)
-            self._untold.append(fault)
-
-    def take_untold(self) -> list[InfrastructureFaultError]:
-        """The first of each kind that was not taken yet: thousands of one kind are one event."""
-        untold, self._untold = self._untold, []
-        return untold
+        if kind not in self._known:
+            self._known.add(kind)
+            self.untold.append(fault)
 
     def metrics(self) -> dict[str, float]:
         """`faults/SERVICE` for those that had some, and `faults` for all together."""

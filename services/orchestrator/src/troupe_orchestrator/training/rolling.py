@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from troupe.v1 import training_pb2
 
 from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.rollout.faults import FaultTally
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.task import Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
@@ -29,6 +30,7 @@ from troupe_orchestrator.store.trees import execution_ids, read_trees, write_tre
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import write_batch
 from troupe_orchestrator.training.drift import held_sequences, idle_role
+from troupe_orchestrator.training.drop_rates import drop_rates
 from troupe_orchestrator.training.endings import EverythingDroppedError
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.metrics import credit_metrics, rollout_metrics
@@ -98,7 +100,7 @@ class Rolling:
         """
         begun = time.perf_counter()
         journalled = await self._journalled(record, versions)
-        trees, dropped, timeline = await self._roll(record, plan, versions, journalled)
+        trees, dropped, timeline, faults = await self._roll(record, plan, versions, journalled)
         rolled = time.perf_counter()
         if not trees:
             raise EverythingDroppedError(
@@ -117,6 +119,11 @@ class Rolling:
             "seconds_seal": time.perf_counter() - rolled,
             **{f"seconds_{kind}_sum": timeline.seconds(kind) for kind in SpanKind},
             "tokens_per_second": made / (rolled - begun),
+            **faults.metrics(),
+            **drop_rates(
+                {task_id: self.tasks[task_id].question for task_id in record.task_ids},
+                {drop.task_id for drop in dropped},
+            ),
         }
         # Counted only where others of the step came through: an outage must not quarantine what it hits.
         drops = await self._count(dropped)
@@ -133,7 +140,7 @@ class Rolling:
 
     async def _roll(
         self, record: StepRecord, plan: StepPlan, versions: Mapping[str, str], journalled: Mapping[str, Tree]
-    ) -> tuple[list[Tree], list[TaskDroppedError], Timeline]:
+    ) -> tuple[list[Tree], list[TaskDroppedError], Timeline, FaultTally]:
         """The step's trees in the order of its tasks, without those that were dropped."""
         trees = dict(journalled)
         progress = RolloutProgress(self.events, plan, len(record.task_ids), len(trees))
@@ -158,7 +165,8 @@ class Rolling:
                     if task_id not in trees:
                         rolling.create_task(roll(task_id))
             reporting.cancel()
-        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline
+        await progress.tell_faults()
+        return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline, progress.faults
 
     async def _journalled(self, record: StepRecord, versions: Mapping[str, str]) -> dict[str, Tree]:
         """Groups that an earlier loop finished, where they were rolled out by the current weights."""
