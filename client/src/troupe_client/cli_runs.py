@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from click.core import ParameterSource
 from troupe.v1 import training_pb2
 
 from troupe_client import frame, render_runs, render_status
@@ -37,9 +36,7 @@ def runs(
     """List, show, compare, fork, pause, resume and cancel training runs; list unless told."""
     if context.invoked_subcommand is None:
         list_runs(state, profile, target)
-    elif given := [
-        name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]:
+    elif given := [name for name in context.params if _is_given(context, name)]:
         raise typer.BadParameter(f"give --{given[0]} after {context.invoked_subcommand}")
 
 
@@ -149,6 +146,11 @@ def cancel(
 ) -> None:
     """End a run for good, also one that is queued; its committed steps stay."""
     _changed(frame.place(target, state, profile), lambda client: client.cancel_run(run))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _with_records(place: Place, work: Callable[[Client], Awaitable[None]]) -> None:

@@ -1,11 +1,10 @@
 """Forks over the public API: where they start, what they go on with, what is refused."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 from orchestrated.world import Backends, World, math_task, refused
 from troupe.v1 import learner_pb2, training_pb2
+from troupe_learner.ledger import Ledger
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,8 +15,9 @@ STAGES = [{"train": "executor", "steps": 2}, {"train": "designer", "steps": 1}]
 
 
 async def parent(world: World, **changes: object) -> None:
-    """A run of four steps, which has ended."""
-    await world.run(world.config(TASKS, steps=4, stages=STAGES, **changes), "parent")
+    """A run of four steps, which has ended; a checkpoint is kept of each."""
+    checkpoint = {"every": 1, "keep": 10}
+    await world.run(world.config(TASKS, **{"steps": 4, "stages": STAGES, "checkpoint": checkpoint} | changes), "parent")
     assert (await world.get_run("parent")).state == training_pb2.RUN_STATE_SUCCEEDED
 
 
@@ -57,10 +57,11 @@ async def test_a_fork_with_the_same_plan_trains_what_its_parent_went_on_to_train
         assert run.provenance.fork.plan_continued
         base = run.checkpoints[-1]
         assert base.step == 2
-        # The weights: those of the parent after the very batches of its first two steps.
-        saved = stand_ins.learner.checkpoints[base.uris["scripted"]]
-        assert [step.digest for step in saved.steps] == before[:2]
-        assert ("fork", base.uris["scripted"]) in stand_ins.learner.bases
+        # The weights: those of the parent after the very batches of its first two steps, kept in the fork's own folder.
+        (_, source), (run_id, used) = stand_ins.learner.bases[-2:]
+        assert [step.digest for step in stand_ins.learner.checkpoints[source].steps] == before[:2]
+        assert (run_id, used) == ("fork", base.uris["scripted"])
+        assert used.startswith(run.folder)
         # The tasks, the plan and the samples: those of the parent's third and fourth step, in the same order.
         after = [step.digest for step in stand_ins.learner.applied]
         assert [step.step for step in stand_ins.learner.applied] == [1, 2]
@@ -81,20 +82,40 @@ async def test_a_fork_starts_from_the_newest_checkpoint_before_its_step_and_repl
         assert len(stand_ins.learner.checkpoints[base].steps) == 1
 
 
+async def test_a_fork_of_a_paused_run_without_a_checkpoint_replays_from_its_start(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        config = world.config(TASKS, steps=50, stages=STAGES, checkpoint={"every": 100})
+        await world.training.CreateRun(Create(run_id="parent", config=config))
+        async for event in world.training.WatchRun(training_pb2.WatchRunRequest(run_id="parent"), timeout=60):
+            if event.HasField("step_committed") and event.step == 2:
+                break
+        await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="parent"))
+        before = [step.digest for step in stand_ins.learner.applied]
+        run = await forked(world, 2, steps=3)
+        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+        (scratch, source), _ = stand_ins.learner.bases[-2:]
+        assert (scratch[:5], source) == ("base-", "")
+        replayed = stand_ins.learner.checkpoints[run.checkpoints[-1].uris["scripted"]]
+        assert [step.digest for step in replayed.steps] == before[:2]
+        # The parent, whose learner the fork took, goes on from where it stood.
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="parent"))
+        await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="parent"))
+        digests = [step.digest for step in stand_ins.learner.applied]
+        assert digests[: len(before)] == before[: len(digests)]
+
+
 async def test_a_fork_with_stages_of_its_own_begins_them_with_its_first_step(open_world) -> None:
     async with open_world(learner=True) as world:
         await parent(world)
-        events = []
         await world.training.ForkRun(
             Fork(parent_run_id="parent", step=2, run_id="fork", config="stages: [{train: designer, steps: 9}]")
         )
         events = await world.run_events("fork")
         committed = [(each.step, each.step_committed) for each in events if each.HasField("step_committed")]
         assert [(step, told.stage, told.trains) for step, told in committed] == [(3, 1, "designer"), (4, 1, "designer")]
-        run = await world.get_run("fork")
-        assert not run.provenance.fork.plan_continued
-        # The parent's step 2 trained the executor: the moments are those of another role.
-        assert run.last_metrics["designs"] == 4
+        assert not (await world.get_run("fork")).provenance.fork.plan_continued
 
 
 async def test_a_fork_with_another_seed_starts_the_tasks_anew_and_says_so(open_world) -> None:
@@ -120,26 +141,26 @@ async def test_a_fork_of_a_fork_and_one_at_the_start_are_forks(open_world, stand
             await world.training.ForkRun(Fork(parent_run_id="one", step=0, run_id="three"))
 
 
-async def test_a_fork_that_is_interrupted_goes_on_and_its_parent_can_be_resumed_after_it(
-    open_world, stand_ins: Backends
-) -> None:
+async def test_a_fork_needs_nothing_of_its_parent_once_it_has_begun(open_world, stand_ins: Backends) -> None:
     async with open_world(learner=True) as world:
         await parent(world)
-        await forked(world, 1)
-        expected = [step.digest for step in stand_ins.learner.applied]
-    stand_ins.learner.ledger = stand_ins.learner.ledger.__class__("", "restarted")
+        await world.training.ForkRun(
+            Fork(parent_run_id="parent", step=2, run_id="fork", config="{steps: 40, checkpoint: {every: 100}}")
+        )
+        async for event in world.training.WatchRun(training_pb2.WatchRunRequest(run_id="fork"), timeout=60):
+            if event.HasField("step_committed") and event.step == 4:
+                break
+    expected = [step.digest for step in stand_ins.learner.applied]
+    # The learner comes back with nothing, and the parent's checkpoints are gone.
+    stand_ins.learner.ledger = Ledger("", "restarted")
+    for uri in [uri for uri in stand_ins.learner.checkpoints if "/parent/" in uri]:
+        del stand_ins.learner.checkpoints[uri]
     async with open_world(learner=True) as world:
-        # The learner lost everything: the fork of the fork replays from the fork's own base.
-        run = await world.training.ForkRun(Fork(parent_run_id="fork", step=4, config="steps: 5", run_id="more"))
-        await world.run_events("more")
-        run = await world.get_run("more")
-        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
-        base = run.checkpoints[-1].uris["scripted"]
-        replayed = stand_ins.learner.checkpoints[base]
-        assert [step.digest for step in replayed.steps] in (expected, expected[-len(replayed.steps) :])
+        await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="fork"))
+        assert [step.digest for step in stand_ins.learner.applied][: len(expected)] == expected
 
 
-async def test_steps_that_cannot_be_forked_are_refused_with_those_that_can(open_world, tmp_path: Path) -> None:
+async def test_steps_that_cannot_be_forked_are_refused_with_those_that_can(open_world) -> None:
     async with open_world(learner=True) as world:
         await parent(world)
         fork = world.training.ForkRun

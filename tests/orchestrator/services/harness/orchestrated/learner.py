@@ -1,31 +1,55 @@
-"""A stand-in for the learner: keeps its contract, has no weights, and remembers what it was given."""
+"""A stand-in for the learner: keeps its contract, has no weights, and remembers what it was given.
 
+What may be applied when is decided by the real learner's own ledger.
+"""
+
+from __future__ import annotations
+
+import itertools
 from collections.abc import AsyncIterator
 
+import grpc
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.batch import digest
 from troupe_contracts.calls import Context
-from troupe_contracts.errors import Aborted, FailedPrecondition, InvalidArgument
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
+from troupe_contracts.fence import FenceGuard
+from troupe_learner.ledger import AppliedStep, Ledger, Version
 
 from orchestrated.models import POLICY_ID
+
+_OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
 
 
 class StandInLearner(learner_pb2_grpc.LearnerServicer):
     """Applies each batch once and raises its version by one."""
 
     def __init__(self) -> None:
-        self.run_id = ""
+        self.ledger = Ledger("", "start")
         self.bases: list[tuple[str, str]] = []
-        self._lineage = "start"
+        """(run, uri) of every BindRun that changed something."""
         self.tokenizer_digest = "t" * 64
+        self.gradients_are_finite = True
+        self.optimizations: list[learner_pb2.Optimization] = []
+        """Of every TrainStep, replays too."""
         self.batches: dict[bytes, list[learner_pb2.Sequence]] = {}
-        self.applied: list[learner_pb2.AppliedStep] = []
-        self.checkpoints: list[str] = []
+        self.checkpoints: dict[str, Ledger] = {}
+        self._initial = self.ledger.version
+        self._lineages = (f"start~{number}" for number in itertools.count(1))
+        self._fences = FenceGuard()
         self._done: dict[str, learner_pb2.Operation] = {}
 
     @property
+    def run_id(self) -> str:
+        return self.ledger.run_id
+
+    @property
+    def applied(self) -> list[AppliedStep]:
+        return list(self.ledger.steps)
+
+    @property
     def version(self) -> common_pb2.PolicyVersion:
-        return common_pb2.PolicyVersion(lineage=self._lineage, number=len(self.applied))
+        return _version(self.ledger.version)
 
     async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
         return learner_pb2.LearnerInfo(
@@ -33,12 +57,12 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             version=self.version,
             state=learner_pb2.GANG_STATE_READY,
             run_id=self.run_id,
-            applied_step=len(self.applied),
-            applied_digest=self.applied[-1].digest if self.applied else b"",
+            applied_step=self.ledger.applied_step,
+            applied_digest=self.ledger.applied_digest,
             model="no model",
             tokenizer_digest=self.tokenizer_digest,
             architecture_digest="a" * 64,
-            applied_steps=self.applied,
+            applied_steps=[learner_pb2.AppliedStep(step=each.step, digest=each.digest) for each in self.ledger.steps],
         )
 
     async def SubmitBatch(
@@ -49,25 +73,28 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             if request.HasField("header"):
                 header = request.header
             sequences += request.chunk.sequences
+        self._fences.check(header.fence)
         if digest(sequences) != header.digest or len(sequences) != header.sequence_count:
             raise InvalidArgument("digest", "is not that of the sequences")
-        if self.run_id not in ("", header.run_id):
-            raise FailedPrecondition(self.run_id, "holds this learner: BindRun first")
-        self.run_id = header.run_id
+        self.ledger = self.ledger.bound_to(header.run_id)
         self.batches[header.digest] = sequences
         return learner_pb2.SubmitBatchResponse(sequence_count=len(sequences))
 
     async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
-        done = len(self.applied)
-        if request.step == done and self.applied[-1].digest != request.digest:
-            raise Aborted(f"step {done} was applied with another digest")
-        if request.step not in (done, done + 1):
-            raise FailedPrecondition("step", f"replay from {done + 1}")
-        assert request.digest in self.batches
-        if request.step == done + 1:
-            self.applied.append(learner_pb2.AppliedStep(step=request.step, digest=request.digest))
+        self._fences.check(request.fence)
+        self.ledger = self.ledger.bound_to(request.run_id)
+        self.optimizations.append(request.optimization)
+        if not self.gradients_are_finite:
+            undone = learner_pb2.OperationError(code=_OUT_OF_RANGE, message="the gradient's norm is nan")
+            return self._operation(learner_pb2.Operation(done=True, error=undone))
+        applied = self.ledger.stored_result(request.step, request.digest)
+        if applied is None:
+            if request.digest not in self.batches:
+                raise FailedPrecondition(f"batch {request.digest.hex()}", "is not here: call SubmitBatch with it")
+            self.ledger = self.ledger.with_step(request.digest, {"loss": 0.0})
+            applied = self.ledger.steps[-1]
         result = learner_pb2.TrainStepResult(
-            step=request.step, digest=request.digest, version=self.version, metrics={"loss": 0.0}
+            step=applied.step, digest=applied.digest, version=_version(applied.version), metrics=applied.metrics
         )
         return self._operation(learner_pb2.Operation(done=True, train_step=result))
 
@@ -90,26 +117,61 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             manifest=policy_pb2.WeightManifest(policy_id=POLICY_ID, version=self.version)
         )
 
-    async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
-        if self.run_id == request.run_id and self.applied:
-            raise FailedPrecondition(self.run_id, "has applied steps")
-        if self.applied:
-            self._lineage = f"of-{request.run_id}"
-        self.run_id = request.run_id
-        self.bases.append((request.run_id, request.uri))
-        self.applied.clear()
-        bound = learner_pb2.CheckpointInfo(uri=request.uri, version=self.version)
-        return self._operation(learner_pb2.Operation(done=True, checkpoint=bound))
-
     async def SaveCheckpoint(
         self, request: learner_pb2.SaveCheckpointRequest, context: Context
     ) -> learner_pb2.Operation:
-        self.checkpoints.append(request.uri)
-        saved = learner_pb2.CheckpointInfo(uri=request.uri, version=self.version, step=len(self.applied))
-        return self._operation(learner_pb2.Operation(done=True, checkpoint=saved))
+        self._fences.check(request.fence)
+        if self.checkpoints.setdefault(request.uri, self.ledger) != self.ledger:
+            raise FailedPrecondition(request.uri, "exists and holds another state: choose another place")
+        return self._loaded(request.uri)
+
+    async def RestoreCheckpoint(
+        self, request: learner_pb2.RestoreCheckpointRequest, context: Context
+    ) -> learner_pb2.Operation:
+        self._fences.check(request.fence)
+        saved = self._saved(request.uri)
+        if saved.version != self.ledger.version:
+            saved = saved.in_lineage(next(self._lineages))
+        self.ledger = saved
+        return self._loaded(request.uri)
+
+    async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
+        self._fences.check(request.fence)
+        if self.run_id == request.run_id:
+            if self.applied:
+                raise FailedPrecondition(f"run {self.run_id}", f"has {len(self.applied)} applied steps here")
+            if self.bases[-1:] == [(request.run_id, request.uri)]:
+                return self._loaded(request.uri)
+        if request.uri:
+            self._saved(request.uri)
+            lineage = next(self._lineages)
+        else:
+            # The initial weights keep their name until a run has trained on them under it.
+            untouched = self.ledger.version == self._initial
+            lineage = self._initial.lineage if untouched else next(self._lineages)
+            self._initial = Version(lineage, 0)
+        self.ledger = Ledger(request.run_id, lineage)
+        self.bases.append((request.run_id, request.uri))
+        return self._loaded(request.uri)
+
+    def _saved(self, uri: str) -> Ledger:
+        if uri not in self.checkpoints:
+            raise NotFound("checkpoint", uri)
+        return self.checkpoints[uri]
+
+    def _loaded(self, uri: str) -> learner_pb2.Operation:
+        """The operation that ends with what is loaded now."""
+        loaded = learner_pb2.CheckpointInfo(
+            uri=uri, version=self.version, step=self.ledger.applied_step, digest=self.ledger.applied_digest
+        )
+        return self._operation(learner_pb2.Operation(done=True, checkpoint=loaded))
 
     def _operation(self, done: learner_pb2.Operation) -> learner_pb2.Operation:
         """Remembers what the operation ends as; it is begun and not done for whoever started it."""
         done.name = f"operation-{len(self._done)}"
         self._done[done.name] = done
         return learner_pb2.Operation(name=done.name)
+
+
+def _version(version: Version) -> common_pb2.PolicyVersion:
+    return common_pb2.PolicyVersion(lineage=version.lineage, number=version.number)
