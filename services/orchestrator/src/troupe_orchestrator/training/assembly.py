@@ -5,6 +5,7 @@ A sequence whose advantages are all 0 adds nothing to any gradient: it counts in
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,8 +106,10 @@ def assemble_batches(
         for sample, node, tokens in conversations_of(trees, role)
         if not config.credit.filter_zero_variance or advantages.has_signal(role, sample)
     ]
-    # Mini-batches are cut in order: by id, a hash, each gets its share of every role and task.
-    candidates.sort(key=lambda candidate: candidate[2].id)
+    # Mini-batches are cut in order: by a hash, each gets its share of every role and task. Of the place in the tree, in
+    # which the run has no say: a fork cuts as its parent would have.
+    places = _places(trees)
+    candidates.sort(key=lambda candidate: places[candidate[2].id])
     weights = token_weights(
         (TrainedSequence(node.id, sample, role, tokens.generated_count) for role, sample, node, tokens in candidates),
         config.credit.normalization,
@@ -129,6 +132,23 @@ def assemble_batches(
         Batch(policy_id, sequences, digest(sequence.to_message() for sequence in sequences))
         for policy_id, sequences in batches.items()
     ]
+
+
+def _places(trees: Sequence[Tree]) -> dict[str, bytes]:
+    """A hash of each conversation's place: task, design, execution, and the conversation's own name."""
+    places = {}
+    for tree in trees:
+        task = tree.root.payload
+        assert isinstance(task, TaskPayload)
+        for number, design in enumerate(tree.of_kind(NodeKind.DESIGN)):
+            parents = [design, *tree.children(design.id, NodeKind.EXECUTION)]
+            for index, parent in enumerate(parents):
+                for position, node in enumerate(tree.children(parent.id, NodeKind.CONVERSATION)):
+                    payload = node.payload
+                    name = payload.conversation_id if isinstance(payload, ConversationPayload) else ""
+                    key = f"{task.task_id}\x1f{number}\x1f{index}\x1f{name or position}"
+                    places[node.id] = blake2b(key.encode(), digest_size=16).digest()
+    return places
 
 
 def advantages_of(trees: Sequence[Tree], config: RunConfig) -> Advantages:
