@@ -89,8 +89,8 @@ def test_no_state_goes_on_while_a_learner_is_behind(state: StepState) -> None:
     assert next_action("run", state, policies) == (Apply(2), "two")
 
 
-@pytest.mark.parametrize("state", [StepState.ROLLING, StepState.TRAINED])
-def test_engines_are_synced_before_a_rollout_and_before_a_step_counts_as_synced(state: StepState) -> None:
+@pytest.mark.parametrize("state", [StepState.ROLLING, StepState.TRAINED, StepState.SYNCED])
+def test_engines_are_synced_before_a_rollout_before_a_step_counts_as_synced_and_before_it_is_validated(state: StepState) -> None:
     assert next_action("run", state, {"one": policy(2, 2, current=False)}) == (Sync(), "one")
     assert next_action("run", state, {"one": policy(2, 2)}) == (NEEDS[state].work, "")
 

@@ -60,14 +60,17 @@ class Watcher:
             async for event in orchestrator.evaluation.WatchEvalJob(request):
                 self.events.append(event)
         except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
             return False
         return True
 
     def check(self) -> None:
         """Every event once, in order; every item in one of them."""
         assert [event.event_id for event in self.events] == list(range(1, len(self.events) + 1))
-        assert Counter((item.problem_id, item.sample) for event in self.events for item in event.items) == Counter(ITEMS)
+        assert Counter((item.problem_id, item.sample) for event in self.events for item in event.items) == Counter(
+            ITEMS
+        )
 
 
 async def finished(orchestrator: Child) -> evaluation_pb2.EvalJob:

@@ -131,6 +131,28 @@ class Checkpoint(Section):
     keep: Positive = 2
 
 
+class Retention(Section):
+    """Which files of a run stay. Batches go with the checkpoints that need them: `training.retention` has the rule."""
+
+    trees: Literal["all"] | Positive = "all"
+    """Committed steps whose rollout trees stay, the newest ones. Traces read them."""
+
+
+class Validation(Section):
+    """Eval jobs inside the run, over problems that it does not train on. The best step by them keeps its checkpoint."""
+
+    dataset: Path
+    """Problem file, as the orchestrator sees it. A question that is a training task's too stops the start."""
+    format: str | None = None
+    every: Positive = 10
+    """Steps from one validation to the next."""
+    samples: Annotated[int, Field(ge=1, le=256)] = 1
+    """Executions per problem."""
+    limit: Positive | None = None
+    """Only the first so many problems."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+
+
 class Conditions(Section):
     """What pauses a run, with an event; null is off. `training.conditions` says how each is reckoned."""
 
@@ -171,6 +193,8 @@ class RunConfig(Section):
     credit: CreditConfig = CreditConfig()
     optimization: Optimization = Optimization()
     checkpoint: Checkpoint = Checkpoint()
+    retention: Retention = Retention()
+    validation: Validation | None = None
     conditions: Conditions = Conditions()
     probe_bound: Annotated[float, Field(gt=0)] = 0.05
     """Largest mean difference of log-probabilities between learner and engine after a sync, in nats."""
@@ -220,6 +244,20 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
         ConfigError: not YAML, not a mapping, or keys that are unknown or out of range, all of them named.
     """
     try:
+        return model.model_validate(parse_mapping(text))
+    except ValidationError as error:
+        raise ConfigError(
+            [(".".join(str(part) for part in item["loc"]) or "config", _message(item)) for item in error.errors()]
+        ) from error
+
+
+def parse_mapping(text: str) -> dict[str, Any]:
+    """YAML that must be a mapping, unchecked.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
         loaded: Any = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([("config", f"not YAML: {error}")]) from error
@@ -227,12 +265,7 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
         raise ConfigError([("config", "is nested too deeply")]) from error
     if not isinstance(loaded, dict):
         raise ConfigError([("config", "must be a mapping of keys, see examples/")])
-    try:
-        return model.model_validate(loaded)
-    except ValidationError as error:
-        raise ConfigError(
-            [(".".join(str(part) for part in item["loc"]) or "config", _message(item)) for item in error.errors()]
-        ) from error
+    return loaded
 
 
 def _message(item: Any) -> str:

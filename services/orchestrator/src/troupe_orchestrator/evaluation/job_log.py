@@ -114,7 +114,10 @@ class JobLog:
         return TreeFile(str(file), execution_ids(trees))
 
     async def _store_end(self, state: EvalState, reason: str, summary: evaluation_pb2.EvalSummary | None) -> None:
-        record = replace(self._record, state=state, reason=reason, ended_at=time.time())
+        stored = None if summary is None else _serialised(summary)
+        record = replace(
+            self._record, state=state, reason=reason, ended_at=time.time(), summary=stored or self._record.summary
+        )
         event = event_message(self.feed.last_number + 1, record, self._counts, summary=summary)
         await store.end_job(
             self._database,
@@ -122,7 +125,7 @@ class JobLog:
             state,
             reason,
             (event.event_id, _serialised(event)),
-            None if summary is None else _serialised(summary),
+            stored,
         )
         self._record = record
         self.feed.publish(event)

@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from troupe.v1 import training_pb2
 
+from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
@@ -69,8 +70,15 @@ async def detailed_run_message(database: Database, summary: RunSummary) -> train
         for drop in await store.list_drops(database, run_id)
         if drop.quarantined
     )
+    best = await best_validation(database, run_id)
+    if best is not None:
+        message.best_step, message.best_success = best.step, best.success
     message.checkpoints.extend(
-        training_pb2.RunCheckpoint(step=step, uris={policy: saved["uri"] for policy, saved in manifest.items()})
+        training_pb2.RunCheckpoint(
+            step=step,
+            uris={policy: saved["uri"] for policy, saved in manifest.items()},
+            best=best is not None and best.step == step,
+        )
         for step, manifest in await store.list_checkpoints(database, run_id)
     )
     events = await store.newest_events(database, run_id, _EVENTS_READ)

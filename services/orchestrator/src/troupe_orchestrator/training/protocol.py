@@ -28,7 +28,7 @@ class Work(Enum):
     ROLL = "roll the tasks out, then seal"
     RECORD_TRAINED = "record what the learners made of the batches"
     RECORD_SYNCED = "record that the engines serve it"
-    COMMIT = "commit the step"
+    COMMIT = "validate the step's weights where that is due, and commit the step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ NEEDS: Final[Mapping[StepState, Need]] = MappingProxyType(
         StepState.ROLLING: Need(engines=True, work=Work.ROLL),
         StepState.SEALED: Need(engines=False, work=Work.RECORD_TRAINED),
         StepState.TRAINED: Need(engines=True, work=Work.RECORD_SYNCED),
-        StepState.SYNCED: Need(engines=False, work=Work.COMMIT),
+        StepState.SYNCED: Need(engines=True, work=Work.COMMIT),
         StepState.COMMITTED: Need(engines=False, work=Work.BEGIN),
     }
 )

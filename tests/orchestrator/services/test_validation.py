@@ -1,0 +1,209 @@
+"""Validation inside a run: when, on what, under which weights, once; and the best step that comes of it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from orchestrated.child import Child, child
+from orchestrated.models import GUESS, RIGHT, SINGLE, WRONG, question_of, right_unless_guessed
+from orchestrated.world import Backends, World, lines, math_task, refused
+from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TASKS = [math_task(f"task-{number}") for number in range(4)]
+HELD = [math_task(f"held-{number}") for number in range(4)]
+Get = evaluation_pb2.GetEvalJobRequest
+
+
+def config(folder: Path, held: list[dict[str, object]], every: int = 1, **changes: object) -> str:
+    """A run of three steps over TASKS, validated on `held`."""
+    file = folder / "held.jsonl"
+    file.write_text(lines(*held))
+    defaults: dict[str, object] = {
+        "steps": 3,
+        "stages": [{"train": "both", "steps": 3}],
+        "validation": {"dataset": str(file), "every": every},
+        "checkpoint": {"every": 10, "keep": 1},
+    }
+    return World.config(_Folder(folder), TASKS, **(defaults | changes))  # type: ignore[arg-type]
+
+
+class _Folder:
+    """What World.config needs of a world."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+
+def success_by_step(backends: Backends, right: dict[int, int]) -> None:
+    """Of the held-out problems, this many are solved by the weights of each step."""
+    backends.designer.otherwise = [SINGLE, GUESS]
+    for row in HELD:
+        backends.designer.scripts[str(row["question"])] = [SINGLE]
+
+    def reply(request: policy_pb2.GenerateRequest) -> str:
+        for number, row in enumerate(HELD):
+            if f"({row['id']})" in question_of(request):
+                return RIGHT if number < right[backends.policy.weights.version.number] else WRONG
+        return right_unless_guessed(request)
+
+    backends.policy.reply = reply
+
+
+def validations(events: list[training_pb2.RunEvent]) -> dict[int, dict[str, float]]:
+    return {event.step: dict(event.eval_finished.metrics) for event in events if event.HasField("eval_finished")}
+
+
+def committed(events: list[training_pb2.RunEvent]) -> dict[int, dict[str, float]]:
+    return {event.step: dict(event.step_committed.metrics) for event in events if event.HasField("step_committed")}
+
+
+async def test_each_due_step_is_validated_under_its_own_weights_and_the_best_one_keeps_its_checkpoint(
+    open_world, stand_ins: Backends
+) -> None:
+    success_by_step(stand_ins, {1: 1, 2: 3, 3: 3})
+    async with open_world(learner=True) as world:
+        events = await world.run(config(world.folder, HELD))
+        assert {step: told["success"] for step, told in validations(events).items()} == {1: 0.25, 2: 0.75, 3: 0.75}
+        metrics = committed(events)
+        assert {step: each["validation_success"] for step, each in metrics.items()} == {1: 0.25, 2: 0.75, 3: 0.75}
+        run = await world.get_run()
+        # Of equals the earlier one, whatever `keep` says; the last step has the checkpoint of the run's end.
+        assert (run.best_step, run.best_success) == (2, 0.75)
+        assert [(saved.step, saved.best) for saved in run.checkpoints] == [(3, False), (2, True)]
+        job = await world.evaluation.GetEvalJob(Get(job_id="run.step-2"))
+        assert (job.run_id, job.step, job.items_done) == ("run", 2, 4)
+        assert {item.executor_version.number for item in await world.items("run.step-2")} == {2}
+        # Nothing of it was trained on.
+        for batch in stand_ins.learner.batches.values():
+            assert not any(b"(held-" in bytes(sequence.token_ids) for sequence in batch)
+        with refused("FAILED_PRECONDITION", "validation of run run"):
+            await world.evaluation.ResumeEvalJob(evaluation_pb2.ResumeEvalJobRequest(job_id="run.step-2"))
+
+
+async def test_only_every_kth_step_is_validated(open_world, stand_ins: Backends) -> None:
+    success_by_step(stand_ins, {2: 4})
+    async with open_world(learner=True) as world:
+        events = await world.run(config(world.folder, HELD, every=2))
+        assert list(validations(events)) == [2]
+        assert [step for step, metrics in committed(events).items() if "validation_success" in metrics] == [2]
+
+
+async def test_a_question_in_both_files_stops_the_start_and_is_named(open_world) -> None:
+    shared = math_task("other-name") | {"question": f"  {str(TASKS[2]['question']).upper()} "}
+    async with open_world(learner=True) as world:
+        text = config(world.folder, [HELD[0], shared])
+        with refused("INVALID_ARGUMENT", "other-name has the question of task-2", field="config.validation.dataset"):
+            await world.training.CreateRun(training_pb2.CreateRunRequest(config=text))
+
+
+@pytest.mark.parametrize("content", ["", "{not json\n", lines(HELD[0]) + "{not json\n"])
+async def test_a_validation_file_that_cannot_be_used_whole_stops_the_start(open_world, content: str) -> None:
+    async with open_world(learner=True) as world:
+        text = config(world.folder, HELD)
+        (world.folder / "held.jsonl").write_text(content)
+        with refused("INVALID_ARGUMENT", field="config.validation.dataset"):
+            await world.training.CreateRun(training_pb2.CreateRunRequest(config=text))
+
+
+async def test_a_run_killed_while_it_validates_goes_on_with_the_same_job_and_validates_the_step_once(
+    tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    success_by_step(stand_ins, {1: 2, 2: 2})
+    answered, gate = asyncio.Semaphore(2), asyncio.Event()
+    by_step = stand_ins.policy.reply
+
+    async def reply(request: policy_pb2.GenerateRequest) -> str:
+        if "(held-" in question_of(request) and not gate.is_set():
+            await answered.acquire()
+        answer = by_step(request)
+        assert isinstance(answer, str)
+        return answer
+
+    stand_ins.policy.reply = reply
+    folder = tmp_path / "world"
+    folder.mkdir()
+    text = config(folder, HELD, steps=2)
+    async with child(folder, stand_ins, sandbox, learner=True) as first:
+        await first.training.CreateRun(training_pb2.CreateRunRequest(run_id="run", config=text))
+        done = await items(first, 2)
+        first.kill()
+    gate.set()
+    stand_ins.designer.requests.clear()
+    async with child(folder, stand_ins, sandbox, learner=True) as second:
+        request = training_pb2.WatchRunRequest(run_id="run")
+        events = [event async for event in second.training.WatchRun(request, timeout=60)]
+        after = await items(second, 4)
+        run = await second.training.GetRun(training_pb2.GetRunRequest(run_id="run"))
+    assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+    assert {step: told["success"] for step, told in validations(events).items()} == {1: 0.5, 2: 0.5}
+    assert sum(event.HasField("eval_finished") for event in events) == 2
+    assert {name: item for name, item in after.items() if name in done} == done
+    asked = [request.task_id for request in stand_ins.designer.requests if request.task_id.startswith("held-")]
+    # What was left of the first step, and all of the second.
+    assert sorted(asked) == sorted(
+        [*({str(row["id"]) for row in HELD} - done.keys()), *(str(row["id"]) for row in HELD)]
+    )
+    assert (run.best_step, [applied.step for applied in stand_ins.learner.applied]) == (1, [1, 2])
+
+
+async def items(orchestrator: Child, count: int) -> dict[str, evaluation_pb2.EvalItem]:
+    """The items of the first step's validation, once there are so many."""
+    async with asyncio.timeout(60):
+        while True:
+            page = await _page(orchestrator)
+            if len(page) >= count:
+                return page
+            await asyncio.sleep(0.05)
+
+
+async def _page(orchestrator: Child) -> dict[str, evaluation_pb2.EvalItem]:
+    jobs = await orchestrator.evaluation.ListEvalJobs(evaluation_pb2.ListEvalJobsRequest())
+    if "run.step-1" not in [job.job_id for job in jobs.jobs]:
+        return {}
+    listed = await orchestrator.evaluation.ListEvalItems(evaluation_pb2.ListEvalItemsRequest(job_id="run.step-1"))
+    return {item.problem_id: item for item in listed.items}
+
+
+async def test_a_validation_that_is_cancelled_leaves_its_step_without_one(open_world, stand_ins: Backends) -> None:
+    success_by_step(stand_ins, {1: 4, 2: 4, 3: 4})
+    gate = asyncio.Event()
+    by_step = stand_ins.policy.reply
+
+    async def reply(request: policy_pb2.GenerateRequest) -> str:
+        if "(held-" in question_of(request):
+            await gate.wait()
+        answer = by_step(request)
+        assert isinstance(answer, str)
+        return answer
+
+    stand_ins.policy.reply = reply
+    async with open_world(learner=True) as world:
+        running = asyncio.create_task(world.run(config(world.folder, HELD)))
+        async with asyncio.timeout(30):
+            while not any("(held-" in question_of(request) for request in stand_ins.policy.requests):
+                await asyncio.sleep(0.02)
+        await world.evaluation.CancelEvalJob(evaluation_pb2.CancelEvalJobRequest(job_id="run.step-1"))
+        gate.set()
+        events = await running
+        assert list(validations(events)) == [2, 3]
+        assert [event.step for event in events if event.condition.reason == "ValidationEnded"] == [1]
+        assert (await world.get_run()).best_step == 2
+
+
+async def test_a_validation_file_that_changes_under_a_run_stops_it_by_name(open_world, stand_ins: Backends) -> None:
+    success_by_step(stand_ins, dict.fromkeys(range(1, 13), 4))
+    async with open_world(learner=True) as world:
+        text = config(world.folder, HELD, steps=12)
+        await world.training.CreateRun(training_pb2.CreateRunRequest(run_id="run", config=text))
+        async for event in world.training.WatchRun(training_pb2.WatchRunRequest(run_id="run"), timeout=60):
+            if event.HasField("eval_finished"):
+                break
+        await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="run"))
+        (world.folder / "held.jsonl").write_text(lines(*HELD[:2]))
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        await world.run_events()
+        run = await world.get_run()
+        assert run.state in (training_pb2.RUN_STATE_FAILED, training_pb2.RUN_STATE_PAUSED)
+        assert "has changed since step 1" in run.reason
