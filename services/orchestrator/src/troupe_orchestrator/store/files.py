@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _REMEDIES = {
-    errno.ENOSPC: "free space on its file system, then resume the run",
-    errno.EDQUOT: "raise the quota of its file system or free space on it, then resume the run",
-    errno.EROFS: "mount its file system for writing, then resume the run",
-    errno.EACCES: "let the orchestrator write there, then resume the run",
+    errno.ENOSPC: "free space on its file system",
+    errno.EDQUOT: "raise the quota of its file system or free space on it",
+    errno.EROFS: "mount its file system for writing",
+    errno.EACCES: "let the orchestrator write there",
 }
 
 
@@ -68,7 +68,7 @@ def bytes_on_disk(path: str | Path) -> int:
 
 
 def _explained(path: Path, error: OSError) -> str:
-    remedy = _REMEDIES.get(error.errno or 0, "mend its file system, then resume the run")
+    remedy = _REMEDIES.get(error.errno or 0, "mend its file system")
     existing = next((folder for folder in path.parents if folder.exists()), Path("/"))
     free = shutil.disk_usage(existing).free
     return f"{path} cannot be written ({error.strerror}; {free:,} bytes are free): {remedy}"
