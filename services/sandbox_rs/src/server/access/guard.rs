@@ -106,7 +106,7 @@ pub fn uri_names(chain: Option<&[CertificateDer<'_>]>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const DIGEST_OF_A: &str = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4fb9a9cf3e44d0a4dd9c";
+    const DIGEST_OF_A: &str = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
     const RUN: &str = "troupe.v1.Sandbox/RunTests";
 
     fn guard(tokens: &str, certificates: bool) -> Guard {
