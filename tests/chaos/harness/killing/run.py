@@ -95,6 +95,7 @@ class Chaos:
         """Returns when a step is committed and every service serves."""
         deadline = time.monotonic() + STEP_SECONDS
         while self.record.committed() < step:
+            self.record.keep_batches()
             state, reason = self.record.run_state()
             assert state in ("running", "succeeded"), f"the run is {state} in step {self.record.newest()}: {reason}"
             assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
@@ -110,6 +111,7 @@ class Chaos:
     async def finish(self, replay: Path) -> Ended:
         """Has the run end by itself after its last step; checks everything, the weights by replay among it."""
         while (state := self.record.run_state())[0] == "running":
+            self.record.keep_batches()
             await asyncio.sleep(0.05)
         assert state[0] == "succeeded", state
         return await self._ended(replay)
