@@ -50,6 +50,12 @@ class EventFeed(Generic[Event]):
         self._notice = None
         self._wake()
 
+    def reset(self, last_number: int) -> None:
+        """Others were stored than were published: what is told from here on is read from the store."""
+        self._window.clear()
+        self._last = last_number
+        self._wake()
+
     def notify(self, notice: Event) -> None:
         """Tell who watches now of something that is not stored; only the newest notice is told."""
         self._notice = notice

@@ -5,12 +5,14 @@ told to who watches now.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from troupe.v1 import training_pb2
 
+from troupe_orchestrator.event_feed import EventFeed
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import last_event_id, read_events, write_events
 
@@ -21,12 +23,10 @@ class EventLog:
     def __init__(self, database: Database, run_id: str, last_id: int) -> None:
         self._database = database
         self._run_id = run_id
-        self._last_id = last_id
         self._uncertain = False
-        self._changed = asyncio.Condition()
         self._appending = asyncio.Lock()
-        self._progress: training_pb2.RunEvent | None = None
-        self._ended = False
+        self._prepared: list[training_pb2.RunEvent] = []
+        self._feed = EventFeed(last_id, self._read, training_pb2.RunEvent.FromString)
 
     @classmethod
     async def open(cls, database: Database, run_id: str) -> "EventLog":
@@ -38,22 +38,19 @@ class EventLog:
         Args:
             events: messages of RunEvent's kinds.
         """
-        return [
-            (number, _envelope(number, step, event).SerializeToString())
-            for number, event in enumerate(events, start=self._last_id + 1)
-        ]
+        numbered = enumerate(events, start=self._feed.last_number + 1)
+        self._prepared = [_envelope(number, step, event) for number, event in numbered]
+        return [(event.event_id, event.SerializeToString()) for event in self._prepared]
 
     async def published(self, count: int = 1) -> None:
-        """Events made by `prepare` are in the store: tell the watchers."""
-        self._last_id += count
-        self._progress = None
-        await self._notify()
+        """Events made by the last `prepare` are in the store: tell the watchers."""
+        self._feed.publish(*self._prepared[:count])
+        self._prepared = []
 
     async def reread(self) -> None:
         """Take the numbers from the store anew: after a write whose outcome is not known."""
-        self._last_id = await last_event_id(self._database, self._run_id)
+        self._feed.reset(await last_event_id(self._database, self._run_id))
         self._uncertain = False
-        await self._notify()
 
     async def append(self, step: int, event: Message) -> None:
         """Store one event and tell the watchers."""
@@ -69,40 +66,24 @@ class EventLog:
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:
         """Tell who watches now how far the step is."""
-        self._progress = _envelope(self._last_id, step, progress)
-        await self._notify()
+        self._feed.notify(_envelope(self._feed.last_number, step, progress))
 
     async def end(self) -> None:
         """The run has ended or stopped: watchers get what is stored, then the end of their stream."""
-        self._ended = True
-        await self._notify()
+        self._feed.end()
 
     def begin(self) -> None:
         """The run goes on."""
-        self._ended = False
+        self._feed.begin()
 
     async def watch(self, after: int) -> AsyncIterator[training_pb2.RunEvent]:
         """Events after a number: the stored ones, then live, until the run ends."""
-        told: training_pb2.RunEvent | None = None
-        # A number that no event has yet is as good as the last one, and fits the store's integers.
-        after = min(after, self._last_id)
-        while True:
-            ended, progress = self._ended, self._progress
-            for number, payload in await read_events(self._database, self._run_id, after):
-                after = number
-                yield training_pb2.RunEvent.FromString(payload)
-            if progress is not None and progress is not told:
-                told = progress
-                yield progress
-            if ended and after >= self._last_id:
-                return
-            async with self._changed:
-                if self._last_id <= after and self._progress is progress and self._ended == ended:
-                    await self._changed.wait()
+        async with contextlib.aclosing(self._feed.watch(after)) as events:
+            async for event in events:
+                yield event
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        return await read_events(self._database, self._run_id, after, limit)
 
 
 _KINDS = {
