@@ -5,17 +5,32 @@ Every command talks gRPC to the orchestrator's public services. One that needs s
 """
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from troupe_contracts.identity import assume, read_identity
 from troupe_contracts.tokens import CredentialError
+from typer.core import TyperGroup
 
 from troupe_client import cli_jobs, cli_records, cli_runs, cli_services, frame
 from troupe_client.quickstart import quickstart
 
+
+class Commands(TyperGroup):
+    """All commands; what is no text is refused before any of them sees it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for argument in args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError as error:
+                raise typer.BadParameter(f"{argument!r:.80} is not UTF-8 text") from error
+        return super().parse_args(ctx, args)
+
+
 app: Final = typer.Typer(
     name="troupe",
+    cls=Commands,
     help="Trains a designer and an executor of multi-agent systems, and uses them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

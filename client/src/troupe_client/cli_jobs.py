@@ -20,6 +20,7 @@ from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
 MAX_DATASET_BYTES: Final = 48 * 2**20
+MAX_QUESTION_CHARACTERS: Final = 2**20
 
 
 class TaskType(StrEnum):
@@ -29,10 +30,15 @@ class TaskType(StrEnum):
     CODE = "code"
 
 
-TemperatureOption = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0, callback=frame.finite, help="Sampling temperature; 0 is greedy.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of all sampling.")]
 MaxTokensOption = Annotated[
-    int, typer.Option("--max-tokens", min=0, help="Tokens of one generation; 0 takes what the context leaves.")
+    int,
+    typer.Option(
+        "--max-tokens", min=0, max=2**31 - 1, help="Tokens of one generation; 0 takes what the context leaves."
+    ),
 ]
 
 
@@ -52,6 +58,10 @@ def solve(
     place = frame.place(target, state, profile)
     if not question.strip():
         raise typer.BadParameter("the question is empty")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise typer.BadParameter(
+            f"the question has {len(question)} characters, the limit is {MAX_QUESTION_CHARACTERS}: no context holds it"
+        )
     sampling = common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     kind = common_pb2.TaskType.Value(f"TASK_TYPE_{task_type.value.upper()}")
 
@@ -71,8 +81,8 @@ def solve(
 
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Problem file: JSON lines, gzip allowed.")],
-    samples: Annotated[int, typer.Option(min=1, help="Executions per problem.")] = 1,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first so many problems; 0 is all.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Executions per problem.")] = 1,
+    limit: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Only the first so many problems; 0 is all.")] = 0,
     dataset_format: Annotated[
         str, typer.Option("--format", help="gsm8k, math, aime, humaneval, …; told from the first line if empty.")
     ] = "",

@@ -88,7 +88,7 @@ def diff(
 @runs_app.command()
 def fork(
     run: RunArgument,
-    step: Annotated[int, typer.Option(min=0, help="Step of the run to start after; 0 is its start.")],
+    step: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Step of the run to start after; 0 is its start.")],
     config: Annotated[
         Path | None, typer.Option(help="Keys that differ from the run's config, YAML; its own plan unless given.")
     ] = None,

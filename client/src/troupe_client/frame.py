@@ -4,6 +4,8 @@ A command that fails writes one line to stderr and exits with 1; wrong usage exi
 Results go to stdout, everything else to stderr.
 """
 
+import math
+import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -11,14 +13,15 @@ from typing import Annotated, Any, Final, NoReturn
 import grpc
 import typer
 from rich.console import Console
-from troupe_contracts.errors import describe
+from troupe_contracts.errors import code_of, describe
 from troupe_contracts.tokens import CredentialError
 
+from troupe_client import reading
 from troupe_client.interrupt import InterruptedCommandError, Interrupts, run
 from troupe_client.local import ServiceEndedError, Tell
 from troupe_client.profile import ProfileError
 from troupe_client.session import DEFAULT_STATE, NoServicesError, Place
-from troupe_client.state import AlreadyRunningError
+from troupe_client.state import AlreadyRunningError, StateFolderError
 
 # Numbers that rich would colour are our own to mark; text of models is never markup.
 out: Final = Console(highlight=False, markup=False, soft_wrap=False)
@@ -32,6 +35,9 @@ TargetOption = Annotated[
     str | None, typer.Option("--target", help="host:port of a running orchestrator; starts nothing.")
 ]
 DEFAULT_STATE_OPTION: Final = DEFAULT_STATE
+_ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]+\]):(?P<port>[0-9]{1,5})")
+# How gRPC says that it never came as far as a server.
+_NOT_REACHED: Final = ("failed to connect", "dns resolution failed", "errors resolving")
 
 
 class CommandError(RuntimeError):
@@ -49,7 +55,7 @@ def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
     try:
         status = run(command)
     except grpc.RpcError as error:
-        fail(describe(error))
+        fail(describe(error) + _remedy(error))
     except (
         CommandError,
         CredentialError,
@@ -57,6 +63,7 @@ def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
         ProfileError,
         NoServicesError,
         AlreadyRunningError,
+        StateFolderError,
     ) as error:
         fail(str(error))
     except InterruptedCommandError as interrupt:
@@ -71,10 +78,39 @@ def starting(profile: str) -> Tell:
 
 
 def place(target: str | None, state: Path, profile: Path | None) -> Place:
-    """Where this command finds its services."""
+    """Where this command finds its services.
+
+    Raises:
+        typer.BadParameter: the target is no host:port, or there is a profile beside it.
+    """
     if target is not None and profile is not None:
         raise typer.BadParameter("--target starts nothing: leave out --profile")
+    if target is not None and not _is_address(target):
+        raise typer.BadParameter(f"--target must be host:port, such as 127.0.0.1:50051, got {target!r:.80}")
     return Place(target=target, state=state, profile=profile)
+
+
+def _is_address(target: str) -> bool:
+    """Whether a text is host:port, an IPv6 address in brackets."""
+    matched = _ADDRESS.fullmatch(target)
+    return matched is not None and 1 <= int(matched["port"]) <= 65535
+
+
+def finite(value: float) -> float:
+    """Refuses the numbers that a range lets through: nan, and infinity."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
+def _remedy(error: grpc.RpcError) -> str:
+    """What to do about an error that the caller's own choice of a target may have caused."""
+    said = describe(error)
+    if code_of(error) is grpc.StatusCode.UNAVAILABLE and any(text in said.lower() for text in _NOT_REACHED):
+        return "; nothing serves there: look at the target, or start the services with `troupe up`"
+    if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
+        return "; what serves there is no orchestrator of this version: look at the target"
+    return ""
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -84,12 +120,9 @@ def read_file(path: Path, limit: int) -> bytes:
         typer.BadParameter: it cannot be read, or is larger than `limit` bytes.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}") from error
-    if len(content) > limit:
-        raise typer.BadParameter(f"{path} has {len(content)} bytes, the limit is {limit}: split it")
-    return content
+        return reading.read_file(path, limit)
+    except reading.UnreadableError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def read_text(path: Path, limit: int = 2**20) -> str:

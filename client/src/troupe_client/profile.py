@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from troupe_contracts.plugins import installed
+
+from troupe_client.reading import UnreadableError, read_yaml
 
 Scalar = str | int | float | bool
 Positive = Annotated[int, Field(ge=1)]
@@ -193,11 +194,9 @@ def load_profile(path: Path) -> Profile:
         ProfileError: no such file, not YAML, or keys that are unknown, missing or wrong, all of them named.
     """
     try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ProfileError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} is not YAML: {error}") from error
+        loaded = read_yaml(path)
+    except UnreadableError as error:
+        raise ProfileError(str(error)) from error
     if not isinstance(loaded, dict):
         raise ProfileError(f"{path} must hold a mapping of keys: name, executor, designer, learner, …")
     try:

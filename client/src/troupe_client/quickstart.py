@@ -28,6 +28,7 @@ from troupe_client.render_comparison import show_comparison
 from troupe_client.render_train import TrainView
 from troupe_client.sdk import Client
 from troupe_client.session import Place, orchestrator
+from troupe_client.state import StateFolder
 from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
@@ -35,13 +36,14 @@ _PROGRESS: Final = re.compile(r"^(\d+)/(\d+) (.*)$")
 
 
 def quickstart(
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the cold start and of the run.")] = 0,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps; 0 takes the profile's.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the cold start and of the run.")] = 0,
+    steps: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Training steps; 0 takes the profile's.")] = 0,
     state: StateOption = DEFAULT_STATE_OPTION,
 ) -> None:
     """Train the starter profile on this machine and compare before with after on held-out tasks."""
 
     async def command(interrupts: Interrupts) -> int:
+        StateFolder(state).create()
         starter = state / f"starter-{seed}"
         await _prepare(starter, seed)
         place = Place(state=state, profile=starter / "profile.yaml")

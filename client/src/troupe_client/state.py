@@ -17,6 +17,10 @@ from typing import Any
 from troupe_client.processes import Identity, boot_id
 
 
+class StateFolderError(RuntimeError):
+    """A path that cannot be a state folder, or a record in it that cannot be read; says which, and what to do."""
+
+
 class AlreadyRunningError(RuntimeError):
     """Another supervisor holds the state folder."""
 
@@ -67,7 +71,8 @@ class StateFolder:
 
     def create(self) -> None:
         """Makes the folder if it is not there, for its owner alone."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._usable():
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -77,7 +82,9 @@ class StateFolder:
             AlreadyRunningError: another supervisor has it; the text names both.
         """
         self.create()
-        with self._lock.open("a") as lock:
+        with self._usable():
+            opened = self._lock.open("a")
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -86,9 +93,11 @@ class StateFolder:
 
     def is_held(self) -> bool:
         """True while a supervisor has the folder."""
-        if not self._lock.exists():
-            return False
-        with self._lock.open() as lock:
+        with self._usable():
+            if not self._lock.exists():
+                return False
+            opened = self._lock.open()
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -102,15 +111,42 @@ class StateFolder:
         draft.replace(self._file)
 
     def read(self) -> Deployment | None:
-        """What is written; None without a file, or with one from before the machine's last boot."""
+        """What is written; None without a file, or with one from before the machine's last boot.
+
+        Raises:
+            StateFolderError: it cannot be read.
+        """
+        with self._usable():
+            try:
+                text = self._file.read_text(errors="replace")
+            except FileNotFoundError:
+                return None
         try:
-            written: dict[str, Any] = json.loads(self._file.read_text())
-        except FileNotFoundError:
-            return None
+            return self._parsed(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateFolderError(
+                f"{self._file} is no record of a deployment ({error!r:.80}): remove it, and look for processes that it "
+                "may have named"
+            ) from error
+
+    @staticmethod
+    def _parsed(written: dict[str, Any]) -> Deployment | None:
         if written.pop("boot_id") != boot_id():
             return None
         services = {name: ServiceState(**service) for name, service in written.pop("services").items()}
         return Deployment(supervisor=Identity(**written.pop("supervisor")), services=services, **written)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Names the folder in what the file system says of it."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            named = str(self.path) if isinstance(error, OSError) else repr(str(self.path))
+            if isinstance(error, FileExistsError | NotADirectoryError) and self.path.is_file():
+                reason = "is not a folder"
+            raise StateFolderError(f"{named} {reason}: name a folder that can be written with --state") from error
 
     def clear(self) -> None:
         """Removes the file."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from troupe_contracts.tokens import CredentialError, read_token
+from troupe_contracts.tokens import CredentialError, read_bytes, read_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ def read_identity(
     """
     if (certificate is None) != (key is None):
         raise CredentialError("a certificate and its key come together: name both or neither")
+    if server_name is not None and authority is None and certificate is None:
+        raise CredentialError(
+            "a server's name is looked for in its certificate: name its authority too (TROUPE_TLS_CA)"
+        )
     return Identity(
         token=None if token_file is None else read_token(token_file),
         authority=None if authority is None else read_pem(authority, "CERTIFICATE"),
@@ -67,10 +71,7 @@ def read_pem(path: Path, kind: str) -> bytes:
     Raises:
         CredentialError: it cannot be read, or holds none.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CredentialError(f"{path}: {error.strerror}") from error
+    content = read_bytes(path)
     if f"{kind}-----".encode() not in content:
         raise CredentialError(f"{path} holds no {kind} in PEM")
     return content

@@ -17,6 +17,8 @@ from typing import Final
 from troupe_contracts.access import Role
 
 MIN_CHARACTERS: Final = 32
+MAX_FILE_BYTES: Final = 2**20
+"""Of a file of tokens, or a PEM file."""
 # Tells our tokens from other text wherever one turns up; `redaction` looks for it.
 PREFIX: Final = "troupe-token-"
 _DIGEST_PREFIX: Final = "sha256:"
@@ -101,11 +103,27 @@ def _parse_line(line: str, where: str) -> KnownToken:
     return KnownToken(Role(role), bytes.fromhex(digits))
 
 
-def _read(path: Path) -> str:
+def read_bytes(path: Path) -> bytes:
+    """A file of credentials. Never reads more than such a file has, whatever it is.
+
+    Raises:
+        CredentialError: it cannot be read, or is too large.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise CredentialError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a path with a null byte
+        raise CredentialError(f"{str(path)!r}: {error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise CredentialError(f"{path} is no file of credentials: the limit is {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise CredentialError(f"{path} is not UTF-8 text") from error
 
