@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from troupe.v1 import learner_pb2, learner_pb2_grpc
+from troupe.v1 import learner_pb2
 
 # The harness is a package of its own, for the tests of this folder only.
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
@@ -73,4 +73,4 @@ def running(shared_learner: Learner) -> Learner:
 async def learner(running: Learner) -> AsyncIterator[Client]:
     """Calls to `running`."""
     async with running.client() as channel:
-        yield Client(learner_pb2_grpc.LearnerStub(channel))
+        yield Client.of(channel)

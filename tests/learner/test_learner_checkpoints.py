@@ -1,9 +1,11 @@
 """Checkpoints: published whole, checked whole, and the same training after them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import pytest
 from learning.client import Client, failed, next_step
 from safetensors.numpy import load_file
 from troupe.v1 import learner_pb2
@@ -64,20 +66,39 @@ async def test_a_checkpoint_opens_as_a_model_and_is_written_once(
     assert sorted(each.name for each in place.parent.iterdir()) == ["checkpoint"]
 
 
-async def test_a_damaged_checkpoint_is_refused_whole(learner: Client, tmp_path: Path) -> None:
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    # The last digit of the record: its text stays JSON, and says something else.
+    place = max(index for index, each in enumerate(content) if chr(each).isdigit()) if path.suffix == ".json" else -1
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flipped, truncated, Path.unlink], ids=["flipped", "truncated", "missing"])
+async def test_a_checkpoint_with_any_file_damaged_is_refused_whole_naming_the_file(
+    learner: Client, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
     await learner.save(str(tmp_path / "good"))
-    state, weights = await learner.get(), (await learner.weights())[1]
-    rank_file = tmp_path / "good" / "state" / "rank-0.safetensors"
-    content = bytearray(rank_file.read_bytes())
-    content[-1] ^= 1
-    rank_file.write_bytes(content)
-    done = await learner.restore(str(tmp_path / "good"))
-    failed(done, CODE.DATA_LOSS, "rank-0.safetensors")
-    (tmp_path / "good" / "checkpoint.json").write_text("{")
-    done = await learner.restore(str(tmp_path / "good"))
-    assert done.error.code == CODE.DATA_LOSS.value[0]
-    assert (await learner.get()).version == state.version
-    assert (await learner.weights())[1] == weights
+    files = [path.relative_to(tmp_path / "good") for path in sorted((tmp_path / "good").rglob("*")) if path.is_file()]
+    assert {"checkpoint.json", "model/model.safetensors", "state/rank-0.safetensors"} <= {str(each) for each in files}
+    state, weights = await learner.get(), await learner.digests()
+    for number, file in enumerate(files):
+        place = tmp_path / f"copy-{number}"
+        shutil.copytree(tmp_path / "good", place)
+        damage(place / file)
+        code = CODE.DATA_LOSS
+        if str(file) == "checkpoint.json" and damage is Path.unlink:
+            code = CODE.NOT_FOUND
+        named = str(place / file) if code == CODE.DATA_LOSS else str(place)
+        failed(await learner.restore(str(place)), code, named)
+        failed(await learner.bind("next", str(place)), code, named)
+    assert await learner.get() == state
+    assert await learner.digests() == weights
+    assert not (await learner.restore(str(tmp_path / "good"))).HasField("error")
 
 
 async def test_a_checkpoint_without_a_place_leaves_nothing_behind(learner: Client, tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ async def test_bad_batches_are_refused_naming_sequence_and_field(learner: Client
     def infinite(batch: Sequences) -> None:
         batch[3].advantages[2] = float("inf")
 
+    def impossible(batch: Sequences) -> None:
+        batch[1].behaviour_log_probs[3] = float("-inf")
+
     def too_long(batch: Sequences) -> None:
         batch[0].CopyFrom(sequences(1, longest=9)[0])
         for field in (batch[0].token_ids, batch[0].weights, batch[0].advantages, batch[0].behaviour_log_probs):
@@ -47,6 +50,7 @@ async def test_bad_batches_are_refused_naming_sequence_and_field(learner: Client
         (unknown_token, ("sequences[2]", "conversation-2", "token_ids", "1000000")),
         (unequal, ("sequences[1].weights", "one per token")),
         (infinite, ("sequences[3].advantages", "position 2", "finite")),
+        (impossible, ("sequences[1].behaviour_log_probs", "position 3", "finite")),
         (too_long, ("sequences[0]", "context is 1024")),
         (unweighted, ("no token with a weight",)),
         (empty_sequence, ("sequences[1].token_ids",)),

@@ -19,7 +19,7 @@ from troupe_learner.rank.model import load_model
 from troupe_learner.rank.scorer import TokenScorer, UnsupportedModel, Wanted
 from troupe_learner.rank.scoring import score
 from troupe_learner.rank.torch_engine import TorchEngine
-from troupe_learner.rank.training import StepRefused, train_step
+from troupe_learner.rank.training import StepRefused, _revealing, train_step
 
 ADAMW = AdamW(0.9, 0.95, 1e-8, 0.0)
 ONE_STEP = Optimization(1e-3, 1, 0.2, 0.28, 1.0, 0.0, False, False)
@@ -85,6 +85,11 @@ def cut(batch: BatchArrays, values: np.ndarray) -> list[np.ndarray]:
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """As `same`, where not-a-number equals itself."""
+    return all(left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in right)
 
 
 def test_scores_in_padded_passes_equal_those_of_each_sequence_alone(engine: TorchEngine, batch: BatchArrays) -> None:
@@ -198,11 +203,63 @@ def test_a_gradient_that_is_not_finite_undoes_the_whole_step_and_is_named(
     poisoned[-1] = 3e38
     bad = dataclasses.replace(batch, advantages=poisoned, weights=batch.weights * 100)
     three = dataclasses.replace(ONE_STEP, mini_batches=3, reset_optimizer=True, scale_by_mini_batches=True)
-    with pytest.raises(StepRefused, match=r"mini-batch 3 of 3.*conversation-11.*as before"):
+    with pytest.raises(StepRefused, match=r"of sequence conversation-11 is not finite.*mini-batch 3 of 3.*as before"):
         run(engine, bad, three)
     assert same(snapshot(engine), before)
     run(engine, batch, ONE_STEP)  # and nothing of it is left in the gradients
     assert all(math.isfinite(float(each.sum())) for each in snapshot(engine).values())
+
+
+def test_a_poisoned_weight_undoes_the_step_and_names_the_first_sequence(
+    engine: TorchEngine, batch: BatchArrays
+) -> None:
+    name, parameter = next(iter(engine.replicated().items()))
+    assert "embed" in name
+    parameter[int(batch.token_ids[batch.lengths[:2].sum()])] = math.nan
+    before = snapshot(engine)
+    poisoned = [math.isnan(float(parameter[tokens].sum())) for tokens in cut(batch, batch.token_ids)]
+    # A tied embedding is the output projection too: every distribution has it in its sum.
+    owner = poisoned.index(True) if "lm_head.weight" in engine.replicated() else 0
+    text = rf"the log-probability of sequence conversation-{owner} is not finite.*norm is nan"
+    with pytest.raises(StepRefused, match=text):
+        run(engine, batch, dataclasses.replace(ONE_STEP, mini_batches=1))
+    assert same_bits(snapshot(engine), before)
+
+
+def test_a_ratio_that_overflows_is_named_even_where_the_clip_would_hide_it(
+    engine: TorchEngine, batch: BatchArrays
+) -> None:
+    """A gain of an infinite ratio is clipped to a finite loss, so the loss alone would not tell."""
+    before = snapshot(engine)
+    behaviour = batch.behaviour_log_probs.copy()
+    first = int(batch.lengths[:4].sum())
+    behaviour[first : first + batch.lengths[4]] = -1e3
+    bad = dataclasses.replace(batch, behaviour_log_probs=behaviour, advantages=np.abs(batch.advantages))
+    with pytest.raises(StepRefused, match="the ratio of sequence conversation-4 is not finite"):
+        run(engine, bad, ONE_STEP)
+    assert same_bits(snapshot(engine), before)
+
+
+def test_a_loss_that_is_not_finite_has_a_gradient_that_is_not() -> None:
+    weight = torch.ones((), requires_grad=True)
+    _revealing(weight + torch.inf).backward()
+    assert weight.grad is not None
+    assert math.isnan(float(weight.grad))
+    finite = torch.ones((), requires_grad=True)
+    assert _revealing(finite) is finite
+
+
+def test_a_gradient_that_overflows_on_its_own_names_the_sequences_of_its_mini_batch(
+    engine: TorchEngine, batch: BatchArrays
+) -> None:
+    before = snapshot(engine)
+    # Losses of this size are finite, the squares of their gradients are not.
+    bad = dataclasses.replace(on_policy(engine, batch), advantages=np.full_like(batch.advantages, 1e25))
+    with pytest.raises(
+        StepRefused, match=r"the gradient of sequences conversation-0 to conversation-\d+ is not finite"
+    ):
+        run(engine, bad, ONE_STEP)
+    assert same_bits(snapshot(engine), before)
 
 
 def test_a_reset_makes_the_step_that_of_a_fresh_optimizer(engine: TorchEngine, batch: BatchArrays) -> None:

@@ -16,6 +16,7 @@ from troupe_contracts import batch as contract
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument
 
 from troupe_learner.batch_file import BatchArrays, write_batch
+from troupe_learner.disk import writing
 from troupe_learner.model_folder import ModelFolder
 
 MAX_BATCH_TOKENS: Final = 1 << 27
@@ -41,6 +42,7 @@ class BatchStore:
 
         Raises:
             InvalidArgument: names the sequence and the field that is wrong.
+            Exhausted, FailedPrecondition: the batch cannot be written.
         """
         for index, sequence in enumerate(sequences):
             contract.validate(sequence, f"sequences[{index}]")
@@ -57,7 +59,8 @@ class BatchStore:
                 "sequences", "have no token with a weight: there is nothing to train on in this batch"
             )
         arrays = as_arrays(sequences)
-        write_batch(self._path(digest), arrays)
+        with writing(self._path(digest)):
+            write_batch(self._path(digest), arrays)
         self._steps[digest] = step
         return Submitted(len(sequences), len(arrays.token_ids))
 

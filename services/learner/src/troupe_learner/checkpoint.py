@@ -1,11 +1,12 @@
 """Checkpoints as the front sees them: made beside their final place, checked, published by one rename.
 
 A folder that has its final name is whole: every file and folder in it was fsynced before the rename, and the record lists
-each with size and SHA-256. Restoring checks all of them before a rank reads anything. A half-made folder (the learner was
-killed) keeps a name that starts with a dot and is removed by the next save to that place.
+each with size and SHA-256, and its own. Restoring checks all of them before a rank reads anything. A half-made folder (the
+learner was killed) keeps a name that starts with a dot and is removed by the next save to that place.
 """
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -18,10 +19,11 @@ from urllib.parse import unquote, urlsplit
 from troupe_contracts.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 
 from troupe_learner.checkpoint_layout import MODEL, RECORD, STATE
+from troupe_learner.disk import writing
 from troupe_learner.ledger import AppliedStep, Ledger, Version
 from troupe_learner.weight_file import sha256_of
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -72,51 +74,60 @@ class Draft:
         """The empty folder; what a killed learner left for the same target is removed.
 
         Raises:
+            Exhausted: the disk is full.
             FailedPrecondition: there is no place for it.
         """
-        try:
+        with writing(self._target.parent):
             self._target.parent.mkdir(parents=True, exist_ok=True)
             for left_over in self._target.parent.glob(f".{self._target.name}.partial-*"):
                 shutil.rmtree(left_over)
             for each in (self._folder, self._folder / MODEL, self._folder / STATE):
                 each.mkdir()
-        except OSError as error:
-            raise FailedPrecondition(
-                str(self._target.parent), f"cannot be written ({error.strerror}): choose another place"
-            ) from error
         return self._folder
 
     def publish(self, policy_id: str, layout: Layout, architecture_digest: str, ledger: Ledger) -> Checkpoint:
         """Writes the record, makes everything durable, and gives the folder its name.
 
         Raises:
-            OSError: disk full, and the like; nothing is at the target then.
+            Exhausted: the disk is full; nothing is at the target then.
+            FailedPrecondition: it cannot be written.
         """
-        files = [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "policy_id": policy_id,
-            "layout": asdict(layout),
-            "architecture_digest": architecture_digest,
-            "ledger": _ledger_as_json(ledger),
-            "files": {
-                str(path.relative_to(self._folder)): {
-                    "byte_size": path.stat().st_size,
-                    "sha256": sha256_of(path).hex(),
-                }
-                for path in files
-            },
-        }
+        with writing(self._target):
+            self._finish(_record(self._folder, policy_id, layout, architecture_digest, ledger))
+        return read(self._target)
+
+    def _finish(self, record: dict[str, Any]) -> None:
         (self._folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for path in (*self._folder.rglob("*"), self._folder):
             _fsync(path)
         self._folder.rename(self._target)
         _fsync(self._target.parent)
-        return read(self._target)
 
     def discard(self) -> None:
         """Removes the folder if it was not published."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _record(folder: Path, policy_id: str, layout: Layout, architecture_digest: str, ledger: Ledger) -> dict[str, Any]:
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "policy_id": policy_id,
+        "layout": asdict(layout),
+        "architecture_digest": architecture_digest,
+        "ledger": _ledger_as_json(ledger),
+        "files": {
+            str(path.relative_to(folder)): {"byte_size": path.stat().st_size, "sha256": sha256_of(path).hex()}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    return record | {"sha256": _own_sha256(record)}
+
+
+def _own_sha256(record: dict[str, Any]) -> str:
+    """Of the record without this entry, as canonical JSON."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read(folder: Path) -> Checkpoint:
@@ -135,6 +146,8 @@ def read(folder: Path) -> Checkpoint:
         schema = record["schema_version"]
         if schema != SCHEMA_VERSION:
             raise FailedPrecondition(str(folder), f"has schema version {schema}, this learner reads {SCHEMA_VERSION}")
+        if record["sha256"] != _own_sha256(record):
+            raise ValueError("its SHA-256 is not its own")
         return Checkpoint(
             folder=folder,
             policy_id=record["policy_id"],

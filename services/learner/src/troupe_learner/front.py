@@ -13,14 +13,13 @@ version that was never used for other weights (`lineages`); whoever holds the se
 """
 
 import asyncio
-import errno
 import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from troupe_learner.batches import BatchStore
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint import Checkpoint, Layout
 from troupe_learner.checkpoint_layout import MODEL
+from troupe_learner.disk import RETRY_SECONDS, writing
 from troupe_learner.exports import Export, describe
 from troupe_learner.gang import CommandRefused, Generation, GenerationLost, RankPlan
 from troupe_learner.ledger import Ledger, Version
@@ -44,7 +44,6 @@ from troupe_learner.settings import LearnerSettings
 from troupe_learner.supervisor import Supervisor
 from troupe_learner.work_folder import WorkFolder
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _Result = TypeVar("_Result")
 _log = get_logger()
 
@@ -300,11 +299,7 @@ class Front:
             if version is not None and version != current:
                 raise FailedPrecondition(f"version {version}", f"is not current: {current} is, export that one")
             if self._export is None or self._export.version != current:
-                path = self._folder.exports / f"{next(self._numbers)}.safetensors"
-                await self._run({"command": "export", "weights": str(path)})
-                if self._export is not None:
-                    self._export.path.unlink(missing_ok=True)
-                self._export = await asyncio.to_thread(describe, current, path)
+                self._export = await self._exported(current)
             return self._export
 
         return await self._to_the_end(work())
@@ -317,7 +312,8 @@ class Front:
             tokens = self._folder.scores / f"{number}-tokens.npz"
             scores = self._folder.scores / f"{number}-scores.npz"
             try:
-                await asyncio.to_thread(write_sequences, tokens, sequences)
+                with writing(tokens):
+                    await asyncio.to_thread(write_sequences, tokens, sequences)
                 await self._run({"command": "score", "sequences": str(tokens), "scores": str(scores)})
                 return Scores(self.ledger.version, *await asyncio.to_thread(read_scores, scores))
             finally:
@@ -353,12 +349,27 @@ class Front:
         except ServiceError as error:
             operation.fail(error.code.name, error.message)
         except OSError as error:
-            code = "RESOURCE_EXHAUSTED" if error.errno in _NO_ROOM else "INTERNAL"
-            operation.fail(code, f"{operation.subject}: {error}; nothing was left behind")
+            operation.fail("INTERNAL", f"{operation.subject}: {error}; the state is as before")
         finally:
             self._changing = None
             if not operation.now.done:
                 operation.fail("UNAVAILABLE", f"{operation.subject} ended with the learner")
+
+    async def _exported(self, version: Version) -> Export:
+        """A new file in the place of the one of another version; whole or not at all."""
+        await self._forget_export()
+        path = self._folder.exports / f"{next(self._numbers)}.safetensors"
+        try:
+            await self._run({"command": "export", "weights": str(path)})
+            return await asyncio.to_thread(describe, version, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    async def _forget_export(self) -> None:
+        if self._export is not None:
+            await asyncio.to_thread(self._export.path.unlink, missing_ok=True)
+            self._export = None
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Takes a turn that goes on when the caller goes away: the ranks still read and write its files."""
@@ -439,7 +450,7 @@ class Front:
         else:
             self._base = replace(self._base, ledger=ledger)
         self.ledger = replace(ledger, run_id=self.ledger.run_id)
-        self._export = None
+        await self._forget_export()
 
     async def _renamed(self, ledger: Ledger) -> Ledger:
         """The ledger under a lineage in which its version is the newest."""
@@ -478,9 +489,9 @@ def _loaded(found: Checkpoint) -> Loaded:
 
 def _as_service_error(error: GenerationLost | CommandRefused) -> ServiceError:
     if isinstance(error, GenerationLost):
-        return Unavailable(f"the gang was lost: {error}", retry_after_seconds=1.0)
+        return Unavailable(f"the gang was lost: {error}; wait for READY, then call again", retry_after_seconds=1.0)
     if error.code == "RESOURCE_EXHAUSTED":
-        return Exhausted(str(error), retry_after_seconds=10.0)
+        return Exhausted(str(error), retry_after_seconds=RETRY_SECONDS)
     return FailedPrecondition("ranks", str(error))
 
 

@@ -11,6 +11,7 @@ import os
 import uuid
 from pathlib import Path
 
+from troupe_learner.disk import writing
 from troupe_learner.ledger import Version
 
 
@@ -42,17 +43,18 @@ class Lineages:
         """Records that weights of this version exist, or are about to.
 
         Raises:
-            OSError: it could not be recorded, so weights must not be made under that name.
+            Exhausted, FailedPrecondition: it cannot be recorded, so weights must not be made under that name.
         """
         if self._highest.get(version.lineage, -1) >= version.number:
             return
         highest = self._highest | {version.lineage: version.number}
         partial = self._path.with_suffix(".partial")
-        with partial.open("w") as file:
-            json.dump(highest, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        with writing(self._path):
+            with partial.open("w") as file:
+                json.dump(highest, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
         self._highest = highest
 
     def _new(self, base: str, number: int) -> str:

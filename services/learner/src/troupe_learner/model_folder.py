@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from troupe_learner.disk import writing
 from troupe_learner.weight_file import BadWeightFile, stored_tensors
 
 _OUTPUT_PROJECTION: Final = "lm_head.weight"
@@ -52,11 +53,16 @@ class ModelFolder:
         return None
 
     def copy_definition(self, target: Path) -> None:
-        """Copies all that is not weights (config, tokenizer, template), so that the copy opens by itself."""
+        """Copies all that is not weights (config, tokenizer, template), so that the copy opens by itself.
+
+        Raises:
+            Exhausted, FailedPrecondition: a file cannot be written.
+        """
         for source in sorted(self.folder.iterdir()):
             is_weights = source.suffix in _WEIGHT_SUFFIXES or source.name.endswith(".index.json")
             if source.is_file() and not is_weights and source.name[0] != ".":
-                shutil.copyfile(source, target / source.name)
+                with writing(target / source.name):
+                    shutil.copyfile(source, target / source.name)
 
 
 def open_model(name: str) -> ModelFolder:

@@ -96,7 +96,7 @@ class Supervisor:
                 except BaseException:
                     await generation.close()
                     raise
-            except GenerationLost as error:
+            except (GenerationLost, OSError) as error:
                 self.detail = str(error)
                 _log.error("a generation was not formed", number=number, reason=self.detail)
             else:

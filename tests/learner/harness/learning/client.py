@@ -24,6 +24,10 @@ class Client:
     policy_id: str = "policy"
     token: int = 7
 
+    @classmethod
+    def of(cls, channel: grpc.aio.Channel) -> "Client":
+        return cls(learner_pb2_grpc.LearnerStub(channel))
+
     @property
     def fence(self) -> common_pb2.Fence:
         return common_pb2.Fence(store_id="store", token=self.token)
@@ -116,6 +120,16 @@ class Client:
                 await asyncio.sleep(0.05)
         assert state.state == learner_pb2.GANG_STATE_READY, state
         return state
+
+    async def digests(self) -> dict[str, str]:
+        """SHA-256 of each tensor of the current weights."""
+        request = learner_pb2.ExportWeightsRequest(policy_id=self.policy_id, manifest_only=True)
+        (response,) = [each async for each in self.stub.ExportWeights(request)]
+        return {tensor.name: tensor.sha256.hex() for tensor in response.manifest.tensors}
+
+    async def score(self, *rows: list[int]) -> learner_pb2.ScoreResponse:
+        sequences = [learner_pb2.ScoreSequence(token_ids=row) for row in rows]
+        return await self.stub.Score(learner_pb2.ScoreRequest(policy_id=self.policy_id, sequences=sequences))
 
     async def weights(self) -> tuple[object, dict[str, bytes]]:
         """The manifest, and the bytes of each tensor."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from troupe_learner.batch_file import read_batch, read_sequences, write_scores
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint_layout import MODEL_WEIGHTS, state_file
+from troupe_learner.disk import described, is_full
 from troupe_learner.optimization import Optimization
 from troupe_learner.rank.engine import Engine, copy_into, misfit, sum_over_ranks
 from troupe_learner.rank.model import SAFETENSORS_NAMES, bytes_of, trained_parameters
@@ -70,7 +71,9 @@ def score_sequences(rank: Rank, command: Message) -> Message:
     lengths, token_ids = read_sequences(Path(command["sequences"]))
     log_probs, entropies = score(rank.engine, lengths, token_ids, rank.token_budget)
     if rank.engine.rank == 0:
-        write_scores(Path(command["scores"]), log_probs, entropies)
+        path = Path(command["scores"])
+        with _disk_errors(path):
+            write_scores(path, log_probs, entropies)
     return {}
 
 
@@ -166,6 +169,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refused(
-            "RESOURCE_EXHAUSTED", f"cannot write {path}: {error.strerror}; make room there, then call again"
-        ) from error
+        code = "RESOURCE_EXHAUSTED" if is_full(error) else "FAILED_PRECONDITION"
+        raise Refused(code, f"{path} {described(error)}") from error

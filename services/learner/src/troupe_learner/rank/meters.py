@@ -1,5 +1,7 @@
 """Metrics of a step: sums and maxima over trained tokens, reduced over ranks at the end."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -10,17 +12,20 @@ _SUMS = (
     "loss", "trained_tokens", "padded_tokens", "ratio", "clipped", "importance", "entropy", "policy_kl",
     "mismatch_tokens", "mismatch_mean_abs", "mismatch_kl",
 )  # fmt: skip
+# In the order in which one makes the next not finite.
+QUANTITIES: Final = ("log-probability", "ratio", "loss")
+_NONE: Final = 2**62
 _MAXIMA = ("ratio_max", "mismatch_max_abs", "mismatch_ratio_max")
 
 
 class Meters:
-    """Collects on one rank. `bad` are the indices of sequences whose loss was not finite."""
+    """Collects on one rank."""
 
     def __init__(self) -> None:
         self._sums = dict.fromkeys(_SUMS, 0.0)
         self._maxima = dict.fromkeys(_MAXIMA, 0.0)
         self._norms: list[float] = []
-        self.bad: list[int] = []
+        self._first_bad = _NONE
 
     def add_loss(
         self, inputs: LossInputs, outputs: LossOutputs, entropies: Tensor, padded_tokens: int, scale: float
@@ -47,9 +52,23 @@ class Meters:
         self._maxima["mismatch_max_abs"] = max(self._maxima["mismatch_max_abs"], worst)
         self._maxima["mismatch_ratio_max"] = max(self._maxima["mismatch_ratio_max"], float(gap.max().exp()))
 
-    def note_bad(self, token_losses: Tensor, owners: Tensor) -> None:
-        bad = owners[~torch.isfinite(token_losses)]
-        self.bad.extend(sorted(set(bad.tolist())))
+    def note_bad(self, inputs: LossInputs, outputs: LossOutputs, owners: Tensor) -> None:
+        """Remembers the first sequence with a value that is not finite; `owners` are indices into the batch."""
+        values = (inputs.log_probs.detach(), outputs.ratios, outputs.token_losses)
+        for place, each in enumerate(values):
+            bad = owners[~torch.isfinite(each)]
+            if len(bad):
+                self._first_bad = min(self._first_bad, int(bad.min()) * len(QUANTITIES) + place)
+
+    def first_bad(self, ranks: int) -> tuple[int, str] | None:
+        """Of all ranks: index of the sequence, and the first of its `QUANTITIES` that is not finite. A collective."""
+        first = torch.tensor(self._first_bad)
+        if ranks > 1:
+            dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        if int(first) == _NONE:
+            return None
+        sequence, place = divmod(int(first), len(QUANTITIES))
+        return sequence, QUANTITIES[place]
 
     def add_norm(self, norm: float) -> None:
         """Norm of the gradient summed over ranks, before clipping; the same on every rank."""

@@ -9,7 +9,7 @@ Every rank runs the same plan on its share of the forward passes. Facts that the
   a forward pass over all mini-batches but the first, whose own log-probabilities are the old ones. An importance cap
   needs both, so it implies `recompute`.
 - The difference between learner and engine is measured on the first mini-batch, before any update.
-- A step that meets a gradient that is not finite is undone: weights and moments are bit for bit as before.
+- A step that meets a loss or a gradient that is not finite is undone: weights and moments are bit for bit as before.
 """
 
 import time
@@ -94,22 +94,21 @@ def train_step(
             clip = Clip(optimization.clip_low, optimization.clip_high, optimization.importance_cap)
             inputs = LossInputs(log_probs, reference, each.behaviour, each.advantages, each.weights * scale)
             outputs = clipped_policy_gradient(inputs, clip)
-            engine.backward(outputs.loss)
+            engine.backward(_revealing(outputs.loss))
             if microbatch.counts:
                 meters.add_loss(inputs, outputs, entropies, each.padded_tokens, scale)
                 if number == 1:
                     meters.add_mismatch(log_probs.detach(), each.behaviour)
-                meters.note_bad(outputs.token_losses, each.owners)
+                meters.note_bad(inputs, outputs, each.owners)
         try:
             norm = engine.apply(optimization.learning_rate, optimization.max_grad_norm)
         except NonFiniteGradient as error:
             if before is not None:
                 copy_into(engine.live(), before)
-            culprits = ", ".join(batch.ids[index] for index in meters.bad[:3])
             raise StepRefused(
-                f"mini-batch {number} of {len(plan)}: {error}"
-                + (f"; not finite: the loss of {culprits}" if culprits else "")
-                + "; weights and moments are as before the step"
+                f"{_culprit(batch, trainable, parts[number - 1], meters.first_bad(engine.ranks))} (mini-batch {number} "
+                f"of {len(plan)}: {error}); weights and moments are as before the step, which would end so again: look "
+                "at that sequence, or go back to a checkpoint and go on with a lower learning rate"
             ) from error
         meters.add_norm(norm)
         progress(number / len(plan))
@@ -121,6 +120,19 @@ def train_step(
     metrics["learning_rate"] = optimization.learning_rate
     metrics["seconds"] = time.perf_counter() - started
     return metrics
+
+
+def _revealing(loss: Tensor) -> Tensor:
+    """The loss, whose gradient is not finite wherever it is not finite itself: so no engine can apply it unseen."""
+    return loss if torch.isfinite(loss) else loss * torch.nan
+
+
+def _culprit(batch: BatchArrays, trainable: Sequence[int], part: range, first: tuple[int, str] | None) -> str:
+    """What was not finite first: of one sequence, or else of the mini-batch `part` of the trainable ones."""
+    if first is not None:
+        return f"the {first[1]} of sequence {batch.ids[first[0]]} is not finite"
+    ids = [batch.ids[trainable[index]] for index in (part[0], part[-1])]
+    return f"the gradient of sequences {ids[0]} to {ids[1]} is not finite"
 
 
 def contributing(batch: BatchArrays) -> list[int]:

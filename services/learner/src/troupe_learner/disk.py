@@ -1,0 +1,39 @@
+"""What a failed write means to whoever asked for it: which code, which path, which remedy. No torch, no gRPC server."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from troupe_contracts.errors import Exhausted, FailedPrecondition
+
+RETRY_SECONDS: Final = 10.0
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room, rather than no right or no such place."""
+    return error.errno in _NO_ROOM
+
+
+def described(error: OSError) -> str:
+    """The failure in words, with the remedy."""
+    remedy = "make room there" if is_full(error) else "make it writable, or choose another place"
+    return f"cannot be written ({error.strerror or error}): {remedy}, then call again; nothing was left half-written"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes `path` or below it.
+
+    Raises:
+        Exhausted: the disk is full.
+        FailedPrecondition: it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise Exhausted(f"{path} {described(error)}", retry_after_seconds=RETRY_SECONDS) from error
+        raise FailedPrecondition(str(path), described(error)) from error
