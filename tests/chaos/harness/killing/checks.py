@@ -16,11 +16,9 @@ from troupe.v1 import common_pb2, policy_pb2
 from troupe_client.profile import load_profile
 from troupe_client.wiring import LEARNER, Folders, launch, own_environment
 from troupe_orchestrator.store.batches import BatchRecord
-from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.learner import LearnerClient
 from troupe_orchestrator.training.queue import TaskQueue, epoch_order
-from troupe_orchestrator.tree import TaskPayload
 
 from killing.deployment import Live
 from killing.record import Record
@@ -51,12 +49,7 @@ def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> 
     drawn = record.drawn()
     if not drawn:
         return
-    committed = len(drawn)
-    trained: Counter[str] = Counter()
-    for step, file in record.tree_files():
-        if step <= committed:
-            roots = [tree.root.payload for tree in read_trees(file)]
-            trained.update(root.task_id for root in roots if isinstance(root, TaskPayload))
+    trained = record.trained_tasks()
     queue: TaskQueue = drawn[-1][1]
     seen = set(epoch_order(seed, queue.epoch, task_ids)[: queue.position])
     put_off = Counter(queue.postponed)

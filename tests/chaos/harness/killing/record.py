@@ -3,12 +3,15 @@
 import json
 import os
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from troupe_orchestrator.store.batches import BatchRecord
+from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.queue import TaskQueue
+from troupe_orchestrator.tree import TaskPayload
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Record:
         self._file = data / "troupe.db"
         self._run_id = run_id
         self._kept = kept
+        self._batches: list[BatchRecord] = []
+        self._trained: dict[int, list[str]] = {}
         kept.mkdir(parents=True, exist_ok=True)
 
     def run_state(self) -> tuple[str, str]:
@@ -67,27 +72,30 @@ class Record:
 
     def keep_batches(self) -> list[BatchRecord]:
         """All sealed batches, their files in a folder that no retention clears."""
-        records = []
         rows = self._rows(
             "select policy_id, update_number, digest, file, sequences, optimization from batches where run_id = ? "
-            "order by update_number"
+            f"and update_number > {len(self._batches)} order by update_number"
         )
         for policy_id, update, digest, file, sequences, optimization in rows:
             kept = self._kept / f"{update:06d}-{digest}.parquet"
-            if not kept.exists():
-                os.link(file, kept)
-            records.append(BatchRecord(policy_id, update, digest, str(kept), sequences, json.loads(optimization)))
-        return records
+            os.link(file, kept)
+            self._batches.append(BatchRecord(policy_id, update, digest, str(kept), sequences, json.loads(optimization)))
+        return self._batches
+
+    def trained_tasks(self) -> Counter[str]:
+        """How often each task is in the trees of the committed steps."""
+        committed = self.committed()
+        rows = self._rows("select step, path from tree_files where scope = ? order by step")
+        for step, path in rows:
+            if step <= committed and step not in self._trained:
+                roots = [tree.root.payload for tree in read_trees(Path(path))]
+                self._trained[step] = [root.task_id for root in roots if isinstance(root, TaskPayload)]
+        return Counter(task for tasks in self._trained.values() for task in tasks)
 
     def drawn(self) -> list[tuple[list[str], TaskQueue]]:
         """For each committed step its tasks, and the queue after it."""
         rows = self._rows("select task_ids, queue from steps where run_id = ? and state = 'committed' order by step")
         return [(json.loads(tasks), TaskQueue.from_json(json.loads(queue))) for tasks, queue in rows]
-
-    def tree_files(self) -> list[tuple[int, Path]]:
-        """(step, file of its trees)."""
-        rows = self._rows("select step, path from tree_files where scope = ? order by step")
-        return [(step, Path(path)) for step, path in rows]
 
     def quarantined(self) -> set[str]:
         return {row[0] for row in self._rows("select task_id from drops where run_id = ? and quarantined")}
