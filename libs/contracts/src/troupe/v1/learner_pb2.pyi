@@ -798,6 +798,7 @@ class LearnerInfo(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     APPLIED_STEPS_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     state: Global___GangState.ValueType
     run_id: _builtins.str
@@ -806,6 +807,7 @@ class LearnerInfo(_message.Message):
     applied_digest: _builtins.bytes
     model: _builtins.str
     tokenizer_digest: _builtins.str
+    """Digests as in PolicyInfo: SHA-256, hex."""
     architecture_digest: _builtins.str
     tied_embeddings: _builtins.bool
     ranks: _builtins.int
@@ -813,6 +815,8 @@ class LearnerInfo(_message.Message):
     """Engine, threads and core binding, as started."""
     detail: _builtins.str
     """Why the state is FAILED or RESTARTING."""
+    chat_template_digest: _builtins.str
+    """SHA-256, hex, of the chat template's text."""
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...
     @_builtins.property
@@ -836,10 +840,11 @@ class LearnerInfo(_message.Message):
         engine: _builtins.str = ...,
         detail: _builtins.str = ...,
         applied_steps: _abc.Iterable[Global___AppliedStep] | None = ...,
+        chat_template_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "detail", b"detail", "engine", b"engine", "model", b"model", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "detail", b"detail", "engine", b"engine", "model", b"model", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,15 +26,15 @@ from troupe.v1 import common_pb2 as troupe_dot_v1_dot_common__pb2
 from troupe.v1 import transcript_pb2 as troupe_dot_v1_dot_transcript__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16troupe/v1/policy.proto\x12\ttroupe.v1\x1a\x16troupe/v1/common.proto\x1a\x1atroupe/v1/transcript.proto\"\xd1\x01\n\x0fGenerateRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12)\n\ntranscript\x18\x02 \x01(\x0b\x32\x15.troupe.v1.Transcript\x12(\n\x08messages\x18\x03 \x03(\x0b\x32\x16.troupe.v1.ChatMessage\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.troupe.v1.Sampling\x12)\n\x07version\x18\x05 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\"\xd1\x01\n\x10GenerateResponse\x12\'\n\x08\x61ppended\x18\x01 \x01(\x0b\x32\x15.troupe.v1.Transcript\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x15.troupe.v1.StopReason\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x18\n\x10generated_tokens\x18\x06 \x01(\r\"\x12\n\x10GetPolicyRequest\"\x8f\x03\n\nPolicyInfo\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12)\n\x07version\x18\x03 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.troupe.v1.UpdateState\x12\r\n\x05model\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\x12\x1c\n\x14\x63hat_template_digest\x18\x07 \x01(\t\x12\x1b\n\x13\x61rchitecture_digest\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\t \x01(\r\x12\x17\n\x0fvocabulary_size\x18\n \x01(\r\x12\x16\n\x0ereturns_tokens\x18\x0b \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65pts_updates\x18\x0c \x01(\x08\x12\r\n\x05owner\x18\r \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x0e \x01(\r\x12\x11\n\tin_flight\x18\x0f \x01(\r\x12\x0e\n\x06\x65ngine\x18\x10 \x01(\t\"[\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x11\n\tbyte_size\x18\x05 \x01(\x04\"\x8f\x01\n\x0eWeightManifest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12)\n\x07version\x18\x02 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12&\n\x07tensors\x18\x03 \x03(\x0b\x32\x15.troupe.v1.TensorSpec\x12\x17\n\x0ftied_embeddings\x18\x04 \x01(\x08\"G\n\x0cWeightSource\x12\x18\n\x0elearner_target\x18\x01 \x01(\tH\x00\x12\x13\n\tstore_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xb2\x01\n\x12\x42\x65ginUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\x12\n\nreplica_id\x18\x03 \x01(\t\x12+\n\x08manifest\x18\x04 \x01(\x0b\x32\x19.troupe.v1.WeightManifest\x12\'\n\x06source\x18\x05 \x01(\x0b\x32\x17.troupe.v1.WeightSource\"\x15\n\x13\x42\x65ginUpdateResponse\"I\n\x13StageWeightsRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\",\n\x14StageWeightsResponse\x12\x14\n\x0cstaged_bytes\x18\x01 \x01(\x04\"-\n\x05Probe\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x11\n\tlog_probs\x18\x02 \x03(\x02\"\x80\x01\n\x13\x43ommitUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12 \n\x06probes\x18\x03 \x03(\x0b\x32\x10.troupe.v1.Probe\x12\x13\n\x0bprobe_bound\x18\x04 \x01(\x01\"\x8c\x01\n\x14\x43ommitUpdateResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x18\n\x10probe_mean_error\x18\x02 \x01(\x01\x12\x17\n\x0fprobe_max_error\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\"H\n\x12\x41\x62ortUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\"\x15\n\x13\x41\x62ortUpdateResponse*\xac\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14UPDATE_STATE_SERVING\x10\x01\x12\x16\n\x12UPDATE_STATE_BEGUN\x10\x02\x12\x17\n\x13UPDATE_STATE_STAGED\x10\x03\x12\x1b\n\x17UPDATE_STATE_COMMITTING\x10\x04\x12\x17\n\x13UPDATE_STATE_BROKEN\x10\x05\x32\xcc\x03\n\x06Policy\x12\x43\n\x08Generate\x12\x1a.troupe.v1.GenerateRequest\x1a\x1b.troupe.v1.GenerateResponse\x12?\n\tGetPolicy\x12\x1b.troupe.v1.GetPolicyRequest\x1a\x15.troupe.v1.PolicyInfo\x12L\n\x0b\x42\x65ginUpdate\x12\x1d.troupe.v1.BeginUpdateRequest\x1a\x1e.troupe.v1.BeginUpdateResponse\x12O\n\x0cStageWeights\x12\x1e.troupe.v1.StageWeightsRequest\x1a\x1f.troupe.v1.StageWeightsResponse\x12O\n\x0c\x43ommitUpdate\x12\x1e.troupe.v1.CommitUpdateRequest\x1a\x1f.troupe.v1.CommitUpdateResponse\x12L\n\x0b\x41\x62ortUpdate\x12\x1d.troupe.v1.AbortUpdateRequest\x1a\x1e.troupe.v1.AbortUpdateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16troupe/v1/policy.proto\x12\ttroupe.v1\x1a\x16troupe/v1/common.proto\x1a\x1atroupe/v1/transcript.proto\"\xd1\x01\n\x0fGenerateRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12)\n\ntranscript\x18\x02 \x01(\x0b\x32\x15.troupe.v1.Transcript\x12(\n\x08messages\x18\x03 \x03(\x0b\x32\x16.troupe.v1.ChatMessage\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.troupe.v1.Sampling\x12)\n\x07version\x18\x05 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\"\xd1\x01\n\x10GenerateResponse\x12\'\n\x08\x61ppended\x18\x01 \x01(\x0b\x32\x15.troupe.v1.Transcript\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x15.troupe.v1.StopReason\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x18\n\x10generated_tokens\x18\x06 \x01(\r\"\x12\n\x10GetPolicyRequest\"\xa1\x03\n\nPolicyInfo\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12)\n\x07version\x18\x03 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.troupe.v1.UpdateState\x12\r\n\x05model\x18\x05 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x06 \x01(\t\x12\x1c\n\x14\x63hat_template_digest\x18\x07 \x01(\t\x12\x1b\n\x13\x61rchitecture_digest\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\t \x01(\r\x12\x17\n\x0fvocabulary_size\x18\n \x01(\r\x12\x16\n\x0ereturns_tokens\x18\x0b \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65pts_updates\x18\x0c \x01(\x08\x12\r\n\x05owner\x18\r \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x0e \x01(\r\x12\x11\n\tin_flight\x18\x0f \x01(\r\x12\x0e\n\x06\x65ngine\x18\x10 \x01(\t\x12\x10\n\x08renderer\x18\x11 \x01(\t\"[\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x11\n\tbyte_size\x18\x05 \x01(\x04\"\x8f\x01\n\x0eWeightManifest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12)\n\x07version\x18\x02 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12&\n\x07tensors\x18\x03 \x03(\x0b\x32\x15.troupe.v1.TensorSpec\x12\x17\n\x0ftied_embeddings\x18\x04 \x01(\x08\"G\n\x0cWeightSource\x12\x18\n\x0elearner_target\x18\x01 \x01(\tH\x00\x12\x13\n\tstore_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xb2\x01\n\x12\x42\x65ginUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\x12\n\nreplica_id\x18\x03 \x01(\t\x12+\n\x08manifest\x18\x04 \x01(\x0b\x32\x19.troupe.v1.WeightManifest\x12\'\n\x06source\x18\x05 \x01(\x0b\x32\x17.troupe.v1.WeightSource\"\x15\n\x13\x42\x65ginUpdateResponse\"I\n\x13StageWeightsRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\",\n\x14StageWeightsResponse\x12\x14\n\x0cstaged_bytes\x18\x01 \x01(\x04\"-\n\x05Probe\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x11\n\tlog_probs\x18\x02 \x03(\x02\"\x80\x01\n\x13\x43ommitUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12 \n\x06probes\x18\x03 \x03(\x0b\x32\x10.troupe.v1.Probe\x12\x13\n\x0bprobe_bound\x18\x04 \x01(\x01\"\xf8\x01\n\x14\x43ommitUpdateResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x18\n\x10probe_mean_error\x18\x02 \x01(\x01\x12\x17\n\x0fprobe_max_error\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\x12\x18\n\x0bprobe_bound\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x17probe_mean_error_before\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_probe_boundB\x1a\n\x18_probe_mean_error_before\"H\n\x12\x41\x62ortUpdateRequest\x12\x1f\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Fence\x12\x11\n\tupdate_id\x18\x02 \x01(\t\"\x15\n\x13\x41\x62ortUpdateResponse*\xac\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14UPDATE_STATE_SERVING\x10\x01\x12\x16\n\x12UPDATE_STATE_BEGUN\x10\x02\x12\x17\n\x13UPDATE_STATE_STAGED\x10\x03\x12\x1b\n\x17UPDATE_STATE_COMMITTING\x10\x04\x12\x17\n\x13UPDATE_STATE_BROKEN\x10\x05\x32\xcc\x03\n\x06Policy\x12\x43\n\x08Generate\x12\x1a.troupe.v1.GenerateRequest\x1a\x1b.troupe.v1.GenerateResponse\x12?\n\tGetPolicy\x12\x1b.troupe.v1.GetPolicyRequest\x1a\x15.troupe.v1.PolicyInfo\x12L\n\x0b\x42\x65ginUpdate\x12\x1d.troupe.v1.BeginUpdateRequest\x1a\x1e.troupe.v1.BeginUpdateResponse\x12O\n\x0cStageWeights\x12\x1e.troupe.v1.StageWeightsRequest\x1a\x1f.troupe.v1.StageWeightsResponse\x12O\n\x0c\x43ommitUpdate\x12\x1e.troupe.v1.CommitUpdateRequest\x1a\x1f.troupe.v1.CommitUpdateResponse\x12L\n\x0b\x41\x62ortUpdate\x12\x1d.troupe.v1.AbortUpdateRequest\x1a\x1e.troupe.v1.AbortUpdateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPDATESTATE']._serialized_start=1991
-  _globals['_UPDATESTATE']._serialized_end=2163
+  _globals['_UPDATESTATE']._serialized_start=2117
+  _globals['_UPDATESTATE']._serialized_end=2289
   _globals['_GENERATEREQUEST']._serialized_start=90
   _globals['_GENERATEREQUEST']._serialized_end=299
   _globals['_GENERATERESPONSE']._serialized_start=302
@@ -42,31 +42,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPOLICYREQUEST']._serialized_start=513
   _globals['_GETPOLICYREQUEST']._serialized_end=531
   _globals['_POLICYINFO']._serialized_start=534
-  _globals['_POLICYINFO']._serialized_end=933
-  _globals['_TENSORSPEC']._serialized_start=935
-  _globals['_TENSORSPEC']._serialized_end=1026
-  _globals['_WEIGHTMANIFEST']._serialized_start=1029
-  _globals['_WEIGHTMANIFEST']._serialized_end=1172
-  _globals['_WEIGHTSOURCE']._serialized_start=1174
-  _globals['_WEIGHTSOURCE']._serialized_end=1245
-  _globals['_BEGINUPDATEREQUEST']._serialized_start=1248
-  _globals['_BEGINUPDATEREQUEST']._serialized_end=1426
-  _globals['_BEGINUPDATERESPONSE']._serialized_start=1428
-  _globals['_BEGINUPDATERESPONSE']._serialized_end=1449
-  _globals['_STAGEWEIGHTSREQUEST']._serialized_start=1451
-  _globals['_STAGEWEIGHTSREQUEST']._serialized_end=1524
-  _globals['_STAGEWEIGHTSRESPONSE']._serialized_start=1526
-  _globals['_STAGEWEIGHTSRESPONSE']._serialized_end=1570
-  _globals['_PROBE']._serialized_start=1572
-  _globals['_PROBE']._serialized_end=1617
-  _globals['_COMMITUPDATEREQUEST']._serialized_start=1620
-  _globals['_COMMITUPDATEREQUEST']._serialized_end=1748
-  _globals['_COMMITUPDATERESPONSE']._serialized_start=1751
-  _globals['_COMMITUPDATERESPONSE']._serialized_end=1891
-  _globals['_ABORTUPDATEREQUEST']._serialized_start=1893
-  _globals['_ABORTUPDATEREQUEST']._serialized_end=1965
-  _globals['_ABORTUPDATERESPONSE']._serialized_start=1967
-  _globals['_ABORTUPDATERESPONSE']._serialized_end=1988
-  _globals['_POLICY']._serialized_start=2166
-  _globals['_POLICY']._serialized_end=2626
+  _globals['_POLICYINFO']._serialized_end=951
+  _globals['_TENSORSPEC']._serialized_start=953
+  _globals['_TENSORSPEC']._serialized_end=1044
+  _globals['_WEIGHTMANIFEST']._serialized_start=1047
+  _globals['_WEIGHTMANIFEST']._serialized_end=1190
+  _globals['_WEIGHTSOURCE']._serialized_start=1192
+  _globals['_WEIGHTSOURCE']._serialized_end=1263
+  _globals['_BEGINUPDATEREQUEST']._serialized_start=1266
+  _globals['_BEGINUPDATEREQUEST']._serialized_end=1444
+  _globals['_BEGINUPDATERESPONSE']._serialized_start=1446
+  _globals['_BEGINUPDATERESPONSE']._serialized_end=1467
+  _globals['_STAGEWEIGHTSREQUEST']._serialized_start=1469
+  _globals['_STAGEWEIGHTSREQUEST']._serialized_end=1542
+  _globals['_STAGEWEIGHTSRESPONSE']._serialized_start=1544
+  _globals['_STAGEWEIGHTSRESPONSE']._serialized_end=1588
+  _globals['_PROBE']._serialized_start=1590
+  _globals['_PROBE']._serialized_end=1635
+  _globals['_COMMITUPDATEREQUEST']._serialized_start=1638
+  _globals['_COMMITUPDATEREQUEST']._serialized_end=1766
+  _globals['_COMMITUPDATERESPONSE']._serialized_start=1769
+  _globals['_COMMITUPDATERESPONSE']._serialized_end=2017
+  _globals['_ABORTUPDATEREQUEST']._serialized_start=2019
+  _globals['_ABORTUPDATEREQUEST']._serialized_end=2091
+  _globals['_ABORTUPDATERESPONSE']._serialized_start=2093
+  _globals['_ABORTUPDATERESPONSE']._serialized_end=2114
+  _globals['_POLICY']._serialized_start=2292
+  _globals['_POLICY']._serialized_end=2752
 # @@protoc_insertion_point(module_scope)

@@ -177,6 +177,7 @@ class PolicyInfo(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    RENDERER_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """Which policy this replica serves; both roles may name the same."""
     replica_id: _builtins.str
@@ -185,8 +186,8 @@ class PolicyInfo(_message.Message):
     model: _builtins.str
     """Folder or hub id of the model."""
     tokenizer_digest: _builtins.str
-    """SHA-256, hex: of the tokenizer's files, the chat template with the renderer's name, and the architecture (names,
-    shapes, tied embeddings). A run refuses to start when two services of one policy differ.
+    """SHA-256, hex: of the tokenizer's files, the chat template's text, and the architecture (names, shapes, tied
+    embeddings). A run refuses to start when two services of one policy differ.
     """
     chat_template_digest: _builtins.str
     architecture_digest: _builtins.str
@@ -205,6 +206,10 @@ class PolicyInfo(_message.Message):
     """Generations running and waiting now."""
     engine: _builtins.str
     """Engine, its version, threads and core binding, as started."""
+    renderer: _builtins.str
+    """Renderer that turns messages into tokens in the template's place; empty on a hosted model. Replicas of one policy
+    have the same.
+    """
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...
     def __init__(
@@ -226,10 +231,11 @@ class PolicyInfo(_message.Message):
         capacity: _builtins.int = ...,
         in_flight: _builtins.int = ...,
         engine: _builtins.str = ...,
+        renderer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_updates", b"accepts_updates", "architecture_digest", b"architecture_digest", "capacity", b"capacity", "chat_template_digest", b"chat_template_digest", "context_length", b"context_length", "engine", b"engine", "in_flight", b"in_flight", "model", b"model", "owner", b"owner", "policy_id", b"policy_id", "replica_id", b"replica_id", "returns_tokens", b"returns_tokens", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "version", b"version", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_updates", b"accepts_updates", "architecture_digest", b"architecture_digest", "capacity", b"capacity", "chat_template_digest", b"chat_template_digest", "context_length", b"context_length", "engine", b"engine", "in_flight", b"in_flight", "model", b"model", "owner", b"owner", "policy_id", b"policy_id", "renderer", b"renderer", "replica_id", b"replica_id", "returns_tokens", b"returns_tokens", "state", b"state", "tokenizer_digest", b"tokenizer_digest", "version", b"version", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,7 +468,9 @@ class CommitUpdateRequest(_message.Message):
     PROBE_BOUND_FIELD_NUMBER: _builtins.int
     update_id: _builtins.str
     probe_bound: _builtins.float
-    """Largest mean absolute difference of log-probabilities that passes, in nats."""
+    """Largest mean absolute difference of log-probabilities that passes, in nats. A replica holds itself to less: to a
+    multiple of how far it was off at its first load with probes, and to coming closer than the weights before were.
+    """
     @_builtins.property
     def fence(self) -> _common_pb2.Fence: ...
     @_builtins.property
@@ -493,11 +501,19 @@ class CommitUpdateResponse(_message.Message):
     PROBE_MEAN_ERROR_FIELD_NUMBER: _builtins.int
     PROBE_MAX_ERROR_FIELD_NUMBER: _builtins.int
     PAUSED_SECONDS_FIELD_NUMBER: _builtins.int
+    PROBE_BOUND_FIELD_NUMBER: _builtins.int
+    PROBE_MEAN_ERROR_BEFORE_FIELD_NUMBER: _builtins.int
     probe_mean_error: _builtins.float
     """Mean and largest absolute difference over all probe tokens, in nats."""
     probe_max_error: _builtins.float
     paused_seconds: _builtins.float
     """Seconds during which generation was paused."""
+    probe_bound: _builtins.float
+    """What probe_mean_error was held to, in nats; absent without probes."""
+    probe_mean_error_before: _builtins.float
+    """Mean absolute difference over all probe tokens of the weights before, in nats: how well the probes tell the two sets
+    of weights apart. Absent without probes, and where no committed weights were loaded.
+    """
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...
     def __init__(
@@ -507,12 +523,21 @@ class CommitUpdateResponse(_message.Message):
         probe_mean_error: _builtins.float = ...,
         probe_max_error: _builtins.float = ...,
         paused_seconds: _builtins.float = ...,
+        probe_bound: _builtins.float | None = ...,
+        probe_mean_error_before: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probe_bound", b"_probe_bound", "_probe_mean_error_before", b"_probe_mean_error_before", "probe_bound", b"probe_bound", "probe_mean_error_before", b"probe_mean_error_before", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused_seconds", b"paused_seconds", "probe_max_error", b"probe_max_error", "probe_mean_error", b"probe_mean_error", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_bound", b"_probe_bound", "_probe_mean_error_before", b"_probe_mean_error_before", "paused_seconds", b"paused_seconds", "probe_bound", b"probe_bound", "probe_max_error", b"probe_max_error", "probe_mean_error", b"probe_mean_error", "probe_mean_error_before", b"probe_mean_error_before", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__probe_bound: _TypeAlias = _typing.Literal["probe_bound"]  # noqa: Y015
+    _WhichOneofArgType__probe_bound: _TypeAlias = _typing.Literal["_probe_bound", b"_probe_bound"]  # noqa: Y015
+    _WhichOneofReturnType__probe_mean_error_before: _TypeAlias = _typing.Literal["probe_mean_error_before"]  # noqa: Y015
+    _WhichOneofArgType__probe_mean_error_before: _TypeAlias = _typing.Literal["_probe_mean_error_before", b"_probe_mean_error_before"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probe_bound) -> _WhichOneofReturnType__probe_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probe_mean_error_before) -> _WhichOneofReturnType__probe_mean_error_before | None: ...
 
 Global___CommitUpdateResponse: _TypeAlias = CommitUpdateResponse  # noqa: Y015
 
