@@ -33,8 +33,9 @@ def run_config(starter: Path, **changes: object) -> str:
 def steps(state: Path) -> list[tuple[int, str, str, str]]:
     """(step, state, task ids, digest of the batch) as the store has them."""
     with sqlite3.connect(state / "data" / "troupe.db") as connection:
-        rows = connection.execute("select step, state, task_ids, batches from steps order by step").fetchall()
-    return [(step, status, tasks, yaml.safe_load(batches)[0]["digest"]) for step, status, tasks, batches in rows]
+        return connection.execute(
+            "select step, state, task_ids, digest from steps join batches using (run_id, step) order by step"
+        ).fetchall()
 
 
 async def watch_until_committed(target: str, run_id: str, step: int) -> None:
