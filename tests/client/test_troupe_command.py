@@ -99,6 +99,31 @@ def test_eval_shows_tables_bad_lines_and_examples(state: Path, tmp_path: Path) -
     assert "12,345" in shown.stdout
 
 
+def test_eval_looks_after_jobs_that_are_there(state: Path) -> None:
+    listed = ran("eval", "--list", state=state)
+    assert listed.exit_code == 0, listed.stderr
+    assert "e-1" in listed.stdout
+    assert "succeeded" in listed.stdout
+    items = ran("eval", "--items", "e-1", state=state)
+    assert items.stdout.index("aaaaaa11") < items.stdout.index("bbbbbb22")
+    cancelled = ran("eval", "--cancel", "e-1", state=state)
+    assert "cancelled" in cancelled.stdout
+    for option in ("--job-id", "--retry-faults"):
+        watched = ran("eval", option, "e-1", state=state)
+        assert watched.exit_code == 0, watched.stderr
+        assert "50.0 % [25.0, 75.0]" in watched.stdout
+
+
+def test_eval_refuses_what_does_not_go_together_and_whom_it_does_not_know(state: Path, tmp_path: Path) -> None:
+    assert ran("eval", state=state).exit_code == 2
+    assert ran("eval", "--list", "--items", "e-1", state=state).exit_code == 2
+    dataset = tmp_path / "problems.jsonl"
+    dataset.write_text("{}\n")
+    unknown = ran("eval", "--dataset", dataset, "--of", "nobody", state=state)
+    assert unknown.exit_code == 2
+    assert "checkpoint:RUN@best" in " ".join(unknown.stderr.replace("│", " ").split())
+
+
 def test_train_prints_each_step_once_although_its_watch_was_cut(state: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("steps: 2\n")

@@ -12,7 +12,7 @@ from troupe_contracts.identity import assume, read_identity
 from troupe_contracts.tokens import CredentialError
 from typer.core import TyperGroup
 
-from troupe_client import cli_jobs, cli_records, cli_runs, cli_services, frame
+from troupe_client import cli_eval, cli_jobs, cli_records, cli_runs, cli_services, frame
 from troupe_client.quickstart import quickstart
 
 
@@ -42,12 +42,12 @@ for command in (
     cli_services.down,
     cli_services.status,
     cli_jobs.solve,
-    cli_jobs.evaluate,
+    cli_eval.evaluate,
     cli_jobs.train,
     cli_records.trace,
     cli_records.config,
 ):
-    app.command(name="eval" if command is cli_jobs.evaluate else None)(command)
+    app.command(name="eval" if command is cli_eval.evaluate else None)(command)
 app.add_typer(cli_runs.runs_app)
 
 

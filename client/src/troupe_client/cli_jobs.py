@@ -1,25 +1,23 @@
-"""`troupe solve`, `troupe eval`, `troupe train`: work for the orchestrator, watched until it ends."""
+"""`troupe solve`, `troupe train`: work for the orchestrator, watched until it ends."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from troupe.v1 import common_pb2, evaluation_pb2
+from troupe.v1 import common_pb2
 
-from troupe_client import frame, render_eval, render_runs, render_solve
+from troupe_client import frame, render_runs, render_solve
 from troupe_client.cli_runs import resumed_run, train_until_ended
-from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption, TargetOption
+from troupe_client.frame import DEFAULT_STATE_OPTION, ProfileOption, StateOption, TargetOption
 from troupe_client.interrupt import Interrupts
 from troupe_client.model_description import describe_profile
 from troupe_client.profile import load_profile
 from troupe_client.sdk import Client
 from troupe_client.session import Place, orchestrator
 from troupe_client.state import StateFolder
-from troupe_client.watching import watch_eval
 from troupe_client.wiring import Purpose
 
-MAX_DATASET_BYTES: Final = 48 * 2**20
 MAX_QUESTION_CHARACTERS: Final = 2**20
 
 
@@ -79,49 +77,6 @@ def solve(
     frame.execute(command)
 
 
-def evaluate(
-    dataset: Annotated[Path, typer.Option(help="Problem file: JSON lines, gzip allowed.")],
-    samples: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Executions per problem.")] = 1,
-    limit: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Only the first so many problems; 0 is all.")] = 0,
-    dataset_format: Annotated[
-        str, typer.Option("--format", help="gsm8k, math, aime, humaneval, …; told from the first line if empty.")
-    ] = "",
-    temperature: TemperatureOption = 1.0,
-    seed: SeedOption = None,
-    max_tokens: MaxTokensOption = 0,
-    state: StateOption = DEFAULT_STATE_OPTION,
-    profile: ProfileOption = None,
-    target: TargetOption = None,
-) -> None:
-    """Run the current policies over a problem file and say how often they succeed."""
-    place = frame.place(target, state, profile)
-    request = evaluation_pb2.CreateEvalJobRequest(
-        dataset_name=dataset.name,
-        dataset=frame.read_file(dataset, MAX_DATASET_BYTES),
-        format=dataset_format,
-        samples=samples,
-        limit=limit,
-        sampling=common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
-    )
-
-    async def command(interrupts: Interrupts) -> int:
-        async with (
-            orchestrator(place, interrupts, frame.starting, Purpose.INFERENCE) as address,
-            Client(address) as client,
-        ):
-            job = await client.create_eval(request)
-            render_eval.show_dataset_errors(frame.err, job)
-            job = await watch_eval(client, job)
-            if job.state != evaluation_pb2.EVAL_STATE_SUCCEEDED:
-                name = evaluation_pb2.EvalState.Name(job.state).removeprefix("EVAL_STATE_").lower()
-                raise CommandError(f"eval job {job.job_id} {name}: {job.reason or 'no reason given'}")
-            render_eval.show_summary(frame.out, job)
-            await _show_examples(client, job.job_id)
-        return 0
-
-    frame.execute(command)
-
-
 def train(
     config: Annotated[Path | None, typer.Option(help="Config of a new run, YAML.")] = None,
     resume: Annotated[
@@ -166,15 +121,3 @@ def _show_plan(place: Place, config: str) -> None:
         return 0
 
     frame.execute(command)
-
-
-async def _show_examples(client: Client, job_id: str) -> None:
-    """Names an execution that succeeded and one that did not, to look at with `troupe trace`."""
-    shown: set[bool] = set()
-    async for item in client.eval_items(job_id):
-        if item.execution_id and item.success not in shown:
-            shown.add(item.success)
-            kind = "success" if item.success else "failure"
-            frame.err.print(f"a {kind}: troupe trace {item.execution_id}")
-        if len(shown) == 2:
-            return

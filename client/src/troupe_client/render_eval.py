@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from troupe.v1 import common_pb2, evaluation_pb2
 
+from troupe_client.eval_target import describe_target
 from troupe_client.render_text import interval, percent, plain
 
 
@@ -40,8 +41,10 @@ def totals(job: evaluation_pb2.EvalJob) -> Table:
     table.add_row("tokens per second", f"{summary.generated_tokens / max(summary.seconds, 1e-9):,.0f}")
     table.add_row("seconds", f"{summary.seconds:.1f}")
     if summary.faults:
-        table.add_row("left out: infrastructure faults", str(summary.faults), style="yellow")
-    table.add_row("designer", version(job.designer_version))
+        left = f"{summary.faults} of {job.items_total}, coverage {percent(summary.coverage)}"
+        table.add_row("left out: infrastructure faults", left, style="yellow")
+    if job.HasField("designer_version"):
+        table.add_row("designer", version(job.designer_version))
     table.add_row("executor", version(job.executor_version))
     return table
 
@@ -73,6 +76,47 @@ def patterns(groups: Iterable[evaluation_pb2.EvalGroup]) -> Table:
         total = sum(group.patterns.values())
         cells = [_pattern_cell(group, name, total) for name in names]
         table.add_row(plain(group.family), *cells)
+    return table
+
+
+def state(job: evaluation_pb2.EvalJob) -> str:
+    """A job's state as people write it."""
+    return evaluation_pb2.EvalState.Name(job.state).removeprefix("EVAL_STATE_").lower()
+
+
+def jobs(listed: Iterable[evaluation_pb2.EvalJob]) -> Table:
+    """One row for each job."""
+    table = Table("job", "state", "items", "success", "of", "data set", "reason")
+    for job in listed:
+        success = interval(job.summary.success, job.summary.success_low, job.summary.success_high)
+        faulted = f", {job.items_faulted} faulted" if job.items_faulted else ""
+        table.add_row(
+            plain(job.job_id),
+            state(job),
+            f"{job.items_done} of {job.items_total}{faulted}",
+            success if job.HasField("summary") else "–",
+            plain(describe_target(job.target)),
+            plain(job.dataset_name),
+            plain(job.reason),
+        )
+    return table
+
+
+def items(listed: Iterable[evaluation_pb2.EvalItem]) -> Table:
+    """One row for each finished item."""
+    table = Table("problem", "sample", "success", "status", "answer", "pattern", "tokens", "execution", "reason")
+    for item in listed:
+        table.add_row(
+            plain(item.problem_id),
+            str(item.sample),
+            "yes" if item.success else "no",
+            item.status,
+            plain(item.answer.replace("\n", " ")[:40]),
+            item.pattern,
+            f"{item.generated_tokens:,}",
+            item.execution_id,
+            plain(item.reason.replace("\n", " ")[:80]),
+        )
     return table
 
 

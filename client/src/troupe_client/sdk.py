@@ -162,6 +162,10 @@ class Client:
         """Ends the job; finished items stay."""
         return await self._evaluation.CancelEvalJob(evaluation_pb2.CancelEvalJobRequest(job_id=job_id))
 
+    async def resume_eval(self, job_id: str) -> evaluation_pb2.EvalJob:
+        """Runs what an ended job has left: items that ended in infrastructure faults, and those that never ran."""
+        return await self._evaluation.ResumeEvalJob(evaluation_pb2.ResumeEvalJobRequest(job_id=job_id))
+
     async def evals(self) -> AsyncIterator[evaluation_pb2.EvalJob]:
         """All eval jobs, newest first."""
         token = ""
@@ -173,7 +177,7 @@ class Client:
                 return
 
     async def watch_eval(self, job_id: str, after_event_id: int = 0) -> AsyncIterator[evaluation_pb2.EvalEvent]:
-        """The job after each item that ends, until it has ended."""
+        """The job's events after one, with the items that ended, until it has ended."""
 
         def call(after: int) -> Any:
             return self._evaluation.WatchEvalJob(

@@ -76,6 +76,19 @@ class Evaluation(evaluation_pb2_grpc.EvaluationServicer):
     async def GetEvalJob(self, request: evaluation_pb2.GetEvalJobRequest, context: Any) -> evaluation_pb2.EvalJob:
         return _job("problems.jsonl", done=2)
 
+    async def ListEvalJobs(
+        self, request: evaluation_pb2.ListEvalJobsRequest, context: Any
+    ) -> evaluation_pb2.ListEvalJobsResponse:
+        return evaluation_pb2.ListEvalJobsResponse(jobs=[_job("problems.jsonl", done=2)])
+
+    async def CancelEvalJob(self, request: evaluation_pb2.CancelEvalJobRequest, context: Any) -> evaluation_pb2.EvalJob:
+        job = _job("problems.jsonl", done=1)
+        job.state = evaluation_pb2.EVAL_STATE_CANCELLED
+        return job
+
+    async def ResumeEvalJob(self, request: evaluation_pb2.ResumeEvalJobRequest, context: Any) -> evaluation_pb2.EvalJob:
+        return _job("problems.jsonl", done=1)
+
     async def ListEvalItems(
         self, request: evaluation_pb2.ListEvalItemsRequest, context: Any
     ) -> evaluation_pb2.ListEvalItemsResponse:
