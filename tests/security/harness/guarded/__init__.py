@@ -1,0 +1,1 @@
+"""Services behind their guards, and everyone who may try to call them."""
