@@ -128,6 +128,9 @@ async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
         profile[section][key] = str((starter / profile[section][key]).resolve())
     profile["learner"] = {"engine": "torch", "ranks": 1}
     profile["restart_limit"] = 10_000
+    for section in ("executor", "designer", "learner", "sandbox", "orchestrator"):
+        # The services are those that this process would import.
+        profile.setdefault(section, {})["inherit"] = ["PYTHONPATH"]
     profile["orchestrator"].setdefault("settings", {})["lease_seconds"] = LEASE_SECONDS
     (state / "profile.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "troupe_client", "up", "--state", str(state)]
