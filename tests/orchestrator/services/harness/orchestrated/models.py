@@ -61,6 +61,8 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
         self.weights = weights
         self.reply: Reply = right_unless_guessed
         self.requests: list[policy_pb2.GenerateRequest] = []
+        self.probe_bounds: list[float] = []
+        """Of every CommitUpdate."""
 
     async def Generate(self, request: policy_pb2.GenerateRequest, context: Context) -> policy_pb2.GenerateResponse:
         if request.HasField("version") and request.version != self.weights.version:
@@ -106,6 +108,7 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
         self, request: policy_pb2.CommitUpdateRequest, context: Context
     ) -> policy_pb2.CommitUpdateResponse:
         assert self.weights.begun is not None
+        self.probe_bounds.append(request.probe_bound)
         self.weights.version = self.weights.begun.version
         self.weights.committed.append(self.weights.version.number)
         return policy_pb2.CommitUpdateResponse(version=self.weights.version)
@@ -118,7 +121,7 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
 
 class StandInDesigner(designer_pb2_grpc.DesignerServicer):
     """Gives the scripts that a test wrote down for a question, design by design and call by call, from the first again at
-    the end.
+    the end; for an empty list none.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -130,6 +133,11 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
         """Awaited before every design of a task but the first."""
         self._given: Counter[str] = Counter()
 
+    def begin_again(self) -> None:
+        """Forget what was asked and given."""
+        self.requests.clear()
+        self._given.clear()
+
     async def ProposeDesigns(
         self, request: designer_pb2.ProposeDesignsRequest, context: Context
     ) -> AsyncIterator[designer_pb2.ProposeDesignsResponse]:
@@ -139,6 +147,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
             raise InvalidArgument("design_ids", "is empty")
         self.requests.append(request)
         scripts = self.scripts.get(request.question, self.otherwise)
+        if not scripts:
+            return
         for number, design_id in enumerate(request.design_ids):
             if number and self.before_next is not None:
                 await self.before_next()
