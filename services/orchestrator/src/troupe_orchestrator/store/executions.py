@@ -1,10 +1,11 @@
 """In which file each execution is. An execution whose file was collected is still known, so that a trace can say so."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Table, select
+from sqlalchemy import ColumnElement, String, Table, func, literal, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -51,12 +52,12 @@ async def add_tree_file(connection: AsyncConnection, scope: str, step: int, tree
             index_elements=["scope", "step", "path"], set_={"bytes": size, "collected": False}
         ).returning(schema.tree_files.c.file_id)
     )
-    if trees.executions:
-        rows = _insert(connection, schema.executions)
-        await connection.execute(
-            rows.on_conflict_do_update(index_elements=["execution_id"], set_={"file_id": rows.excluded.file_id}),
-            [{"execution_id": each, "file_id": file_id} for each in trees.executions],
-        )
+    # All ids in one parameter: ten thousand rows are one statement. SQLite wants a WHERE before an ON CONFLICT.
+    listed = select(_each(connection, trees.executions), literal(file_id)).where(true())
+    rows = _insert(connection, schema.executions).from_select(["execution_id", "file_id"], listed)
+    await connection.execute(
+        rows.on_conflict_do_update(index_elements=["execution_id"], set_={"file_id": rows.excluded.file_id})
+    )
 
 
 async def find_execution(database: Database, prefix: str) -> list[StoredExecution]:
@@ -77,3 +78,10 @@ async def find_execution(database: Database, prefix: str) -> list[StoredExecutio
 def _insert(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that can say what to do on a conflict: the two back ends agree on it, the standard does not have it."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _each(connection: AsyncConnection, ids: Sequence[str]) -> ColumnElement[str]:
+    """A column of these ids."""
+    if connection.dialect.name == "sqlite":
+        return func.json_each(json.dumps(list(ids))).table_valued("value").c.value
+    return func.unnest(literal(list(ids), postgresql.ARRAY(String)))
