@@ -163,6 +163,37 @@ def test_runs_lists_every_page(state: Path) -> None:
     assert "1 of 2" in shown.stdout
 
 
+def test_runs_are_shown_compared_paused_and_cancelled(state: Path) -> None:
+    assert "r-2" in ran("runs", "list", state=state).stdout
+    assert "2 of 2 committed" in ran("runs", "show", "r-1", state=state).stdout
+    assert "r-1 and r-2 do not differ" in ran("runs", "diff", "r-1", "r-2", state=state).stdout
+    assert "paused by request" in ran("runs", "pause", "r-1", state=state).stdout
+    assert "cancelled" in ran("runs", "cancel", "r-1", state=state).stdout
+
+
+def test_a_fork_says_where_it_starts_and_shows_its_steps(state: Path) -> None:
+    shown = ran("runs", "fork", "r-1", "--step", 3, "--run-id", "forked", state=state)
+    assert shown.exit_code == 0, shown.stderr
+    assert "fork of r-1 after step 3: the stage plan begins anew" in shown.stderr
+    assert [line.split()[0] for line in shown.stdout.splitlines() if "1 executor" in line] == ["1", "2"]
+    assert "run forked succeeded after 2 of 2 steps" in shown.stderr
+
+
+def test_a_plan_is_shown_and_nothing_is_started(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("steps: 2\n")
+    shown = ran("train", "--plan", "--config", config, state=state)
+    assert shown.exit_code == 0, shown.stderr
+    assert "2 steps over 7 tasks" in shown.stdout
+    assert "run " not in shown.stderr
+
+
+def test_options_of_runs_before_a_subcommand_are_refused(state: Path) -> None:
+    refused = command("runs", "--state", state, "show", "r-1")
+    assert refused.exit_code == 2
+    assert "give --state after show" in refused.stderr
+
+
 def test_an_error_of_the_server_is_one_line_and_exit_1(state: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("bad_key: 1\n")
@@ -179,6 +210,9 @@ def test_an_error_of_the_server_is_one_line_and_exit_1(state: Path, tmp_path: Pa
     "arguments",
     [
         ("train",),
+        ("train", "--resume", "r-1", "--plan"),
+        ("runs", "fork", "r-1"),
+        ("runs", "fork", "r-1", "--step", "-1"),
         ("train", "--config", "nowhere.yaml"),
         ("eval", "--dataset", "nowhere.jsonl"),
         ("eval",),

@@ -110,6 +110,22 @@ class Training(training_pb2_grpc.TrainingServicer):
             raise InvalidArgument.every([("bad_key", "unknown key"), ("steps", "is missing")])
         return _run(request.run_id or "r-1", committed=0)
 
+    async def PlanRun(self, request: training_pb2.PlanRunRequest, context: Any) -> training_pb2.RunPlan:
+        stage = training_pb2.StagePlan(stage=1, trains="executor", first_step=1, last_step=2)
+        return training_pb2.RunPlan(steps=2, tasks=7, stages=[stage])
+
+    async def ForkRun(self, request: training_pb2.ForkRunRequest, context: Any) -> training_pb2.Run:
+        run = _run(request.run_id or "fork", committed=0)
+        run.provenance.fork.parent_run_id, run.provenance.fork.step = request.parent_run_id, request.step
+        run.provenance.fork.tasks_reason = "seed and tasks are those of the parent"
+        return run
+
+    async def PauseRun(self, request: training_pb2.PauseRunRequest, context: Any) -> training_pb2.Run:
+        return training_pb2.Run(run_id=request.run_id, state=training_pb2.RUN_STATE_PAUSED, reason="paused by request")
+
+    async def CancelRun(self, request: training_pb2.CancelRunRequest, context: Any) -> training_pb2.Run:
+        return training_pb2.Run(run_id=request.run_id, state=training_pb2.RUN_STATE_CANCELLED)
+
     async def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Any) -> training_pb2.Run:
         return _run(request.run_id, committed=0)
 
