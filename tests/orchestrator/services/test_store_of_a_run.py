@@ -9,16 +9,17 @@ import grpc
 import pytest
 import pytest_asyncio
 from orchestrated.models import question_of, right_unless_guessed
-from orchestrated.world import Backends, World, math_task, refused
+from orchestrated.world import Backends, World, eval_request, math_task, refused
 from storage.cutting_proxy import CuttingProxy
 from storage.postgres import PostgresServer
 from storage.small_disk import SmallDisk, small_disk
-from troupe.v1 import policy_pb2, training_pb2
+from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
 from troupe_orchestrator import app
 from troupe_orchestrator.store.database import Database
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+JOB = evaluation_pb2.GetEvalJobRequest(job_id="job")
 TASKS = [math_task(f"task-{number}") for number in range(4)]
 
 
@@ -111,6 +112,29 @@ async def test_a_run_whose_server_is_down_for_longer_than_anybody_waits_goes_on_
         finally:
             postgres.start()
         await ended_well(world, 2, await world.run_events())
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_an_eval_job_whose_server_is_down_for_longer_than_anybody_waits_goes_on_by_itself(
+    open_world, stand_ins: Backends, postgres: PostgresServer
+) -> None:
+    async with open_world(store_url=postgres.new_database()) as world:
+        stand_ins.policy.reply = gate = Gate("task-1")
+        await world.evaluation.CreateEvalJob(eval_request(*TASKS, job_id="job"))
+        await asyncio.wait_for(gate.reached.wait(), 30)
+        postgres.kill()
+        try:
+            gate.open.set()
+            await asyncio.sleep(2)
+        finally:
+            postgres.start()
+        async with asyncio.timeout(30):
+            while (await world.evaluation.GetEvalJob(JOB)).state == evaluation_pb2.EVAL_STATE_RUNNING:
+                await asyncio.sleep(0.1)
+        job = (await world.watched("job"))[-1].job
+        assert (job.state, job.items_done) == (evaluation_pb2.EVAL_STATE_SUCCEEDED, 4), job.reason
+        assert sorted(item.problem_id for item in await world.items("job")) == [f"task-{number}" for number in range(4)]
+        assert {item.status for item in await world.items("job")} == {"ok"}
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -106,10 +106,11 @@ class JobLog:
         self.feed.publish(event)
 
     async def _write_trees(self, event_id: int, trees: list[Tree]) -> TreeFile | None:
-        """Named by the event: what a process that died left without its event is replaced by the next one's."""
+        """Named by the event, so that what was left without one is replaced by the next, and by who writes, so that an
+        orchestrator which lost the store replaces nothing."""
         if not trees:
             return None
-        file = self._folder / "trees" / f"{event_id:08d}.parquet"
+        file = self._folder / "trees" / f"{event_id:08d}-{self._database.fence.token}.parquet"
         await asyncio.to_thread(write_trees, file, trees)
         return TreeFile(str(file), execution_ids(trees))
 

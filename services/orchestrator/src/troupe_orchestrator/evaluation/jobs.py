@@ -29,12 +29,13 @@ from troupe_orchestrator.evaluation.targets import resolve, uses_own_engines
 from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
-from troupe_orchestrator.store.database import Database, LeaseLostError
+from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
 from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
+_STORE_PAUSE_SECONDS = 1.0
 _NAMED = (VersionChangedError, GiveBackError, StoredWeightsError, WeightSyncError, NoReplicasError)
 """What says by itself why a job cannot go on."""
 
@@ -261,7 +262,30 @@ class EvalJobs:
         self._active[job_id] = _Active(log, asyncio.create_task(self._supervise(log), name=f"eval-{job_id}"))
 
     async def _supervise(self, log: JobLog) -> None:
-        """Run a client's job and record how it ended."""
+        """Run a client's job and record how it ended, however long the store is away meanwhile."""
+        job_id = log.record.job_id
+        try:
+            while log.record.state is EvalState.RUNNING:
+                try:
+                    await self._run_and_end(log)
+                except StoreUnavailableError as error:
+                    logger.warning("a job waits for the store", job=job_id, error=str(error))
+                    log = self._active[job_id].log = await self._reopened(log)
+        finally:
+            del self._active[job_id]
+            # Also where the job goes on at the next start: its watchers ask again then.
+            log.feed.end()
+
+    async def _reopened(self, log: JobLog) -> JobLog:
+        """A job's log as the store has it, once the store is there again; what was stored last is not known."""
+        log.feed.end()
+        while True:
+            await asyncio.sleep(_STORE_PAUSE_SECONDS)
+            with contextlib.suppress(StoreUnavailableError):
+                record = await self.get(log.record.job_id)
+                return await JobLog.open(self._database, record, self._folder(record.job_id))
+
+    async def _run_and_end(self, log: JobLog) -> None:
         job_id = log.record.job_id
         request = evaluation_pb2.CreateEvalJobRequest.FromString(log.record.request)
         target = evaluation_pb2.EvalTarget.FromString(log.record.target)
@@ -269,7 +293,7 @@ class EvalJobs:
         try:
             async with self._boundary if own else contextlib.nullcontext():
                 await run_job(log, self._database, require(self._engines))
-        except LeaseLostError:
+        except (LeaseLostError, StoreUnavailableError):
             raise
         except asyncio.CancelledError:
             if not self._active[job_id].cancelled:
@@ -282,10 +306,6 @@ class EvalJobs:
         except Exception as error:  # the boundary of a job: whatever ends it is recorded with it
             logger.exception("eval job failed", job=job_id)
             await log.end(EvalState.FAILED, f"{type(error).__name__}: {error}")
-        finally:
-            del self._active[job_id]
-            # Also where the job goes on at the next start: its watchers ask again then.
-            log.feed.end()
 
     async def _validated(self, log: JobLog, engines: Engines) -> None:
         try:
