@@ -512,7 +512,7 @@ class CommitUpdateResponse(_message.Message):
     """What probe_mean_error was held to, in nats; absent without probes."""
     probe_mean_error_before: _builtins.float
     """Mean absolute difference over all probe tokens of the weights before, in nats: how well the probes tell the two sets
-    of weights apart. Absent without probes, and where no committed weights were loaded.
+    of weights apart. Absent without probes.
     """
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...

@@ -65,6 +65,8 @@ class EngineInfo:
 
     # Name, versions, type, threads and core binding, in one line.
     description: str
+    # Type that it computes in, such as "float32".
+    dtype: str
     # Tokens of prompt and reply together.
     context_length: int
     vocabulary_size: int

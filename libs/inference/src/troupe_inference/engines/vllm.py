@@ -360,6 +360,7 @@ class VllmEngine:
                 f"threads={torch.get_num_threads()}, binding={settings.binding}, cores={cores}, "
                 f"kv_cache_gib={settings.kv_cache_gib}"
             ),
+            dtype=dtype,
             context_length=settings.context_length,
             vocabulary_size=settings.model.vocabulary_size,
             capacity=settings.max_num_seqs,

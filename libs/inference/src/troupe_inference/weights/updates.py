@@ -27,7 +27,17 @@ from troupe_inference.engines.base import Engine, EngineError, Tensor
 from troupe_inference.token_policy import Serving
 from troupe_inference.transcript import Version
 from troupe_inference.weights.manifest import Manifest, read_manifest
-from troupe_inference.weights.probes import Probe, ProbeError, compare, read_probes
+from troupe_inference.weights.probes import (
+    Agreement,
+    Probe,
+    ProbeError,
+    bound,
+    compare,
+    floor_of,
+    judge,
+    noise,
+    read_probes,
+)
 from troupe_inference.weights.sources import Source, open_source
 from troupe_inference.weights.states import Event, IllegalTransitionError, Phase, after, reported
 
@@ -78,6 +88,8 @@ class WeightUpdates:
         self._fences = FenceGuard()
         self._last_commit: tuple[str, policy_pb2.CommitUpdateResponse] | None = None
         self._last_abort = ""
+        # Mean error of the first probe that was passed; see `probes`.
+        self._baseline: float | None = None
 
     def serving(self) -> Serving:
         """What the replica serves now."""
@@ -206,14 +218,21 @@ class WeightUpdates:
         self._staged = staged
         return sum(len(tensor.content) for tensor in staged.values())
 
-    async def _load(self, opened: _Open, probes: list[Probe], bound: float) -> policy_pb2.CommitUpdateResponse:
+    async def _load(self, opened: _Open, probes: list[Probe], ceiling: float) -> policy_pb2.CommitUpdateResponse:
         started = time.perf_counter()
+        floor = floor_of(self._engine.info.dtype)
+        largest = bound(ceiling, floor, self._baseline)
+        before = agreement = Agreement(0.0, 0.0)
         failure = "the load was interrupted"
         try:
             await self._engine.pause(self._pause_seconds)
+            if probes:
+                # Also of a broken replica: a load that changes nothing must not pass on the second try.
+                before = await self._agreement(probes)
             await self._engine.load_weights(self._staged)
-            scores = await self._engine.score([probe.token_ids for probe in probes])
-            agreement = compare(probes, scores, bound)
+            if probes:
+                agreement = await self._agreement(probes)
+                judge(agreement, before, largest, noise(floor, self._baseline))
             failure = ""
         except EngineError as error:
             failure = str(error)
@@ -234,8 +253,15 @@ class WeightUpdates:
             probe_max_error=agreement.largest,
             paused_seconds=time.perf_counter() - started,
         )
+        if probes:
+            response.probe_bound = largest
+            response.probe_mean_error_before = before.mean
+            self._baseline = agreement.mean if self._baseline is None else self._baseline
         self._last_commit = (opened.request.update_id, response)
         return response
+
+    async def _agreement(self, probes: list[Probe]) -> Agreement:
+        return compare(probes, await self._engine.score([probe.token_ids for probe in probes]))
 
     def _broken_text(self, opened: _Open, failure: str) -> str:
         return (

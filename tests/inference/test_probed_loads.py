@@ -1,0 +1,129 @@
+"""Loads that a replica accepts or not by what its engine scores, with a stand-in for the engine and real staged files."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from troupe.v1 import common_pb2, policy_pb2
+from troupe_contracts.errors import DataLoss
+from troupe_contracts.health import Health
+from troupe_inference.engines.base import EngineInfo, Tensor
+from troupe_inference.transcript import Version
+from troupe_inference.weights.updates import UpdateTarget, WeightUpdates
+
+FENCE = common_pb2.Fence(store_id="store", token=1)
+PROBE = (1, 2, 3, 4)
+ROUNDING = 1e-6
+
+
+class StandInEngine:
+    """Scores every token with the one value that it holds, off by rounding; `deaf`: what it loads changes nothing."""
+
+    info = EngineInfo(description="stand-in", dtype="float32", context_length=64, vocabulary_size=64, capacity=1)
+
+    def __init__(self) -> None:
+        self.value = -2.0
+        self.deaf = False
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [[self.value + ROUNDING] * (len(sequence) - 1) for sequence in sequences]
+
+    async def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        if not self.deaf:
+            self.value = float(np.frombuffer(tensors["value"].content, np.float32)[0])
+
+    async def pause(self, grace_seconds: float) -> None: ...
+
+    async def resume(self) -> None: ...
+
+
+class Replica:
+    """A replica of the stand-in, and updates to weights of one value from a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = StandInEngine()
+        target = UpdateTarget("policy", "replica", {"value": (1,)}, False)
+        self.updates = WeightUpdates(target, self.engine, Health(), Version("first", 0), pause_seconds=0)
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    async def update(self, value: float, bound: float = 0.05) -> policy_pb2.CommitUpdateResponse:
+        number = next(self._numbers)
+        array = np.array([value], np.float32)
+        folder = self._folder / str(number)
+        folder.mkdir()
+        save_file({"value": array}, folder / "model.safetensors")
+        tensor = policy_pb2.TensorSpec(
+            name="value", shape=[1], dtype="F32", sha256=hashlib.sha256(array.tobytes()).digest(), byte_size=4
+        )
+        await self.updates.begin(
+            policy_pb2.BeginUpdateRequest(
+                fence=FENCE,
+                update_id=str(number),
+                replica_id="replica",
+                manifest=policy_pb2.WeightManifest(
+                    policy_id="policy",
+                    version=common_pb2.PolicyVersion(lineage="first", number=number),
+                    tensors=[tensor],
+                ),
+                source=policy_pb2.WeightSource(store_uri=str(folder)),
+            )
+        )
+        await self.updates.stage(policy_pb2.StageWeightsRequest(fence=FENCE, update_id=str(number)))
+        probe = policy_pb2.Probe(token_ids=PROBE, log_probs=[value] * (len(PROBE) - 1))
+        return await self.updates.commit(
+            policy_pb2.CommitUpdateRequest(fence=FENCE, update_id=str(number), probes=[probe], probe_bound=bound)
+        )
+
+    @property
+    def state(self) -> policy_pb2.UpdateState.ValueType:
+        return self.updates.serving().state
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path)
+
+
+async def test_a_load_tells_how_far_the_weights_before_were_off_and_what_it_was_held_to(replica: Replica) -> None:
+    first = await replica.update(-2.5)
+    assert first.probe_mean_error_before == pytest.approx(0.5, rel=1e-3)
+    assert first.probe_mean_error == pytest.approx(ROUNDING, rel=0.5)
+    assert first.probe_bound == pytest.approx(1e-3)
+    second = await replica.update(-2.6)
+    assert second.probe_bound == pytest.approx(1e-5), "it is known now how near right weights are"
+
+
+@pytest.mark.parametrize("calibrated", [False, True], ids=["first load", "later load"])
+async def test_a_load_that_changes_nothing_breaks_the_replica_also_when_little_was_learned(
+    replica: Replica, calibrated: bool
+) -> None:
+    if calibrated:
+        await replica.update(-2.0)
+    replica.engine.deaf = True
+    for _ in range(2):  # a second try is no way round
+        with pytest.raises(DataLoss, match=r"changed nothing|the bound is"):
+            await replica.update(-2.0005)
+        assert replica.state == policy_pb2.UPDATE_STATE_BROKEN
+    replica.engine.deaf = False
+    await replica.update(-2.0005)
+    assert replica.state == policy_pb2.UPDATE_STATE_SERVING
+
+
+async def test_the_same_weights_under_a_new_version_pass(replica: Replica) -> None:
+    await replica.update(-2.5)
+    again = await replica.update(-2.5)
+    assert again.probe_mean_error_before == pytest.approx(again.probe_mean_error)
+
+
+async def test_the_caller_may_allow_less(replica: Replica) -> None:
+    with pytest.raises(DataLoss) as caught:
+        await replica.update(-2.5, bound=1e-8)
+    assert caught.value.code == grpc.StatusCode.DATA_LOSS
