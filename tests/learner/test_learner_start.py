@@ -36,6 +36,8 @@ async def test_digests_are_those_that_the_policy_service_computes(learner: Clien
     model = theirs.open_model(state.model)
     shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
     assert state.tokenizer_digest == theirs.tokenizer_digest(model)
+    assert state.chat_template_digest == theirs.chat_template_digest(model)
+    assert model.chat_template
     assert state.architecture_digest == theirs.architecture_digest(shapes, model.tied_embeddings)
 
 

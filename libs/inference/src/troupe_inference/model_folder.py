@@ -3,7 +3,7 @@
 The digests are the ones of `PolicyInfo` and `LearnerInfo`; two services of one policy must agree on them:
 
 - tokenizer: SHA-256 of `tokenizer.json` as canonical JSON (sorted keys, no white space);
-- chat template: SHA-256 of the renderer's name, a zero byte, and the template's text;
+- chat template: SHA-256 of the template's text;
 - architecture: SHA-256 of canonical JSON `{"tensors": {name: shape}, "tied_embeddings": bool}`.
 """
 
@@ -112,9 +112,9 @@ def tokenizer_digest(model: ModelFolder) -> str:
     return _sha256(_canonical(json.loads(model.tokenizer_file.read_text(encoding="utf-8"))))
 
 
-def chat_template_digest(model: ModelFolder, renderer: str) -> str:
-    """SHA-256, hex, of the template together with the renderer that stands for it."""
-    return _sha256(renderer.encode() + b"\0" + model.chat_template.encode())
+def chat_template_digest(model: ModelFolder) -> str:
+    """SHA-256, hex, of the template's text."""
+    return _sha256(model.chat_template.encode())
 
 
 def architecture_digest(tensors: Mapping[str, tuple[int, ...]], tied_embeddings: bool) -> str:

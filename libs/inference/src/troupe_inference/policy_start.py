@@ -118,7 +118,7 @@ async def _start_with_weights(settings: PolicySettings, health: Health) -> Runni
             replica_id=settings.replica_id,
             model=model.name,
             tokenizer_digest=tokenizer_digest(model),
-            chat_template_digest=chat_template_digest(model, renderer.name),
+            chat_template_digest=chat_template_digest(model),
             architecture_digest=architecture_digest(shapes, model.tied_embeddings),
         ),
         renderer,

@@ -111,6 +111,7 @@ class TokenPolicy:
             capacity=info.capacity,
             in_flight=self._in_flight,
             engine=info.description,
+            renderer=self._renderer.name,
         )
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 Digests, the same for every service of a policy:
 
     tokenizer_digest      SHA-256 of tokenizer.json as canonical JSON (sorted keys, no white space)
+    chat_template_digest  SHA-256 of the chat template's text: chat_template.jinja, else tokenizer_config.json's, else ""
     architecture_digest   SHA-256 of canonical JSON {"tensors": {name: shape}, "tied_embeddings": bool}, of the tensors that
                           the folder stores
 """
@@ -37,6 +38,7 @@ class ModelFolder:
     context_length: int
     tied_embeddings: bool
     tokenizer_digest: str
+    chat_template_digest: str
     shapes: Mapping[str, tuple[int, ...]]
     architecture_digest: str
 
@@ -85,6 +87,7 @@ def open_model(name: str) -> ModelFolder:
         context_length=int(config["max_position_embeddings"]),
         tied_embeddings=tied,
         tokenizer_digest=_canonical_sha256(json.loads(tokenizer.read_text(encoding="utf-8"))),
+        chat_template_digest=hashlib.sha256(_chat_template(folder).encode()).hexdigest(),
         shapes=shapes,
         architecture_digest=architecture_digest(shapes, tied),
     )
@@ -116,6 +119,14 @@ def _config(folder: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), int):
             raise BadModel(f"{path} has no {key}: the learner trains causal text models only")
     return config
+
+
+def _chat_template(folder: Path) -> str:
+    own_file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own_file.is_file():
+        return own_file.read_text(encoding="utf-8")
+    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else ""
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -143,6 +143,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             applied_digest=ledger.applied_digest,
             model=front.model.name,
             tokenizer_digest=front.model.tokenizer_digest,
+            chat_template_digest=front.model.chat_template_digest,
             architecture_digest=front.model.architecture_digest,
             tied_embeddings=front.model.tied_embeddings,
             ranks=front.layout.ranks,

@@ -154,7 +154,7 @@ async def _check_digests(policy: Policy) -> None:
             raise PolicyMismatchError(
                 f"replica {engine.replica_id} returns no token ids: a hosted model can evaluate and solve, not be trained"
             )
-        for name in ("tokenizer_digest", "architecture_digest"):
+        for name in ("tokenizer_digest", "chat_template_digest", "architecture_digest"):
             ours, theirs = getattr(learner, name), getattr(engine, name)
             if ours != theirs:
                 raise PolicyMismatchError(

@@ -35,7 +35,7 @@ _PER_GENERATION = 2
 """Executions for each generation that an engine runs at once: while the script of one computes the other generates."""
 _UNPUBLISHED_CAPACITY = 64
 """Of a replica that does not say how much it generates at once."""
-_SAME = ("policy_id", "tokenizer_digest", "chat_template_digest", "architecture_digest", "returns_tokens")
+_SAME = ("policy_id", "tokenizer_digest", "chat_template_digest", "renderer", "architecture_digest", "returns_tokens")
 
 
 class MismatchError(RuntimeError):
