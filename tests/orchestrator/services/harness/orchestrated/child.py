@@ -38,7 +38,9 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def child(folder: Path, parts: Backends, sandbox: str, learner: bool = False) -> AsyncIterator[Child]:
+async def child(
+    folder: Path, parts: Backends, sandbox: str, learner: bool = False, listen: str = "127.0.0.1:0"
+) -> AsyncIterator[Child]:
     """An orchestrator process on the store in `folder`; killed at the end, if it was not before."""
     folder.mkdir(exist_ok=True)
     ready = folder / f"ready-{uuid.uuid4().hex[:8]}.json"
@@ -51,6 +53,7 @@ async def child(folder: Path, parts: Backends, sandbox: str, learner: bool = Fal
         "sandbox": sandbox,
         "learner": parts.target if learner else "",
         "serving": serving,
+        "listen": listen,
         "ready_file": ready,
         "lease_seconds": 1,
         "die_with_parent": "true",

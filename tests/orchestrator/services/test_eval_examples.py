@@ -1,0 +1,98 @@
+"""The examples of clients, as a user runs them."""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from orchestrated.child import Child, child
+from orchestrated.models import GUESS, SINGLE
+from orchestrated.world import Backends, lines, math_task
+from troupe.v1 import evaluation_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+GRPCURL = shutil.which("grpcurl", path=os.pathsep.join((os.environ.get("PATH", ""), str(Path.home() / "go/bin"))))
+
+
+async def ran(*command: str | Path, **environment: str) -> str:
+    """What a command that succeeds prints."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **environment},
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+def problems(folder: Path, backends: Backends) -> Path:
+    """Two problems, one of which is solved."""
+    rows = [math_task("easy"), math_task("hard")]
+    backends.designer.scripts[str(rows[0]["question"])] = [SINGLE]
+    backends.designer.scripts[str(rows[1]["question"])] = [GUESS]
+    file = folder / "problems.jsonl"
+    file.write_text(lines(*rows))
+    return file
+
+
+async def test_the_python_client_tells_each_item_and_the_summary(
+    tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    async with child(tmp_path / "world", stand_ins, sandbox) as served:
+        said = await ran(sys.executable, EXAMPLES / "eval_client.py", served.target, problems(tmp_path, stand_ins))
+    *items, summary = said.splitlines()
+    assert sorted(line.split(maxsplit=1)[1] for line in items) == [
+        *["easy: True 42"] * 2,
+        *["hard: False 41"] * 2,
+    ]
+    assert "success 0.500, coverage 1.000" in summary
+
+
+async def test_the_python_client_goes_on_with_a_job_whose_orchestrator_was_killed(
+    tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    gate = asyncio.Event()
+    answer = stand_ins.policy.reply
+
+    async def waits(request: object) -> str:
+        await gate.wait()
+        return str(answer(request))  # type: ignore[arg-type]
+
+    stand_ins.policy.reply = waits
+    async with child(tmp_path / "world", stand_ins, sandbox) as first:
+        running = asyncio.create_task(
+            ran(sys.executable, EXAMPLES / "eval_client.py", first.target, problems(tmp_path, stand_ins))
+        )
+        async with asyncio.timeout(60):
+            while not stand_ins.policy.requests:
+                await asyncio.sleep(0.02)
+        first.kill()
+        gate.set()
+        async with child(tmp_path / "world", stand_ins, sandbox, listen=first.target):
+            said = await running
+    assert len(said.splitlines()) == 5
+    assert "success 0.500" in said
+
+
+@pytest.mark.skipif(GRPCURL is None, reason="grpcurl is not installed: examples/grpcurl.sh says how")
+async def test_grpcurl_creates_and_watches_a_job_by_reflection(
+    tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    assert GRPCURL is not None
+    path = os.pathsep.join((str(Path(GRPCURL).parent), os.environ["PATH"]))
+    async with child(tmp_path / "world", stand_ins, sandbox) as served:
+        said = await ran("sh", EXAMPLES / "grpcurl.sh", served.target, problems(tmp_path, stand_ins), PATH=path)
+        (job,) = await listed(served)
+    assert said.count('"problem_id": "easy"') == 2
+    assert '"state": "EVAL_STATE_SUCCEEDED"' in said
+    assert job.summary.success == 0.5
+
+
+async def listed(served: Child) -> list[evaluation_pb2.EvalJob]:
+    return list((await served.evaluation.ListEvalJobs(evaluation_pb2.ListEvalJobsRequest())).jobs)
