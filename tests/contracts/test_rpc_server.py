@@ -283,3 +283,23 @@ async def test_a_service_that_starts_out_of_rotation_is_not_serving_until_it_say
         await health.set_serving(True)
         assert await served.health(SERVICES[0]) == health_pb2.HealthCheckResponse.SERVING
     await running.drain(0)
+
+
+async def test_bytes_that_are_no_message_are_an_invalid_argument(served: Served) -> None:
+    generate = served.channel.unary_unary("/troupe.v1.Policy/Generate", request_serializer=bytes)
+    watch = served.channel.unary_stream("/troupe.v1.Training/WatchRun", request_serializer=bytes)
+    for call in (generate(b"\xff\xff"), watch(b"\xff\xff").read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert errors.describe(caught.value).startswith("INVALID_ARGUMENT: request: is not the message")
+
+
+async def test_a_call_that_ends_without_its_message_is_an_invalid_argument(served: Served) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        for each in ():
+            yield each
+
+    generate = served.channel.stream_unary("/troupe.v1.Policy/Generate", request_serializer=bytes)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generate(nothing())
+    assert errors.describe(caught.value) == "INVALID_ARGUMENT: request: is missing: the call ended without one"

@@ -152,3 +152,37 @@ def test_an_unknown_variable_stops_the_start_with_status_2(tmp_path: Path) -> No
         assert process.returncode == 2
         assert "TROUPE_LISEN is not known to this service: did you mean TROUPE_LISTEN?" in errors
         assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("variable", ["listen", "metrics"])
+def test_an_open_door_to_others_stops_the_start_and_says_what_closes_it(tmp_path: Path, variable: str) -> None:
+    process = start(tmp_path / "ready.json", **{variable: "0.0.0.0:0"})
+    with ended(process):
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert "anyone could call: set TROUPE_TOKENS" in errors
+
+
+async def test_an_insecure_service_says_so_at_each_start(tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    process = start(ready, listen="0.0.0.0:0", insecure="true")
+    with ended(process):
+        told = await asyncio.to_thread(wait_for, ready, process)
+        assert await generate(told["target"], 0) == "finished"
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+        lines = [json.loads(line) for line in errors.splitlines()]
+        said = [line["event"] for line in lines if line["level"] == "warning"]
+        assert said == ["TROUPE_LISTEN=0.0.0.0:0: TROUPE_INSECURE lets everyone who can reach it call everything"]
+
+
+@pytest.mark.parametrize("setting", ["tokens", "token_file", "tls_cert"])
+def test_a_file_of_credentials_that_is_not_there_stops_the_start(tmp_path: Path, setting: str) -> None:
+    missing = str(tmp_path / "missing")
+    settings = {setting: missing} | ({"tls_key": missing} if setting == "tls_cert" else {})
+    process = start(tmp_path / "ready.json", **settings)
+    with ended(process):
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert f"policy: {missing}: No such file or directory" in errors
+        assert "Traceback" not in errors

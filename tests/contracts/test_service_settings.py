@@ -74,3 +74,56 @@ def test_what_is_not_an_address_is_refused(address: str) -> None:
 
 def test_an_address_of_ip_version_6_is_split() -> None:
     assert split_address("[::1]:80") == ("::1", 80)
+
+
+OUTSIDE = ("0.0.0.0:0", "[::]:0", "10.0.0.7:50051", "executor-0:50051")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
+def test_loopback_needs_no_credentials(address: str) -> None:
+    assert ServiceSettings(listen=address, metrics=address).warnings() == []
+
+
+@pytest.mark.parametrize("address", OUTSIDE)
+@pytest.mark.parametrize("variable", ["TROUPE_LISTEN", "TROUPE_METRICS"])
+def test_an_address_that_others_reach_is_refused_without_credentials(address: str, variable: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        ServiceSettings.read({variable: address})
+    assert f"{variable}={address} can be reached from other machines" in str(caught.value)
+    assert "set TROUPE_TOKENS" in str(caught.value)
+
+
+@pytest.mark.parametrize("address", OUTSIDE)
+def test_it_is_taken_with_tokens_with_certificates_or_with_a_word_and_what_is_not_safe_is_said(address: str) -> None:
+    listen = {"TROUPE_LISTEN": address}
+    tls = {"TROUPE_TLS_CERT": "c", "TROUPE_TLS_KEY": "k"}
+    (tokens,) = ServiceSettings.read(listen | {"TROUPE_TOKENS": "t"}).warnings()
+    (insecure,) = ServiceSettings.read(listen | {"TROUPE_INSECURE": "true"}).warnings()
+    assert "plain text" in tokens
+    assert "TROUPE_INSECURE lets everyone" in insecure
+    assert ServiceSettings.read(listen | tls | {"TROUPE_TLS_CA": "a"}).warnings() == []
+    assert ServiceSettings.read(listen | tls | {"TROUPE_TOKENS": "t"}).warnings() == []
+    with pytest.raises(SettingsError, match="anyone could call"):  # encrypted, and from anyone
+        ServiceSettings.read(listen | tls)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"TROUPE_TLS_CERT": "c"}, "come together"),
+        ({"TROUPE_TLS_KEY": "k"}, "come together"),
+        ({"TROUPE_TLS_CA": "a"}, "without TROUPE_TLS_CERT"),
+        ({"TROUPE_TLS_SERVER_NAME": "n"}, "without TROUPE_TLS_CA"),
+        ({"TROUPE_INSECURE": "true"}, "only loopback is listened on"),
+        ({"TROUPE_INSECURE": "true", "TROUPE_LISTEN": "0.0.0.0:0", "TROUPE_TOKENS": "t"}, "asked for credentials"),
+    ],
+)
+def test_credentials_that_would_not_be_used_are_refused(settings: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        ServiceSettings.read(settings)
+
+
+def test_with_tokens_the_authority_is_for_the_services_own_calls() -> None:
+    files = {"tls_cert": Path("c"), "tls_key": Path("k"), "tls_ca": Path("a")}
+    assert ServiceSettings.model_validate(files).asks_for_certificates
+    assert not ServiceSettings.model_validate(files | {"tokens": Path("t")}).asks_for_certificates
