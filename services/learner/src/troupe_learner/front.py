@@ -14,32 +14,29 @@ version that was never used for other weights (`lineages`); whoever holds the se
 
 import asyncio
 import hashlib
-import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, ServiceError, Unavailable
 from troupe_contracts.log import get_logger
 
 from troupe_learner import checkpoint as checkpoints
-from troupe_learner.batch_file import read_scores, write_sequences
 from troupe_learner.batches import BatchStore
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint import Checkpoint, Layout
 from troupe_learner.checkpoint_layout import MODEL
-from troupe_learner.disk import RETRY_SECONDS, writing
-from troupe_learner.exports import Export, describe
+from troupe_learner.disk import RETRY_SECONDS
+from troupe_learner.exports import Export
 from troupe_learner.gang import CommandRefused, Generation, GenerationLost, RankPlan
 from troupe_learner.ledger import Ledger, Version
 from troupe_learner.lineages import Lineages
 from troupe_learner.model_folder import ModelFolder
 from troupe_learner.operations import Loaded, Operation, Operations
 from troupe_learner.optimization import Optimization
+from troupe_learner.reads import Reads, Scores
 from troupe_learner.settings import LearnerSettings
 from troupe_learner.supervisor import Supervisor
 from troupe_learner.work_folder import WorkFolder
@@ -60,15 +57,6 @@ class State(Enum):
 
 class StartFailed(RuntimeError):
     """The first generation could not be formed."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Log-probabilities and entropies of all tokens but the first of each sequence, end to end."""
-
-    version: Version
-    log_probs: NDArray[np.float32]
-    entropies: NDArray[np.float32]
 
 
 class Front:
@@ -104,8 +92,7 @@ class Front:
         self._changing: Operation | None = None
         # Held from a command to the end of what it changes here, so that weights never go under another version's name.
         self._turn = asyncio.Lock()
-        self._export: Export | None = None
-        self._numbers = itertools.count(1)
+        self._reads = Reads(folder, self._run)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -298,9 +285,7 @@ class Front:
             current = self.ledger.version
             if version is not None and version != current:
                 raise FailedPrecondition(f"version {version}", f"is not current: {current} is, export that one")
-            if self._export is None or self._export.version != current:
-                self._export = await self._exported(current)
-            return self._export
+            return await self._reads.export(current)
 
         return await self._to_the_end(work())
 
@@ -308,17 +293,7 @@ class Front:
         """Scores sequences under the weights that are current when their turn comes."""
 
         async def work() -> Scores:
-            number = next(self._numbers)
-            tokens = self._folder.scores / f"{number}-tokens.npz"
-            scores = self._folder.scores / f"{number}-scores.npz"
-            try:
-                with writing(tokens):
-                    await asyncio.to_thread(write_sequences, tokens, sequences)
-                await self._run({"command": "score", "sequences": str(tokens), "scores": str(scores)})
-                return Scores(self.ledger.version, *await asyncio.to_thread(read_scores, scores))
-            finally:
-                tokens.unlink(missing_ok=True)
-                scores.unlink(missing_ok=True)
+            return await self._reads.score(self.ledger.version, sequences)
 
         return await self._to_the_end(work())
 
@@ -354,22 +329,6 @@ class Front:
             self._changing = None
             if not operation.now.done:
                 operation.fail("UNAVAILABLE", f"{operation.subject} ended with the learner")
-
-    async def _exported(self, version: Version) -> Export:
-        """A new file in the place of the one of another version; whole or not at all."""
-        await self._forget_export()
-        path = self._folder.exports / f"{next(self._numbers)}.safetensors"
-        try:
-            await self._run({"command": "export", "weights": str(path)})
-            return await asyncio.to_thread(describe, version, path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-
-    async def _forget_export(self) -> None:
-        if self._export is not None:
-            await asyncio.to_thread(self._export.path.unlink, missing_ok=True)
-            self._export = None
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Takes a turn that goes on when the caller goes away: the ranks still read and write its files."""
@@ -450,7 +409,7 @@ class Front:
         else:
             self._base = replace(self._base, ledger=ledger)
         self.ledger = replace(ledger, run_id=self.ledger.run_id)
-        await self._forget_export()
+        await self._reads.forget_export()
 
     async def _renamed(self, ledger: Ledger) -> Ledger:
         """The ledger under a lineage in which its version is the newest."""
