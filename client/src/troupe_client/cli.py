@@ -12,7 +12,7 @@ from troupe_contracts.identity import assume, read_identity
 from troupe_contracts.tokens import CredentialError
 from typer.core import TyperGroup
 
-from troupe_client import cli_eval, cli_jobs, cli_records, cli_runs, cli_services, frame
+from troupe_client import cli_doctor, cli_eval, cli_jobs, cli_records, cli_runs, cli_services, frame
 from troupe_client.quickstart import quickstart
 
 
@@ -46,6 +46,7 @@ for command in (
     cli_jobs.train,
     cli_records.trace,
     cli_records.config,
+    cli_doctor.doctor,
 ):
     app.command(name="eval" if command is cli_eval.evaluate else None)(command)
 app.add_typer(cli_runs.runs_app)
