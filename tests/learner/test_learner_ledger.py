@@ -79,3 +79,21 @@ def test_a_new_process_remembers_what_the_one_before_has_produced(tmp_path: Path
     assert Lineages(path).first("mine") != "mine"
     assert Lineages(path).resumed(Version("mine", 1)) == "mine"
     assert Lineages(path).first("") not in ("", "mine")
+
+
+def test_a_version_that_could_not_be_recorded_is_not_taken_for_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "lineages.json"
+    lineages = Lineages(path)
+    with pytest.raises(FailedPrecondition, match=r"lineages\.json: cannot be written"):
+        lineages.produced(Version("mine", 1))
+    path.parent.mkdir()
+    lineages.produced(Version("mine", 1))
+    assert Lineages(path).resumed(Version("mine", 1)) == "mine"
+
+
+def test_a_run_that_begins_gets_a_lineage_never_used_before(tmp_path: Path) -> None:
+    lineages = Lineages(tmp_path / "lineages.json")
+    begun = [lineages.begun("mine") for _ in range(20)]
+    assert len({"mine", *begun}) == 21
+    assert all(each.startswith("mine~") for each in begun)
+    assert lineages.resumed(Version(begun[0], 0)) == begun[0]
