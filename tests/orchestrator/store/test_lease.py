@@ -173,6 +173,7 @@ SAMPLES: dict[str, Any] = {
     "ids": ["abcdef0123"],
     "items": [evals.ItemRecord("q", 0, "", True, False, b"")],
     "job_id": "job-1",
+    "job_ids": ["job-1", "job-2"],
     "keep_items": False,
     "limit": 10,
     "loans": [loans.Loan("p", "job-1", "a:0", "model")],

@@ -1,13 +1,16 @@
 """Runs, steps, events and executions in the store. On SQLite and PostgreSQL."""
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 from troupe.v1 import training_pb2
+from troupe_orchestrator.store import evals
 from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.batches import batches_after, last_update, sealed_digests, trained_updates
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemCounts, ItemRecord
 from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
 from troupe_orchestrator.store.runs import (
     TRANSITIONS,
@@ -18,11 +21,12 @@ from troupe_orchestrator.store.runs import (
     StepRecord,
     StepState,
 )
+from troupe_orchestrator.store.summaries import list_summaries
 from troupe_orchestrator.training.events import EventLog
 
 
-async def add_run(database: Database, run_id: str = "run-1") -> None:
-    record = RunRecord(run_id, RunState.RUNNING, "", "config", 3, "/nowhere", time.time(), None)
+async def add_run(database: Database, run_id: str = "run-1", created_at: float = 1.0) -> None:
+    record = RunRecord(run_id, RunState.RUNNING, "", "config", 3, "/nowhere", created_at, None)
     await store.create_run(database, record, {})
 
 
@@ -120,3 +124,51 @@ async def test_an_execution_is_found_by_a_prefix_of_its_id(database: Database) -
     await index_executions(database, "run-1", 4, "file", ["abc123def", "abc999aaa"])
     assert await find_execution(database, "abc1") == [StoredExecution("abc123def", "run-1", 4, "file", False)]
     assert len(await find_execution(database, "abc")) == 2
+
+
+async def test_runs_are_listed_with_their_newest_step_and_disk_use_in_one_query_however_many(
+    database: Database,
+) -> None:
+    for number in range(5):
+        await add_run(database, f"run-{number}", created_at=float(number))
+        await store.begin_step(database, replace(step(), run_id=f"run-{number}"))
+    queries: list[str] = []
+    engine = database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
+    listed = await list_summaries(database, 3)
+    assert len([query for query in queries if "FROM" in query]) == 1
+    assert [(each.run.run_id, each.step, each.committed_steps) for each in listed] == [
+        (f"run-{number}", 1, 0) for number in (4, 3, 2)
+    ]
+    last = listed[-1].run
+    assert [each.run.run_id for each in await list_summaries(database, 3, (last.created_at, last.run_id))] == [
+        "run-1",
+        "run-0",
+    ]
+
+
+async def test_items_of_several_jobs_are_counted_in_one_query(database: Database) -> None:
+    for job_id in ("one", "two"):
+        record = EvalRecord(job_id, EvalState.RUNNING, "", b"", "", 3, (), {}, None, 1.0, None)
+        await evals.create_job(database, record, (1, b""))
+    items = [ItemRecord("q", sample, "", True, sample == 1, b"") for sample in range(3)]
+    await evals.add_items(database, "one", items, None, (2, b""), 1.0)
+    counted = await evals.count_items_of(database, ["one", "two"])
+    assert counted == {"one": ItemCounts(3, 1), "two": ItemCounts(0, 0)}
+
+
+async def test_a_learner_is_given_only_the_batches_that_it_lacks(database: Database) -> None:
+    await add_run(database)
+    for number in (1, 2, 3):
+        batches = tuple(BatchRecord(policy, number, f"{policy}{number}", "file", 1, {}) for policy in "pq")
+        record = replace(step(number), batches=batches if number != 2 else batches[:1])
+        await store.begin_step(database, record)
+        for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED)[
+            : 4 if number < 3 else 1
+        ]:
+            await store.advance_step(database, record, state)
+    assert await last_update(database, "run-1", "p") == 3
+    assert await last_update(database, "run-1", "nobody") == 0
+    assert [batch.digest for batch in await batches_after(database, "run-1", "p", 1)] == ["p2", "p3"]
+    assert await sealed_digests(database, "run-1", "q") == ("q1", "q3")
+    assert await trained_updates(database, "run-1") == {"p": 2, "q": 1}

@@ -36,8 +36,9 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
         size = page_size(request.page_size)
         records = await store.list_jobs(self._database, size + 1, parse_page_token(request.page_token))
         last = records[size - 1] if len(records) > size else None
+        counts = await store.count_items_of(self._database, [record.job_id for record in records[:size]])
         return evaluation_pb2.ListEvalJobsResponse(
-            jobs=[await self._message(record) for record in records[:size]],
+            jobs=[job_message(record, counts[record.job_id]) for record in records[:size]],
             next_page_token="" if last is None else f"{last.created_at!r}/{last.job_id}",
         )
 

@@ -249,12 +249,18 @@ async def list_items(
 
 
 async def count_items(database: Database, job_id: str) -> ItemCounts:
-    """How many items have ended."""
+    """How many items of a job have ended."""
+    return (await count_items_of(database, [job_id]))[job_id]
+
+
+async def count_items_of(database: Database, job_ids: Sequence[str]) -> dict[str, ItemCounts]:
+    """How many items of each job have ended, in one query."""
     items = schema.eval_items.c
     faults = func.sum(case((items.faulted, 1), else_=0)).cast(Integer)
+    query = select(items.job_id, func.count(), faults).where(items.job_id.in_(job_ids)).group_by(items.job_id)
     async with database.reading() as connection:
-        row = (await connection.execute(select(func.count(), faults).where(items.job_id == job_id))).one()
-    return ItemCounts(row[0], row[1] or 0)
+        counted = {job_id: ItemCounts(done, faulted) for job_id, done, faulted in await connection.execute(query)}
+    return {job_id: counted.get(job_id, ItemCounts(0, 0)) for job_id in job_ids}
 
 
 async def _write_event(connection: AsyncConnection, job_id: str, event: tuple[int, bytes]) -> None:
