@@ -192,6 +192,26 @@ async def test_a_validation_that_is_cancelled_leaves_its_step_without_one(open_w
         assert (await world.get_run()).best_step == 2
 
 
+async def test_a_run_that_is_cancelled_while_it_validates_ends_its_validation(open_world, stand_ins: Backends) -> None:
+    success_by_step(stand_ins, {})
+
+    async def waits(request: policy_pb2.GenerateRequest) -> str:
+        if "(held-" in question_of(request):
+            await asyncio.Event().wait()
+        return right_unless_guessed(request)
+
+    stand_ins.policy.reply = waits
+    async with open_world(learner=True) as world:
+        text = config(world.folder, HELD)
+        await world.training.CreateRun(training_pb2.CreateRunRequest(run_id="run", config=text))
+        async with asyncio.timeout(30):
+            while not any("(held-" in question_of(request) for request in stand_ins.policy.requests):
+                await asyncio.sleep(0.02)
+        await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run"))
+        job = await world.evaluation.GetEvalJob(Get(job_id="run.step-1"))
+        assert (job.state, job.reason) == (evaluation_pb2.EVAL_STATE_CANCELLED, "run run was cancelled")
+
+
 async def test_a_validation_file_that_changes_under_a_run_stops_it_by_name(open_world, stand_ins: Backends) -> None:
     success_by_step(stand_ins, dict.fromkeys(range(1, 13), 4))
     async with open_world(learner=True) as world:

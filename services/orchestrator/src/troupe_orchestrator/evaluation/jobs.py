@@ -136,6 +136,13 @@ class EvalJobs:
             log.feed.end()
         return log.record
 
+    async def end_validations(self, run_id: str) -> None:
+        """End what validations of a run are under way: it was cancelled and goes on with none."""
+        for record in await store.list_validations(self._database, run_id):
+            if record.state is EvalState.RUNNING:
+                log = await JobLog.open(self._database, record, self._folder(record.job_id))
+                await log.end(EvalState.CANCELLED, f"run {run_id} was cancelled")
+
     async def get(self, job_id: str) -> EvalRecord:
         """One job.
 

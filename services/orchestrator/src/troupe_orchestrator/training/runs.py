@@ -220,7 +220,9 @@ class Runs:
         record = await self.get(run_id)
         if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
             return record
-        return await self._stop(record, RunState.CANCELLED, "cancelled by request")
+        record = await self._stop(record, RunState.CANCELLED, "cancelled by request")
+        await self._jobs.end_validations(run_id)
+        return record
 
     async def events(self, run_id: str) -> EventLog:
         """The run's events."""
