@@ -8,7 +8,13 @@ from sqlalchemy import event
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import evals
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import batches_after, last_update, sealed_digests, trained_updates
+from troupe_orchestrator.store.batches import (
+    batches_after,
+    last_update,
+    sealed_digests,
+    trained_updates,
+    updated_policies,
+)
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemCounts, ItemRecord
 from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
@@ -172,3 +178,5 @@ async def test_a_learner_is_given_only_the_batches_that_it_lacks(database: Datab
     assert [batch.digest for batch in await batches_after(database, "run-1", "p", 1)] == ["p2", "p3"]
     assert await sealed_digests(database, "run-1", "q") == ("q1", "q3")
     assert await trained_updates(database, "run-1") == {"p": 2, "q": 1}
+    assert await updated_policies(database, "run-1", 2, 2) == {"p"}
+    assert await updated_policies(database, "run-1", 1, 3) == {"p", "q"}

@@ -106,6 +106,15 @@ async def trained_updates(database: Database, run_id: str) -> dict[str, int]:
         return {row.policy_id: row.newest for row in await connection.execute(query)}
 
 
+async def updated_policies(database: Database, run_id: str, first_step: int, last_step: int) -> frozenset[str]:
+    """Policies with a sealed batch in these steps."""
+    query = (
+        select(_TABLE.policy_id).distinct().where(_TABLE.run_id == run_id, _TABLE.step.between(first_step, last_step))
+    )
+    async with database.reading() as connection:
+        return frozenset(await connection.scalars(query))
+
+
 async def add_batches(
     connection: AsyncConnection, run_id: str, step: int, batches: Sequence[BatchRecord], sizes: Sequence[int]
 ) -> None:

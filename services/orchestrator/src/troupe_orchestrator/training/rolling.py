@@ -22,7 +22,7 @@ from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timel
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import BatchRecord, last_update
+from troupe_orchestrator.store.batches import BatchRecord, last_update, updated_policies
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile
 from troupe_orchestrator.store.runs import DropRecord, StepRecord, StepState
@@ -230,12 +230,7 @@ class Rolling:
         if not plan.resets_optimizer:
             return set()
         first = plan.step - plan.step_in_stage + 1
-        updated = {
-            batch.policy_id
-            for record in await store.list_steps(self.database, self.run_id)
-            if first <= record.step < plan.step
-            for batch in record.batches
-        }
+        updated = await updated_policies(self.database, self.run_id, first, plan.step - 1)
         return set(self.policy_of_role.values()) - updated
 
 
