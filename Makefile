@@ -17,7 +17,7 @@ $(UV):
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet uv==$(UV_VERSION)
 
-.venv/.ready: $(UV) uv.lock pyproject.toml $(wildcard */*/pyproject.toml */pyproject.toml) services/sandbox_rs/Cargo.lock $(wildcard services/sandbox_rs/src/*.rs)
+.venv/.ready: $(UV) uv.lock pyproject.toml $(wildcard */*/pyproject.toml */pyproject.toml) services/sandbox_rs/Cargo.lock $(wildcard services/sandbox_rs/src/*.rs) libs/contracts/src/troupe_contracts/access.json
 	$(UV) sync --frozen --extra $(EXTRA)
 	@touch $@
 

@@ -107,7 +107,10 @@ def _remedy(error: grpc.RpcError) -> str:
     """What to do about an error that the caller's own choice of a target may have caused."""
     said = describe(error)
     if code_of(error) is grpc.StatusCode.UNAVAILABLE and any(text in said.lower() for text in _NOT_REACHED):
-        return "; nothing serves there: look at the target, or start the services with `troupe up`"
+        return (
+            "; nothing serves there, or not with these credentials: look at the target and at --tls-ca, "
+            "or start the services with `troupe up`"
+        )
     if code_of(error) is grpc.StatusCode.UNIMPLEMENTED:
         return "; what serves there is no orchestrator of this version: look at the target"
     return ""

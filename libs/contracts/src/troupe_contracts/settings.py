@@ -149,7 +149,8 @@ class ServiceSettings(BaseModel):
             value = f"{given[name]!r}" if name in given else "not set"
             wanted = cls.model_fields[field].description if field in cls.model_fields else None
             remedy = f"; wanted: {wanted}" if wanted else ""
-            lines.append(f"{name} is {value}: {each['msg']}{remedy}" if field else each["msg"])
+            said = each["msg"].removeprefix("Value error, ")
+            lines.append(f"{name} is {value}: {said}{remedy}" if field else said)
         return lines
 
 
