@@ -58,7 +58,7 @@ async def test_a_run_uses_format_grader_terms_estimator_and_node_by_their_names(
         )
         events = await opened.run(config)
         assert events[-1].state_changed.state == training_pb2.RUN_STATE_SUCCEEDED, events
-        (trees,) = (tmp_path / "world" / "data").rglob("trees.parquet")
+        (trees,) = (tmp_path / "world" / "data").rglob("trees-*.parquet")
         nodes = pq.read_table(trees).to_pylist()
         executions = [node["id"] for node in nodes if node["kind"] == "execution"]
         traces = [
