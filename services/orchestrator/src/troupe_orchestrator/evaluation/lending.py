@@ -25,7 +25,7 @@ from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.loans import Loan, forget_loan, list_loans, record_loans
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.policies import parse_version, version_text
-from troupe_orchestrator.training.weights import FIXED_PROBE, WeightSyncError, load_weights
+from troupe_orchestrator.training.weights import WeightSyncError, load_weights
 
 logger = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class Lending:
     def __init__(self, database: Database, engines: Engines) -> None:
         self._database = database
         self._engines = engines
-        self._learners = {policy.policy_id: policy.learner for policy in engines.policies}
+        self._policies = {policy.policy_id: policy for policy in engines.policies}
 
     async def lend(self, job_id: str, lent: Mapping[str, Probed]) -> None:
         """Load weights in place of the current ones. Give them back, also when this fails.
@@ -153,15 +153,16 @@ class Lending:
 
     async def _own_weights(self, loan: Loan) -> Probed:
         """What the engines of a loan served before: the learner's weights, or those that they were started with."""
-        learner = self._learners.get(loan.policy_id)
+        policy = self._policies.get(loan.policy_id)
         held = ""
-        if learner is not None:
+        if policy is not None:
+            learner = policy.learner
             try:
                 held = version_text((await learner.get()).version)
                 if held == loan.version:
                     source = policy_pb2.WeightSource(learner_target=learner.target)
                     weights = StoredWeights(await learner.manifest(), source)
-                    return Probed(weights, await learner.probes([FIXED_PROBE]))
+                    return Probed(weights, await learner.probes(policy.fixed_probes))
             except (grpc.RpcError, LearnerError) as error:
                 reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
                 raise GiveBackError(f"the learner: {reason}") from error

@@ -16,8 +16,8 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.evaluation.best import best_validation
+from troupe_orchestrator.evaluation.fixed_designs import fixed_designer, fixed_script
 from troupe_orchestrator.evaluation.lending import Lending, Probed, weight_holders
-from troupe_orchestrator.evaluation.single_agent import single_agent_designer
 from troupe_orchestrator.evaluation.stored_weights import read_stored_weights
 from troupe_orchestrator.fleet import PolicyFleet, without_engine
 from troupe_orchestrator.rollout.task import Services
@@ -25,7 +25,6 @@ from troupe_orchestrator.settings import targets as split_targets
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.policies import parse_version, version_text
-from troupe_orchestrator.training.weights import FIXED_PROBE
 
 _ANSWER_SECONDS = 10.0
 _DESIGNER_SERVICE = "troupe.v1.Designer"
@@ -58,21 +57,24 @@ async def resolve(target: evaluation_pb2.EvalTarget, database: Database, engines
             return evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
 
 
-def uses_own_engines(target: evaluation_pb2.EvalTarget, mode: evaluation_pb2.EvalMode.ValueType) -> bool:
+def uses_own_engines(request: evaluation_pb2.CreateEvalJobRequest) -> bool:
     """Whether a job needs the engines of this deployment, and so the time between two steps of a run."""
-    asks_designer = mode != evaluation_pb2.EVAL_MODE_SINGLE_AGENT
-    return not (target.endpoint.executor and (target.endpoint.designer or not asks_designer))
+    endpoint = request.target.endpoint
+    return not (endpoint.executor and (endpoint.designer or fixed_script(request) is not None))
 
 
 @contextlib.asynccontextmanager
 async def served(
+    request: evaluation_pb2.CreateEvalJobRequest,
     target: evaluation_pb2.EvalTarget,
-    mode: evaluation_pb2.EvalMode.ValueType,
     job_id: str,
     database: Database,
     engines: Engines,
 ) -> AsyncIterator[Served]:
     """The target while the block runs. Whoever enters it holds the boundary, unless only endpoints are used.
+
+    Args:
+        target: as resolved.
 
     Raises:
         FailedPrecondition, NotFound: it is not there any more.
@@ -81,7 +83,7 @@ async def served(
     """
     lending = Lending(database, engines)
     async with contextlib.AsyncExitStack() as stack:
-        if uses_own_engines(target, mode):
+        if uses_own_engines(request):
             await lending.give_back()
         if target.WhichOneof("target") == "checkpoint":
             lent = await _read(target.checkpoint, database)
@@ -92,13 +94,14 @@ async def served(
         if target.endpoint.executor:
             executor = PolicyFleet(split_targets(target.endpoint.executor))
             services = replace(services, executors=executor)
-        if mode == evaluation_pb2.EVAL_MODE_SINGLE_AGENT:
-            services = replace(services, designers=without_engine(single_agent_designer()))
+        script = fixed_script(request)
+        if script is not None:
+            services = replace(services, designers=without_engine(fixed_designer(script)))
         elif target.endpoint.designer:
             designer = PolicyFleet([target.endpoint.designer], "designer")
             services = replace(services, designers=designer)
         versions = {"executor": await _version(executor)}
-        if mode != evaluation_pb2.EVAL_MODE_SINGLE_AGENT:
+        if script is None:
             versions["designer"] = await _version(designer)
         yield Served(services, versions)
 
@@ -157,8 +160,7 @@ async def _read(checkpoint: evaluation_pb2.CheckpointTarget, database: Database)
         known = saved.get(policy_id, {})
         version = parse_version(known["version"]) if "version" in known else None
         weights = await asyncio.to_thread(read_stored_weights, uri, policy_id, version)
-        log_probs = known.get("probe")
-        probes = [policy_pb2.Probe(token_ids=FIXED_PROBE, log_probs=log_probs)] if log_probs else []
+        probes = [policy_pb2.Probe(**probe) for probe in known.get("probes", [])]
         lent[policy_id] = Probed(weights, probes)
     return lent
 

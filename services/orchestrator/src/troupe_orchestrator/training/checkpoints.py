@@ -11,7 +11,6 @@ from troupe_orchestrator.store.batches import sealed_digests
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.policies import Policy, version_text
-from troupe_orchestrator.training.weights import FIXED_PROBE
 
 
 async def save_checkpoint(
@@ -42,7 +41,10 @@ async def save_checkpoint(
             "update": saved.step,
             "version": version_text(saved.version),
             # What an engine that loads it must reproduce.
-            "probe": list((await policy.learner.probes([FIXED_PROBE]))[0].log_probs),
+            "probes": [
+                {"token_ids": list(probe.token_ids), "log_probs": list(probe.log_probs)}
+                for probe in await policy.learner.probes(policy.fixed_probes)
+            ],
         }
     await store.record_checkpoint(database, run_id, step, manifest)
     best = await best_validation(database, run_id)

@@ -6,6 +6,7 @@ from troupe.v1 import common_pb2
 
 from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.training.learner import LearnerClient
+from troupe_orchestrator.training.probes import fixed_probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,13 @@ class Policy:
     learner: LearnerClient
     fleet: PolicyFleet
     roles: tuple[str, ...]
+
+    @property
+    def fixed_probes(self) -> list[list[int]]:
+        """Sequences that the engines must score as the learner does after every load, whatever the batch."""
+        identity = self.fleet.identity
+        assert identity is not None, "the fleet has been connected to"
+        return fixed_probes(identity.vocabulary_size, identity.context_length)
 
 
 def version_text(version: common_pb2.PolicyVersion) -> str:

@@ -26,7 +26,7 @@ from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
 from troupe_orchestrator.store.runs import StepRecord, StepState
-from troupe_orchestrator.training.batch import TrainingSequence, read_batch
+from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.checkpoints import save_checkpoint
 from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics, Violation, finite
 from troupe_orchestrator.training.drift import drift, idle_role
@@ -36,17 +36,18 @@ from troupe_orchestrator.training.fork import plan_of, prepare_base
 from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
 from troupe_orchestrator.training.learning import Applied, Learning, view_of
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
+from troupe_orchestrator.training.probes import batch_probes
 from troupe_orchestrator.training.protocol import NEEDS, Action, Apply, PolicyView, Sync, Work, next_action
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.retention import collect, sweep
 from troupe_orchestrator.training.rolling import HELD, Rolling, StepFolders
 from troupe_orchestrator.training.validation import NOT_DUE, Validation
-from troupe_orchestrator.training.weights import FIXED_PROBE, SyncReport, WeightSyncError, sync_weights
+from troupe_orchestrator.training.weights import SyncReport, WeightSyncError, sync_weights
 
 logger = structlog.get_logger()
 
-_PROBES = 4
+_BATCH_PROBES = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 _FEWEST_ATTEMPTS = 3
@@ -126,7 +127,7 @@ class RunLoop:
         self._trouble: _Trouble | None = None
         self._last_action: Action | None = None
         self._repeated = 0
-        self._probes: dict[str, list[list[int]]] = {policy_id: [list(FIXED_PROBE)] for policy_id in self._policies}
+        self._probes: dict[str, list[list[int]]] = {}
         self._applied: dict[str, Applied] = {}
         self._synced: list[tuple[SyncReport, float]] = []
 
@@ -239,7 +240,7 @@ class RunLoop:
     def _remember(self, policy_id: str, applied: Applied) -> None:
         """Keep what the newest update gave until it is recorded, and sequences of it for the probe of the next load."""
         self._applied[policy_id] = applied
-        self._probes[policy_id] = _probe_sequences(applied.sequences)
+        self._probes[policy_id] = batch_probes([each.token_ids.tolist() for each in applied.sequences], _BATCH_PROBES)
 
     async def _record_trained(self, record: StepRecord, plan: StepPlan) -> None:
         versions, metrics = dict(record.versions), dict(record.metrics)
@@ -276,7 +277,7 @@ class RunLoop:
             policy.learner,
             policy.fleet,
             self._database.fence,
-            self._probes[policy.policy_id],
+            [*policy.fixed_probes, *self._probes.get(policy.policy_id, [])],
             self._config.probe_bound,
         )
         self._synced.append((report, time.perf_counter() - begun))
@@ -396,9 +397,3 @@ async def _serve(policy: Policy, version: str) -> bool:
 async def _version(policy: Policy) -> str:
     """What a policy's engines serve, once they all serve the same."""
     return version_text((await policy.fleet.describe())[0].version)
-
-
-def _probe_sequences(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
-    """A few sequences of the batch, the shortest first: enough to tell one set of weights from another."""
-    shortest = sorted(sequences, key=lambda sequence: len(sequence.token_ids))[:_PROBES]
-    return [list(FIXED_PROBE), *(sequence.token_ids.tolist() for sequence in shortest)]

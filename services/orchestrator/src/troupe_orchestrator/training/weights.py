@@ -22,8 +22,6 @@ from troupe_orchestrator.training.learner import LearnerClient
 logger = structlog.get_logger()
 _PHASE_SECONDS = 300.0
 _ATTEMPTS = 2
-FIXED_PROBE = tuple(range(1, 17))
-"""Token ids that every vocabulary has: tells a load that failed where no batch is at hand."""
 
 
 class WeightSyncError(RuntimeError):

@@ -89,6 +89,8 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
             tokenizer_digest=self.weights.tokenizer_digest,
             architecture_digest="a" * 64,
             returns_tokens=True,
+            vocabulary_size=256,
+            context_length=1 << 20,
             accepts_updates=True,
         )
 
