@@ -31,6 +31,8 @@ class Mode(StrEnum):
 
     SYSTEM = "system"
     SINGLE_AGENT = "single-agent"
+    MAJORITY = "majority"
+    FIXED_WORKFLOW = "fixed-workflow"
 
 
 def evaluate(
@@ -42,8 +44,10 @@ def evaluate(
     ] = "",
     of: Annotated[str, typer.Option("--of", help=f"Whom to evaluate: {FORMS}.")] = "current",
     mode: Annotated[
-        Mode, typer.Option(help="Designer and executor as a system, or one agent of the executor alone.")
+        Mode, typer.Option(help="Designer and executor as a system; or the executor alone, by a script that is fixed.")
     ] = Mode.SYSTEM,
+    votes: Annotated[int, typer.Option(min=0, max=256, help="Agents that vote, with --mode majority.")] = 0,
+    script: Annotated[Path | None, typer.Option(help="Workflow script for --mode fixed-workflow.")] = None,
     job_id: Annotated[
         str, typer.Option("--job-id", help="Id of the new job; without --dataset, of a job to watch to its end.")
     ] = "",
@@ -88,6 +92,8 @@ def evaluate(
             limit=limit,
             target=whom,
             mode=evaluation_pb2.EvalMode.Value(f"EVAL_MODE_{mode.name}"),
+            votes=votes,
+            script="" if script is None else frame.read_text(script),
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
         )
         _run(place, Purpose.INFERENCE, lambda client: _watched(client, client.create_eval(request)))

@@ -101,6 +101,11 @@ async def test_a_malformed_line_is_named_by_file_and_line_and_the_others_run(sha
         ({"samples": 257}, "samples"),
         ({"job_id": "Not An Id"}, "job_id"),
         ({"mode": 9}, "mode"),
+        ({"mode": evaluation_pb2.EVAL_MODE_MAJORITY, "votes": 1}, "votes"),
+        ({"mode": evaluation_pb2.EVAL_MODE_MAJORITY, "votes": 33}, "votes"),
+        ({"votes": 3}, "votes"),
+        ({"mode": evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW}, "script"),
+        ({"mode": evaluation_pb2.EVAL_MODE_SINGLE_AGENT, "script": SINGLE}, "script"),
     ],
 )
 async def test_a_bad_field_of_a_job_is_refused_by_name(shared: World, fields: dict[str, object], field: str) -> None:
@@ -272,13 +277,33 @@ async def test_an_item_that_ended_in_faults_of_ours_is_left_out_and_run_again_wh
         await shared.evaluation.ResumeEvalJob(Resume(job_id="faults"))
 
 
-async def test_one_agent_alone_is_asked_without_a_designer(shared: World) -> None:
+@pytest.mark.parametrize(
+    ("fields", "pattern", "asked"),
+    [
+        ({"mode": evaluation_pb2.EVAL_MODE_SINGLE_AGENT}, "single", 1),
+        ({"mode": evaluation_pb2.EVAL_MODE_MAJORITY, "votes": 3}, "vote", 3),
+        ({"mode": evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW, "script": VOTE}, "vote", 2),
+    ],
+)
+async def test_a_mode_with_a_fixed_script_asks_no_designer(
+    shared: World, fields: dict[str, object], pattern: str, asked: int
+) -> None:
     shared.backends.designer.requests.clear()
-    job = await shared.evaluate(math_task("one"), mode=evaluation_pb2.EVAL_MODE_SINGLE_AGENT)
+    shared.backends.policy.requests.clear()
+    job = await shared.evaluate(math_task("one"), **fields)
     assert (job.state, job.summary.success, job.summary.valid_scripts) == (
         evaluation_pb2.EVAL_STATE_SUCCEEDED,
         1.0,
         1.0,
     )
+    assert [item.pattern for item in await shared.items(job.job_id)] == [pattern]
     assert shared.backends.designer.requests == []
+    assert len(shared.backends.policy.requests) == asked
     assert (job.HasField("designer_version"), job.HasField("executor_version")) == (False, True)
+
+
+async def test_the_answer_that_most_agents_gave_counts(shared: World) -> None:
+    answers = iter([RIGHT, WRONG, RIGHT])
+    shared.backends.policy.reply = lambda request: next(answers)
+    job = await shared.evaluate(math_task("one"), mode=evaluation_pb2.EVAL_MODE_MAJORITY, votes=3)
+    assert job.summary.success == 1.0

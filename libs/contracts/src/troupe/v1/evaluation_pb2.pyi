@@ -52,9 +52,13 @@ class _EvalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvalMode.Val
     EVAL_MODE_SYSTEM: _EvalMode.ValueType  # 1
     """The designer writes a workflow, the executor plays its agents."""
     EVAL_MODE_SINGLE_AGENT: _EvalMode.ValueType  # 2
-    """One agent of the executor, asked once; no designer. Its baseline at equal mean tokens is read off
-    `EvalSummary.generated_tokens` of both jobs.
+    """One agent of the executor, asked once; no designer."""
+    EVAL_MODE_MAJORITY: _EvalMode.ValueType  # 3
+    """`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With as
+    many votes as make `generated_tokens` equal it is the baseline of a system at equal mean tokens.
     """
+    EVAL_MODE_FIXED_WORKFLOW: _EvalMode.ValueType  # 4
+    """The script of the request for every problem; no designer."""
 
 class EvalMode(_EvalMode, metaclass=_EvalModeEnumTypeWrapper):
     """How an item comes to its answer."""
@@ -63,9 +67,13 @@ EVAL_MODE_UNSPECIFIED: EvalMode.ValueType  # 0
 EVAL_MODE_SYSTEM: EvalMode.ValueType  # 1
 """The designer writes a workflow, the executor plays its agents."""
 EVAL_MODE_SINGLE_AGENT: EvalMode.ValueType  # 2
-"""One agent of the executor, asked once; no designer. Its baseline at equal mean tokens is read off
-`EvalSummary.generated_tokens` of both jobs.
+"""One agent of the executor, asked once; no designer."""
+EVAL_MODE_MAJORITY: EvalMode.ValueType  # 3
+"""`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With as
+many votes as make `generated_tokens` equal it is the baseline of a system at equal mean tokens.
 """
+EVAL_MODE_FIXED_WORKFLOW: EvalMode.ValueType  # 4
+"""The script of the request for every problem; no designer."""
 Global___EvalMode: _TypeAlias = EvalMode  # noqa: Y015
 
 @_typing.final
@@ -81,6 +89,8 @@ class CreateEvalJobRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    SCRIPT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client, for idempotency. Empty lets the server choose."""
     dataset_name: _builtins.str
@@ -95,6 +105,10 @@ class CreateEvalJobRequest(_message.Message):
     """Only the first so many problems; 0 is all."""
     mode: Global___EvalMode.ValueType
     """How each problem is attempted; unspecified is the system of designer and executor."""
+    votes: _builtins.int
+    """Agents of mode MAJORITY, 2 to 256."""
+    script: _builtins.str
+    """Workflow script of mode FIXED_WORKFLOW, as a designer would write it."""
     @_builtins.property
     def sampling(self) -> _common_pb2.Sampling: ...
     @_builtins.property
@@ -113,10 +127,12 @@ class CreateEvalJobRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         target: Global___EvalTarget | None = ...,
         mode: Global___EvalMode.ValueType = ...,
+        votes: _builtins.int = ...,
+        script: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "script", b"script", "target", b"target", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,7 @@ async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
     target = evaluation_pb2.EvalTarget.FromString(record.target)
     content = await asyncio.to_thread(Path(record.dataset_file).read_bytes)
     dataset = await asyncio.to_thread(load_dataset, request, content)
-    async with served(target, request.mode, record.job_id, database, engines) as ready:
+    async with served(request, target, record.job_id, database, engines) as ready:
         if record.versions and record.versions != ready.versions:
             raise VersionChangedError(
                 f"began with {record.versions}, the target now serves {ready.versions}: items of two versions are not "

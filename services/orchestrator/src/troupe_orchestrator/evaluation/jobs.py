@@ -65,12 +65,13 @@ class EvalJobs:
         self._serving = serving
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
+        self._closing = False
         self._creating = asyncio.Lock()
 
     async def resume_interrupted(self) -> None:
         """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
-        for record in await store.list_jobs(self._database, limit=1000):
-            if record.state is EvalState.RUNNING and not record.run_id:
+        for record in await store.running_jobs(self._database):
+            if not record.run_id:
                 await self._launch(record)
 
     async def create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
@@ -81,7 +82,7 @@ class EvalJobs:
             NotFound: the target's run or checkpoint.
             FailedPrecondition: the id belongs to another job, or the target cannot be evaluated here.
         """
-        check_request(request)
+        check_request(request, self._serving.budgets)
         engines = require(self._engines)
         # Two calls with one id are one job, also when they come together.
         async with self._creating:
@@ -89,7 +90,10 @@ class EvalJobs:
             if existing is not None:
                 return existing
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
-            target = await resolve(request.target, self._database, engines)
+            try:
+                target = await resolve(request.target, self._database, engines)
+            except NoReplicasError as error:
+                raise Unavailable(str(error)) from error
             record = await self._add(request, dataset, target, self._serving)
             await self._launch(record)
             return record
@@ -210,6 +214,7 @@ class EvalJobs:
 
     async def close(self) -> None:
         """Stop where the jobs stand; they are resumed at the next start."""
+        self._closing = True
         tasks = [active.task for active in self._active.values()]
         for task in tasks:
             task.cancel()
@@ -295,10 +300,8 @@ class EvalJobs:
     async def _run_and_end(self, log: JobLog) -> None:
         job_id = log.record.job_id
         request = evaluation_pb2.CreateEvalJobRequest.FromString(log.record.request)
-        target = evaluation_pb2.EvalTarget.FromString(log.record.target)
-        own = uses_own_engines(target, request.mode)
         try:
-            async with self._boundary if own else contextlib.nullcontext():
+            async with self._boundary if uses_own_engines(request) else contextlib.nullcontext():
                 await run_job(log, self._database, require(self._engines))
         except (LeaseLostError, StoreUnavailableError):
             raise
@@ -307,12 +310,19 @@ class EvalJobs:
                 raise
             await log.end(EvalState.CANCELLED, "cancelled by request")
         except grpc.RpcError as error:
-            await log.end(EvalState.FAILED, describe(error))
+            await self._fail(log, describe(error))
         except (*_NAMED, ServiceError) as error:
-            await log.end(EvalState.FAILED, str(error))
+            await self._fail(log, str(error))
         except Exception as error:  # the boundary of a job: whatever ends it is recorded with it
             logger.exception("eval job failed", job=job_id)
-            await log.end(EvalState.FAILED, f"{type(error).__name__}: {error}")
+            await self._fail(log, f"{type(error).__name__}: {error}")
+
+    async def _fail(self, log: JobLog, reason: str) -> None:
+        # What fails while everything is going down, such as giving weights back, is tried again at the next start.
+        if self._closing:
+            logger.warning("eval job stopped", job=log.record.job_id, reason=reason)
+        else:
+            await log.end(EvalState.FAILED, reason)
 
     async def _validated(self, log: JobLog, engines: Engines) -> None:
         try:

@@ -1,20 +1,24 @@
 """What a CreateEvalJob call may ask for. Pure."""
 
 import re
+from collections.abc import Iterator
 
 from troupe.v1 import common_pb2, evaluation_pb2
 from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.datasets.formats import FORMATS
 from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
-from troupe_orchestrator.run_config import ServingConfig
+from troupe_orchestrator.evaluation.fixed_designs import fixed_script
+from troupe_orchestrator.run_config import Budgets, ServingConfig
 
 MAX_DATASET_BYTES = 48 * 1024 * 1024
 MAX_SAMPLES = 256
+MAX_VOTES = 256
+MAX_SCRIPT_CHARACTERS = 65_536
 _JOB_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
-def check_request(request: evaluation_pb2.CreateEvalJobRequest) -> None:
+def check_request(request: evaluation_pb2.CreateEvalJobRequest, budgets: Budgets) -> None:
     """Refuse what cannot be run.
 
     Raises:
@@ -33,10 +37,27 @@ def check_request(request: evaluation_pb2.CreateEvalJobRequest) -> None:
         violations.append(("samples", f"is {request.samples}, must be 1 to {MAX_SAMPLES}"))
     if request.mode not in evaluation_pb2.EvalMode.values():
         violations.append(("mode", f"is {request.mode}, must be one of {evaluation_pb2.EvalMode.keys()}"))
-    if request.mode == evaluation_pb2.EVAL_MODE_SINGLE_AGENT and request.target.endpoint.designer:
-        violations.append(("target.endpoint.designer", "is asked by nobody: mode SINGLE_AGENT has no designer"))
+    violations += _fixed_violations(request, budgets)
     if violations:
         raise InvalidArgument.every(violations)
+
+
+def _fixed_violations(request: evaluation_pb2.CreateEvalJobRequest, budgets: Budgets) -> Iterator[tuple[str, str]]:
+    """What a mode asks for and has not, or has and nobody reads."""
+    mode = evaluation_pb2.EvalMode.Name(request.mode) if request.mode in evaluation_pb2.EvalMode.values() else ""
+    if fixed_script(request) is not None and request.target.endpoint.designer:
+        yield "target.endpoint.designer", f"is asked by nobody: {mode} has no designer"
+    if request.mode == evaluation_pb2.EVAL_MODE_MAJORITY:
+        most = min(MAX_VOTES, budgets.agent_calls)
+        if not 2 <= request.votes <= most:
+            yield "votes", f"is {request.votes}, must be 2 to {most}, the agent calls that an execution may make"
+    elif request.votes:
+        yield "votes", f"is read by EVAL_MODE_MAJORITY only, the mode is {mode}"
+    if request.mode == evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW:
+        if not 1 <= len(request.script) <= MAX_SCRIPT_CHARACTERS:
+            yield "script", f"has {len(request.script)} characters, must have 1 to {MAX_SCRIPT_CHARACTERS}"
+    elif request.script:
+        yield "script", f"is read by EVAL_MODE_FIXED_WORKFLOW only, the mode is {mode}"
 
 
 def load_dataset(request: evaluation_pb2.CreateEvalJobRequest, content: bytes) -> LoadedDataset:

@@ -120,6 +120,14 @@ async def list_jobs(database: Database, limit: int, before: tuple[float, str] | 
         return [_job(row) for row in await connection.execute(query)]
 
 
+async def running_jobs(database: Database) -> list[EvalRecord]:
+    """Those that have not ended, oldest first."""
+    table = schema.eval_jobs.c
+    query = select(schema.eval_jobs).where(table.state == EvalState.RUNNING).order_by(table.created_at, table.job_id)
+    async with database.reading() as connection:
+        return [_job(row) for row in await connection.execute(query)]
+
+
 async def list_validations(database: Database, run_id: str) -> list[EvalRecord]:
     """The eval jobs that are validations of a run, by step."""
     query = select(schema.eval_jobs).where(schema.eval_jobs.c.run_id == run_id).order_by(schema.eval_jobs.c.step)
