@@ -14,7 +14,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -47,7 +47,7 @@ CODE = {
     "question": "Print 42. (code)",
     "tests": {"stdin": [["1\n", "42\n"]]},
 }
-TASKS = [math_task("one"), math_task("two"), math_task("faulty"), CODE]
+TASKS = [CODE, math_task("one"), math_task("two"), math_task("faulty"), math_task("beyond the limit")]
 HELD = [math_task("held-one"), math_task("held-two")]
 RUN: dict[str, Any] = {
     "name": "run",
@@ -60,7 +60,7 @@ RUN: dict[str, Any] = {
     ],
     "rollout": {"tasks_per_step": 4, "designs": 2, "executions": 2, "max_attempts": 2, "quarantine_after": 2},
     "sampling": {"designer": {"max_tokens": 64}, "executor": {"max_tokens": 48}},
-    "budgets": {"agent_calls": 3, "tokens": 130, "turns": 2},
+    "budgets": {"agent_calls": 3, "tokens": 93, "turns": 2},
     "optimization": {"mini_batches": 2, "warmup_steps": 1},
     "checkpoint": {"every": 1, "keep": 1},
     "validation": {"dataset": "held.jsonl", "format": "troupe", "every": 2, "samples": 2, "limit": 1},
@@ -68,7 +68,7 @@ RUN: dict[str, Any] = {
 }
 SERVING: dict[str, Any] = {
     "sampling": {"designer": {"max_tokens": 64}, "executor": {"max_tokens": 48}},
-    "budgets": {"agent_calls": 3, "tokens": 130, "turns": 2},
+    "budgets": {"agent_calls": 3, "tokens": 93, "turns": 2},
     "max_attempts": 2,
 }
 TIMED = re.compile(r"seconds|tokens_per_second|utili[sz]ation|busy|latency")
@@ -117,11 +117,13 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
     elif annotation is bool:
         yield not value
     elif annotation is int:
-        yield from ([value + 1, value - 1] if isinstance(value, int) else [1, 2])
+        yield from ([value + 1, value - 1, value + 2] if isinstance(value, int) else [1, 2])
     elif annotation is float:
         yield from ([value / 2, value * 2, value + 0.5] if isinstance(value, int | float) and value else [0.5, 2.0])
     elif annotation is str:
         yield f"{value or ''}x"
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield {**value, "unknown": 0.5}
     elif isinstance(annotation, type) and issubclass(annotation, Path):
         yield f"{value}.other"
 
@@ -136,16 +138,18 @@ def changed(config: dict[str, Any], path: tuple[str | int, ...], value: Any) -> 
     return result
 
 
-def another(model: type[BaseModel], config: dict[str, Any], leaf: Leaf) -> dict[str, Any] | None:
-    """The config with another legal value of the leaf; None where no value is legal beside the rest."""
+def alternatives(model: type[BaseModel], config: dict[str, Any], leaf: Leaf) -> list[dict[str, Any]]:
+    """The config with other legal values of the leaf; none where the model refuses every other value beside the rest."""
     path, annotation, value = leaf
-    for candidate in others(annotation, value):
+    candidates = list(others(annotation, value))
+    assert candidates, f"no other value is known for {path} of type {annotation}"
+    found = []
+    for candidate in candidates:
         mutated = changed(config, path, candidate)
         with contextlib.suppress(ValueError):
             model.model_validate(mutated)
-            return mutated
-    assert any(True for _ in others(annotation, value)), f"no other value is known for {path} of type {annotation}"
-    return None
+            found.append(mutated)
+    return found
 
 
 def name_of(leaf: Leaf) -> str:
@@ -170,7 +174,7 @@ async def sandbox_stand_in() -> AsyncIterator[tuple[StandInSandbox, str]]:
 def reply(request: policy_pb2.GenerateRequest) -> str:
     """Right or wrong by the script; a program for the task of code."""
     if any("(code)" in message.content for message in request.messages):
-        return "<solution>\nprint(42)\n</solution>"
+        return "<solution>\n42\n</solution>"
     return right_unless_guessed(request)
 
 
@@ -252,7 +256,8 @@ async def behaviour(stage: Stage, config: dict[str, Any]) -> dict[str, object]:
         "replies": said(stage.sandbox.replies),
         "optimizations": [str(each) for each in parts.learner.optimizations],
         "batches": said(parts.learner.batches.values()),
-        "probe bounds": parts.policy.probe_bounds,
+        "probe bounds": set(parts.policy.probe_bounds),
+        "saved": sorted(Path(uri).name for uri in parts.learner.checkpoints if f"/{run_id}/" in uri),
         "checkpoints": [saved.step for saved in run.checkpoints],
         "trees": len(list(Path(run.folder).rglob("trees*.parquet"))),
         "ended": (run.state, run.reason, run.committed_steps),
@@ -311,16 +316,20 @@ async def undisturbed(run_stage: Stage) -> dict[str, object]:
 async def test_every_leaf_of_a_runs_config_changes_what_it_does_or_is_refused(
     leaf: Leaf, run_stage: Stage, undisturbed: dict[str, object]
 ) -> None:
-    config = another(RunConfig, RUN, leaf)
-    if config is None:
-        return  # whatever the value, the model refuses it beside the others
+    for config in (found := alternatives(RunConfig, RUN, leaf)):
+        if await differs(run_stage, leaf, config, undisturbed):
+            return
+    assert not found, f"no other value of {name_of(leaf)} changes anything"
+
+
+async def differs(stage: Stage, leaf: Leaf, config: dict[str, Any], undisturbed: dict[str, object]) -> bool:
+    """Whether a config with another value of a leaf does anything else than RUN."""
     if leaf[0][0] == "conditions":
-        assert pauses(config) != pauses(RUN)
-    elif leaf[0] == ("name",):
-        assert await chosen_id(run_stage, config) != await chosen_id(run_stage, RUN)
-    elif asked(config, run_stage.trees) == asked(RUN, run_stage.trees):
-        # Not in what is asked of services for given trees: then in what a whole run does.
-        assert await behaviour(run_stage, config) != undisturbed
+        return pauses(config) != pauses(RUN)
+    if leaf[0] == ("name",):
+        return await chosen_id(stage, config) != await chosen_id(stage, RUN)
+    # In what is asked of services for given trees, or else in what a whole run does.
+    return asked(config, stage.trees) != asked(RUN, stage.trees) or await behaviour(stage, config) != undisturbed
 
 
 def asked(config: dict[str, Any], trees: Sequence[Tree]) -> list[object]:
@@ -389,6 +398,7 @@ async def served_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[s
 async def test_every_leaf_of_the_serving_config_changes_what_jobs_and_questions_do(
     leaf: Leaf, served_undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
-    serving = another(ServingConfig, SERVING, leaf)
-    assert serving is not None
-    assert await served(tmp_path / "served", serving) != served_undisturbed
+    for number, serving in enumerate(found := alternatives(ServingConfig, SERVING, leaf)):
+        if await served(tmp_path / f"served-{number}", serving) != served_undisturbed:
+            return
+    assert not found, f"no other value of {name_of(leaf)} changes anything"

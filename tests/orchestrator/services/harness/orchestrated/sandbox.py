@@ -40,7 +40,10 @@ class StandInSandbox(sandbox_pb2_grpc.SandboxServicer):
         calls = min(TURNS, start.max_agent_calls)
         for call_id in range(1, calls + 1):
             yield sandbox_pb2.RunWorkflowResponse(agent_call=_call(start, call_id, last=call_id == calls))
-            reply = (await anext(requests)).agent_reply
+            request = await anext(requests, None)
+            if request is None:
+                return  # nobody waits for the outcome any more
+            reply = request.agent_reply
             self.replies.append(reply)
             result = reply.text or result
         outcome = sandbox_pb2.WorkflowOutcome(
