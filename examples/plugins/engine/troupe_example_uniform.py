@@ -8,7 +8,7 @@ from troupe_inference.engines.base import EngineInfo, Generation
 
 class Uniform:
     def __init__(self, vocabulary_size: int, context_length: int) -> None:
-        self.info = EngineInfo("uniform", context_length, vocabulary_size, capacity=64)
+        self.info = EngineInfo("uniform", "float32", context_length, vocabulary_size, capacity=64)
         self.log_prob = -math.log(vocabulary_size)
 
     async def generate(self, prompt_ids, sampling, stop_token_ids):

@@ -1,0 +1,112 @@
+"""All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "harness"))
+
+from distributions import install_example
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that serves."""
+
+    target: str
+    process: subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Target and process of each service."""
+
+    services: dict[str, Service]
+
+    def target(self, service: str) -> str:
+        return self.services[service].target
+
+    def dead(self) -> list[str]:
+        return [name for name, its in self.services.items() if its.process.poll() is not None]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_service) -> Iterator[Deployment]:
+    """Five services that know each other, in a folder of their own: what they write relative to it stays there."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    site = folder / "site"
+    site.mkdir()
+    install_example("engine", site)
+    before = Path.cwd()
+    os.chdir(folder)
+    services: dict[str, Service] = {}
+    try:
+        services |= _start(folder, site, tiny_model(False), start_service)
+        yield Deployment(services)
+    finally:
+        os.chdir(before)
+        if "sandbox" in services:
+            services["sandbox"].process.terminate()
+            services["sandbox"].process.wait(30)
+
+
+def _start_sandbox(folder: Path) -> Service:
+    ready = folder / "sandbox.json"
+    command = [sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+    command += ["--work-dir", str(folder), "--workflow-slots", "16", "--test-slots", "2", "--drain-seconds", "1"]
+    process = subprocess.Popen([*command, "--die-with-parent", "--log", "error"])
+    give_up = time.monotonic() + 60
+    while not ready.exists():
+        assert process.poll() is None, "the sandbox did not start"
+        assert time.monotonic() < give_up, "the sandbox does not serve"
+        time.sleep(0.02)
+    return Service(json.loads(ready.read_text())["target"], process)
+
+
+def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Service]:
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+    waiting = {
+        "learner": start_service(
+            "learner",
+            ["-m", "troupe_learner"],
+            {"TROUPE_MODEL": str(model), "TROUPE_POLICY_ID": "p1", "TROUPE_WORK_DIR": str(folder / "work")},
+        ),
+        "executor": start_service(
+            "executor",
+            ["-m", "troupe_executor"],
+            {
+                "PYTHONPATH": path,
+                "TROUPE_ENGINE": "uniform",
+                "TROUPE_MODEL": str(model),
+                "TROUPE_LINEAGE": "start",
+                "TROUPE_POLICY_ID": "p1",
+                "TROUPE_REPLICA_ID": "executor-0",
+                "TROUPE_CONTEXT_LENGTH": "256",
+            },
+        ),
+    }
+    services = {"sandbox": _start_sandbox(folder), **{name: wait() for name, wait in waiting.items()}}
+    services["designer"] = start_service(
+        "designer",
+        ["-m", "troupe_designer"],
+        {
+            "TROUPE_REMOTE_TARGET": services["executor"].target,
+            "TROUPE_POLICY_ID": "p1",
+            "TROUPE_REPLICA_ID": "designer-0",
+        },
+    )()
+    targets = {f"TROUPE_{name.upper()}": service.target for name, service in services.items()}
+    services["orchestrator"] = start_service(
+        "orchestrator", ["-m", "troupe_orchestrator"], targets | {"TROUPE_DATA_DIR": str(folder / "data")}
+    )()
+    return services

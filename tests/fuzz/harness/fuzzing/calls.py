@@ -1,0 +1,110 @@
+"""Calls of any method with requests as bytes, many at once, and what is wrong with how one ended."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from troupe_contracts.wire import CHANNEL_OPTIONS
+
+from fuzzing.messages import payload
+
+# What says that the server, not the caller, did something wrong.
+FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+# A call that takes longer hangs. Generous: the machine may be busy.
+SECONDS = 60.0
+# A stream that rightly waits for what is to come is left after that.
+IDLE_SECONDS = 0.5
+MESSAGES_READ = 20
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one call ended. The seed and the number make the same requests again."""
+
+    method: str
+    seed: str
+    number: int
+    code: grpc.StatusCode
+    details: str
+
+    def __str__(self) -> str:
+        return f"{self.method} seed {self.seed} number {self.number}: {self.code.name}: {self.details[:300]}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, and good requests for it."""
+
+    descriptor: MethodDescriptor
+    good: Sequence[Message]
+
+    @property
+    def name(self) -> str:
+        return f"{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
+
+    def requests(self, seed: str, number: int) -> list[bytes]:
+        """The requests of one call."""
+        chance = random.Random(f"{seed}/{self.name}/{number}")
+        count = chance.choice((0, 1, 1, 2, 4)) if self.descriptor.client_streaming else 1
+        return [payload(chance, self.descriptor.input_type, self.good) for _ in range(count)]
+
+
+async def fuzz(target: str, method: Method, seed: str, numbers: Sequence[int]) -> list[Ending]:
+    """Makes these calls; how each ended."""
+    slots = asyncio.Semaphore(AT_ONCE)
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+
+        async def one(number: int) -> Ending:
+            async with slots:
+                return await _call(channel, method, seed, number)
+
+        return list(await asyncio.gather(*map(one, numbers)))
+
+
+async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: int) -> Ending:
+    requests = method.requests(seed, number)
+
+    async def stream() -> AsyncIterator[bytes]:
+        for request in requests:
+            yield request
+
+    path, descriptor = f"/{method.name}", method.descriptor
+    given: Any = stream() if descriptor.client_streaming else requests[0]
+    kinds = ("stream" if descriptor.client_streaming else "unary", "stream" if descriptor.server_streaming else "unary")
+    call = getattr(channel, "_".join(kinds))(path)(given, timeout=SECONDS)
+    try:
+        if descriptor.server_streaming:
+            await _read(call)
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return Ending(method.name, seed, number, error.code(), error.details() or "")
+    return Ending(method.name, seed, number, grpc.StatusCode.OK, "")
+
+
+async def _read(call: Any) -> None:
+    """The first responses; a stream that has more to come, or waits, is left."""
+    for _ in range(MESSAGES_READ):
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                if await call.read() is grpc.aio.EOF:
+                    await call.code()
+                    if await call.code() is not grpc.StatusCode.OK:
+                        raise grpc.aio.AioRpcError(
+                            await call.code(),
+                            await call.initial_metadata(),
+                            await call.trailing_metadata(),
+                            await call.details(),
+                        )
+                    return
+        except TimeoutError:
+            break
+    call.cancel()
