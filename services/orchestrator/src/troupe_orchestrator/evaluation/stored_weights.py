@@ -6,7 +6,6 @@ and check them against these names.
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -68,10 +67,10 @@ def read_stored_weights(uri: str, policy_id: str, version: common_pb2.PolicyVers
 def _tensors(system: Any, path: str) -> Iterator[policy_pb2.TensorSpec]:
     """The tensors of one file. The format: a length, a JSON header, the bytes."""
     with system.open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > _MAX_HEADER_BYTES:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= _MAX_HEADER_BYTES:
             raise ValueError(f"{path} has a header of {length} bytes: it is no safetensors file")
-        header = json.loads(file.read(length))
+        header: dict[str, Any] = json.loads(file.read(length))
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
