@@ -97,14 +97,13 @@ async def test_runs_and_jobs_take_turns_however_much_one_of_them_asks_for() -> N
             log.append(f"{scope}{number}")
             await asyncio.sleep(0)
 
-    async with asyncio.TaskGroup() as group:
-        async with working([], "before them", services.execution()):
-            for number in range(4):
-                group.create_task(one("run", number))
-            await settle()
-            for number in range(2):
-                group.create_task(one("job", number))
-            await settle()
+    async with asyncio.TaskGroup() as group, working([], "before them", services.execution()):
+        for number in range(4):
+            group.create_task(one("run", number))
+        await settle()
+        for number in range(2):
+            group.create_task(one("job", number))
+        await settle()
     assert log == ["run0", "job0", "run1", "job1", "run2", "run3"]
 
 

@@ -70,6 +70,7 @@ class Rotation(Generic[M]):
         self._returning: dict[str, asyncio.Task[None]] = {}
         self._down_since: float | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._changed = asyncio.Event()
 
     async def restore(self, member: M) -> None:
         """Make a member fit for work, or raise NotReadyError or a gRPC error."""
@@ -98,6 +99,7 @@ class Rotation(Generic[M]):
         self._out[member.target] = why
         if not self.serving() and self._down_since is None:
             self._down_since = time.monotonic()
+            asyncio.get_running_loop().call_later(self._outage_seconds + 0.01, self._declare_outage)
         self._tell()
 
     def suspect(self, member: M, why: str) -> None:
@@ -121,6 +123,17 @@ class Rotation(Generic[M]):
         reasons = "; ".join(f"{target}: {why}" for target, why in self._out.items())
         return NoReplicasError(f"no {self.service} serves ({reasons})")
 
+    async def somebody(self) -> None:
+        """Wait until one serves.
+
+        Raises:
+            NoReplicasError: none has for as long as work waits.
+        """
+        while not self.serving():
+            if self.outage:
+                raise NoReplicasError(self.outage)
+            await self._changed.wait()
+
     async def close(self) -> None:
         """Ask for nobody any more."""
         tasks = list(self._returning.values())
@@ -138,7 +151,6 @@ class Rotation(Generic[M]):
                     why = describe(error) if isinstance(error, grpc.RpcError) else str(error)
                     if member.target in self._out:
                         self._out[member.target] = why
-                    self._declare_outage()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 else:
@@ -154,5 +166,7 @@ class Rotation(Generic[M]):
         self._tell()
 
     def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
         for listener in self._listeners:
             listener()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from troupe.v1 import common_pb2, transcript_pb2
+from troupe.v1 import common_pb2, policy_pb2, transcript_pb2
 
 from troupe_orchestrator.tree import ConversationPayload, TextMessage, TokenRecord
 
@@ -26,12 +26,18 @@ class Conversation:
 
     conversation_id: str
     agent: str
-    transcript: transcript_pb2.Transcript = field(default_factory=transcript_pb2.Transcript)
+    request: policy_pb2.GenerateRequest = field(default_factory=policy_pb2.GenerateRequest)
+    """Of the next turn, or of the one under way: made once and changed, since a copy of a transcript for every turn is work
+    that grows with its square."""
     busy: bool = False
     """A turn is being generated; the script may not ask for another meanwhile."""
     turns: int = 0
     refusals: list[str] = field(default_factory=list)
     """Why it was refused turns, in order."""
+
+    @property
+    def transcript(self) -> transcript_pb2.Transcript:
+        return self.request.transcript
 
     def append(self, appended: transcript_pb2.Transcript) -> None:
         """Add what one generation appended."""

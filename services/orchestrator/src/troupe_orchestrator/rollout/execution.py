@@ -276,28 +276,30 @@ class _Execution:
     async def _generate(
         self, conversation: Conversation, agent_call: sandbox_pb2.AgentCall
     ) -> policy_pb2.GenerateResponse:
-        request = policy_pb2.GenerateRequest(
-            conversation_id=f"{self._request.execution_id}/{agent_call.conversation_id}",
-            transcript=conversation.transcript,
-            messages=agent_call.messages,
-            sampling=self._request.sampling,
-            version=self._request.version,
-        )
         turn = len(conversation.transcript.messages)
+        request = conversation.request
+        if not turn:
+            request.conversation_id = f"{self._request.execution_id}/{agent_call.conversation_id}"
+            request.sampling.CopyFrom(self._request.sampling)
+            if self._request.version is not None:
+                request.version.CopyFrom(self._request.version)
         request.sampling.seed = seed_of(self._request.seed, f"{agent_call.conversation_id}\x1f{turn}")
+        del request.messages[:]
+        request.messages.extend(agent_call.messages)
         patience = Patience()
         while True:
-            replica = self._serving_replica()
+            replica = await self._serving_replica()
             try:
                 return await replica.stub.Generate(request, timeout=self._request.turn_seconds)
             except grpc.RpcError as error:
                 fault = fault_of("executor", error)
             await patience.wait(self._refused_for_now(replica, fault))
 
-    def _serving_replica(self) -> Replica:
-        """The replica that the execution has a seat at, or another where that one has gone."""
+    async def _serving_replica(self) -> Replica:
+        """The replica that the execution has a seat at, or another where that one has gone; waits while there is none."""
         if not self._executors.in_rotation(self._replica):
             try:
+                await self._executors.somebody()
                 self._replica = self._executors.pick(self._request.execution_id)
             except NoReplicasError as error:
                 raise InfrastructureFaultError("executor", str(error)) from error
@@ -321,6 +323,7 @@ class _Execution:
             raise fault
         # It loads weights, or came back with others: it is brought to the right ones, and nothing was generated.
         self._executors.suspect(replica, fault.text)
+        self._observer.fault(fault)
         return fault
 
 
