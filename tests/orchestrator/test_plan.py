@@ -46,9 +46,9 @@ def test_the_stages_are_those_of_the_steps() -> None:
 
 def test_a_steps_bounds_follow_from_its_shape() -> None:
     bounds = step_bounds(config(), plan_step(config(), 1), tasks=9)
-    assert (bounds.tasks, bounds.designer_sequences, bounds.executor_sequences) == (4, 8, 240)
-    assert (bounds.designer_tokens, bounds.executor_tokens) == (80, 4000)
-    assert bounds.trained_sequences == 240
+    assert (bounds.tasks, bounds.designer_sequences, bounds.executor_sequences) == (4, 8, 280)
+    assert (bounds.designer_tokens, bounds.executor_tokens) == (80, 4800)
+    assert bounds.trained_sequences == 280
     assert step_bounds(config(), plan_step(config(), 3), tasks=2).trained_sequences == 6
 
 

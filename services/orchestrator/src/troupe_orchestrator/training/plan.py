@@ -76,18 +76,20 @@ def plan_message(config: RunConfig, tasks: int, policies: Sequence[PolicyDescrip
 def step_bounds(config: RunConfig, plan: StepPlan, tasks: int) -> StepBounds:
     """What a step can keep at most.
 
-    Every agent call may begin a conversation, and each is a sequence; an execution's tokens are within its budget.
+    Every agent call may begin a conversation, and each is a sequence. The turn that overdraws an execution's budget of calls
+    or tokens is in its record.
     """
     drawn = min(config.rollout.tasks_per_step, tasks)
     designs = drawn * plan.designs
     executions = designs * plan.executions
-    calls = config.budgets.agent_calls
+    calls = config.budgets.agent_calls + 1
+    a_turn = config.sampling.executor.max_tokens
     return StepBounds(
         tasks=drawn,
         designer_sequences=designs,
         executor_sequences=executions * calls,
         designer_tokens=designs * config.sampling.designer.max_tokens,
-        executor_tokens=executions * min(config.budgets.tokens, calls * config.sampling.executor.max_tokens),
+        executor_tokens=executions * min(config.budgets.tokens + a_turn, calls * a_turn),
         trains=plan.trains,
     )
 
@@ -138,8 +140,8 @@ def _tokens(every: Sequence[tuple[StepBounds, int]]) -> training_pb2.PlanEstimat
         name="generated tokens of the run",
         value=sum((bounds.designer_tokens + bounds.executor_tokens) * steps for bounds, steps in every),
         unit="tokens",
-        formula="sum over steps of tasks × designs × (sampling.designer.max_tokens + executions × min(budgets.tokens, "
-        "budgets.agent_calls × sampling.executor.max_tokens))",
+        formula="sum over steps of tasks × designs × (sampling.designer.max_tokens + executions × min(budgets.tokens + "
+        "sampling.executor.max_tokens, (budgets.agent_calls + 1) × sampling.executor.max_tokens))",
         bound=True,
     )
 
