@@ -52,7 +52,7 @@ def test_only_files_that_we_name_so_and_nobody_lists_are_left_over() -> None:
     listed = {"steps/000001/trees-1.parquet", "checkpoints/step-000001-p"}
     ours = ["steps/000001/trees-2.parquet", "steps/000002/batch-p-1.parquet", "steps/000002/groups/ab-1.parquet"]
     ours += ["steps/000002/.trees-1.parquet.partial", "steps/000002/groups/.ab-1.parquet.partial"]
-    ours += ["checkpoints/step-000009-p"]
+    ours += ["checkpoints/step-000009-p", "trees/00000003-2.parquet", "trees/.00000003-2.parquet.partial"]
     others = ["steps/000001/timeline.json", "steps/000001/held.parquet", "checkpoints/base-p", "notes.txt"]
     others += ["checkpoints/.step-000009-p.partial-1234", "steps/000001/mine/trees-1.parquet"]
     assert orphans([*listed, *ours, *others], listed) == sorted(ours)

@@ -20,6 +20,7 @@ from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemCounts, ItemRecord
 from troupe_orchestrator.store.executions import TreeFile
 from troupe_orchestrator.store.trees import execution_ids, write_trees
+from troupe_orchestrator.training.retention import sweep
 from troupe_orchestrator.tree import Tree
 
 
@@ -49,7 +50,8 @@ class JobLog:
 
     @classmethod
     async def open(cls, database: Database, record: EvalRecord, folder: Path) -> "JobLog":
-        """The log of a job that is in the store."""
+        """The log of a job that is in the store. What another orchestrator left of it and never listed is removed."""
+        await sweep(database, record.job_id, folder)
         counts = await store.count_items(database, record.job_id)
         return cls(database, record, folder, counts, await store.last_event_id(database, record.job_id))
 

@@ -94,8 +94,10 @@ class Database:
             LeaseLostError: another orchestrator has taken over.
             StoreUnavailableError: the database is not there; nothing was written, unless the error says otherwise.
         """
+        give_up = time.monotonic() + self._patience_seconds
         async with self._turn:
-            connection = await waiting_out(self._begun, self.name, self._patience_seconds)
+            # Who has waited for another's turn as long as for an outage asks once more.
+            connection = await waiting_out(self._begun, self.name, give_up - time.monotonic())
             committing = False
             try:
                 yield connection

@@ -12,8 +12,8 @@ from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.database import Database
 
 
-async def listed_files(database: Database, run_id: str) -> frozenset[str]:
-    """Trees, batches, journalled groups and checkpoints of a run that are to be there, as they were listed."""
+async def listed_files(database: Database, scope: str) -> frozenset[str]:
+    """Trees, batches, journalled groups and checkpoints of a run or an eval job that are to be there, as listed."""
     trees, batches, groups, checkpoints = (
         schema.tree_files.c,
         schema.batches.c,
@@ -22,11 +22,11 @@ async def listed_files(database: Database, run_id: str) -> frozenset[str]:
     )
     async with database.reading() as connection:
         found = [
-            *await connection.scalars(select(trees.path).where(trees.scope == run_id, ~trees.collected)),
-            *await connection.scalars(select(batches.file).where(batches.run_id == run_id, ~batches.collected)),
-            *await connection.scalars(select(groups.file).where(groups.run_id == run_id)),
+            *await connection.scalars(select(trees.path).where(trees.scope == scope, ~trees.collected)),
+            *await connection.scalars(select(batches.file).where(batches.run_id == scope, ~batches.collected)),
+            *await connection.scalars(select(groups.file).where(groups.run_id == scope)),
         ]
-        manifests = await connection.scalars(select(checkpoints.manifest).where(checkpoints.run_id == run_id))
+        manifests = await connection.scalars(select(checkpoints.manifest).where(checkpoints.run_id == scope))
         found += [policy["uri"] for manifest in manifests for policy in manifest.values()]
     return frozenset(found)
 

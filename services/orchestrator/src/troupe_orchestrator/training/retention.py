@@ -30,11 +30,12 @@ from troupe_orchestrator.store.retained import forget_files, listed_files
 
 logger = structlog.get_logger()
 
-# What we write below a run's folder. A learner's unfinished checkpoints begin with a dot and are its own to clear.
+# What we write below the folder of a run or an eval job. A learner's unfinished checkpoints begin with a dot: it clears them.
 _OURS = re.compile(
     r"steps/\d+/(trees|batch)-[^/]*\.parquet"
     r"|steps/\d+/groups/[^/]*\.parquet"
     r"|steps/\d+/(groups/)?\.[^/]*\.partial"
+    r"|trees/\d+-\d+\.parquet|trees/\.[^/]*\.partial"
     r"|checkpoints/step-[^/]+"
 )
 
@@ -82,19 +83,23 @@ async def collect(database: Database, run_id: str, committed: int, config: RunCo
     await asyncio.to_thread(_remove, map(Path, gone))
 
 
-async def sweep(database: Database, run_id: str, folder: Path) -> None:
-    """Remove what an orchestrator left that died, before this one writes anything."""
-    listed = {_relative(path, folder) for path in await listed_files(database, run_id)}
+async def sweep(database: Database, scope: str, folder: Path) -> None:
+    """Remove what an orchestrator left that died, before this one writes anything.
+
+    Args:
+        scope: run id or eval job id.
+    """
+    listed = {_relative(path, folder) for path in await listed_files(database, scope)}
     found = await asyncio.to_thread(_found, folder)
     left_over = orphans(found, listed)
     if left_over:
-        logger.info("removing what was left over", run=run_id, files=len(left_over), first=left_over[0])
+        logger.info("removing what was left over", scope=scope, files=len(left_over), first=left_over[0])
         await asyncio.to_thread(_remove, (folder / path for path in left_over))
 
 
 def _found(folder: Path) -> list[str]:
-    """Files of steps, and folders of checkpoints."""
-    files = [path for path in (folder / "steps").rglob("*") if path.is_file()]
+    """Files of steps and of eval jobs, and folders of checkpoints."""
+    files = [path for part in ("steps", "trees") for path in (folder / part).rglob("*") if path.is_file()]
     return [path.relative_to(folder).as_posix() for path in (*files, *(folder / "checkpoints").glob("*"))]
 
 
