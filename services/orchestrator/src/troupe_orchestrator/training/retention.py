@@ -30,7 +30,7 @@ from troupe_orchestrator.store.retained import forget_files, listed_files
 
 logger = structlog.get_logger()
 
-# What we write below the folder of a run or an eval job. A learner's unfinished checkpoints begin with a dot and are its own.
+# What we write below the folder of a run or an eval job. Unfinished checkpoints of learners begin with a dot, and stay.
 _OURS = re.compile(
     r"steps/\d+/(trees|batch)-[^/]*\.parquet"
     r"|steps/\d+/groups/[^/]*\.parquet"
