@@ -13,7 +13,7 @@ class OrchestratorSettings(ServiceSettings):
     """Read from `TROUPE_*` environment variables. Targets are `host:port`; several replicas are separated by commas."""
 
     store_url: str = ""
-    """SQLAlchemy URL of the metadata store; empty is SQLite in `data_dir`."""
+    """The metadata store: sqlite:///file or postgresql://user:password@host/database; empty is SQLite in `data_dir`."""
     data_dir: Path = Path(".troupe/data")
     """Folder of runs and eval jobs: trees, batches, checkpoints' names."""
     designer: str = ""
