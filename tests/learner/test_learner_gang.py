@@ -14,6 +14,7 @@ from learning.client import Client, failed
 from learning.process import Learner
 from safetensors.numpy import load_file
 from troupe.v1 import learner_pb2
+from troupe_learner.checkpoint import _own_sha256
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ async def test_partitions_are_saved_restored_exported_and_survive_a_death(
 
     record = json.loads((place / "checkpoint.json").read_text())
     record["layout"] |= {"ranks": 4}
+    record["sha256"] = _own_sha256(record)
     (place / "checkpoint.json").write_text(json.dumps(record))
     failed(await learner.restore(str(place)), grpc.StatusCode.FAILED_PRECONDITION, "ranks=4")
     assert (await learner.get()).applied_step == 2
