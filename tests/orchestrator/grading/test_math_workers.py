@@ -90,6 +90,48 @@ async def test_an_overrun_is_a_fault_after_one_fresh_try_and_leaves_no_process()
         assert hasty._workers[0]._process is None
 
 
+BOMB = MathReference("(x^2-1)^{900}+x"), "(x-1)^{900}(x+1)^{900}+x"
+"""Equal, and found out by multiplying out."""
+
+
+async def test_an_answer_on_which_every_worker_spins_is_ungradable_and_the_next_is_graded() -> None:
+    async with MathGrader(seconds=1) as grader:
+        grade = await grader.grade(*BOMB)
+        assert grade == Incorrect("ungradable: it used up its CPU seconds; it used up its CPU seconds")
+        assert await grader.grade(MathReference("x+1"), "1+x") == Correct()
+
+
+async def test_an_answer_that_eats_the_memory_of_every_worker_is_ungradable() -> None:
+    async with MathGrader(seconds=60, memory_bytes=340 << 20) as grader:
+        assert await grader.grade(MathReference("x+1"), "1+x") == Correct()
+        grade = await grader.grade(MathReference("(x^2-1)^{60000}+x"), "(x-1)^{60000}(x+1)^{60000}+x")
+        assert grade == Incorrect("ungradable: it used up its memory; it used up its memory")
+
+
+async def test_a_reference_on_which_every_worker_spins_is_a_fault_that_names_it() -> None:
+    reference = MathReference(r"\log(e^{" * 15 + "x" + "})" * 15)
+    async with MathGrader(seconds=1) as grader:
+        grade = await grader.grade(reference, "x+y")
+        assert isinstance(grade, GraderFault)
+        assert "nothing can be graded against the reference" in grade.reason
+
+
+async def test_workers_that_somebody_kills_are_a_fault_whatever_the_answer() -> None:
+    async def kill(grader: MathGrader) -> None:
+        while True:
+            process = grader._workers[0]._process
+            if process is not None and process.returncode is None:
+                process.kill()
+            await asyncio.sleep(0.02)
+
+    async with MathGrader() as grader:
+        killing = asyncio.create_task(kill(grader))
+        grade = await grader.grade(*BOMB)
+        killing.cancel()
+        assert isinstance(grade, GraderFault)
+        assert "exit status -9" in grade.reason
+
+
 async def test_a_worker_that_cannot_start_is_a_fault() -> None:
     async with MathGrader(memory_bytes=32 << 20) as starved:
         grade = await starved.grade(MathReference("x+1"), "1+x")
