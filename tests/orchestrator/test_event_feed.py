@@ -97,11 +97,10 @@ async def _collected(feed: EventFeed[str]) -> list[str]:
 
 
 async def test_after_a_write_whose_outcome_was_not_known_the_store_is_what_counts() -> None:
-    store = Stored(2)
-    watching = asyncio.create_task(told(store.feed))
-    await asyncio.sleep(0)
+    store = Stored()
+    store.add(2)
     store.numbers.append(3)
     store.feed.reset(3)
     store.add()
     store.feed.end()
-    assert await watching == [1, 2, 3, 4]
+    assert [await told(store.feed, after) for after in range(4)] == [[1, 2, 3, 4], [2, 3, 4], [3, 4], [4]]
