@@ -211,3 +211,14 @@ def test_a_file_that_does_not_fit_names_the_remedy_and_leaves_the_one_before_and
     disk.free()
     write_trees(file, [tree(incompressible)])
     assert [each.root.payload for each in read_trees(file)] == [tree(incompressible).root.payload]
+
+
+async def test_what_is_committed_survives_the_servers_death_whatever_its_default(postgres: PostgresServer) -> None:
+    assert postgres.execute("SHOW synchronous_commit") == [("off",)]
+    database = await opened(postgres.new_database())
+    for number in range(20):
+        await runs.create_run(database, replace(RUN, run_id=f"run-{number}"), {})
+    postgres.kill()
+    postgres.start()
+    assert len(await runs.list_runs(database, 100)) == 20
+    await database.close()

@@ -61,9 +61,14 @@ def reading_options(engine: AsyncEngine) -> dict[str, Any]:
 
 
 def _postgresql_arguments(lease_seconds: float, lock_milliseconds: int) -> dict[str, Any]:
-    idle = int(lease_seconds * 1000)
+    settings = {
+        "lock_timeout": lock_milliseconds,
+        "idle_in_transaction_session_timeout": int(lease_seconds * 1000),
+        # What is committed is acted upon: a server that forgets it in a crash would have us train on what is not on record.
+        "synchronous_commit": "on",
+    }
     return {
-        "options": f"-c lock_timeout={lock_milliseconds} -c idle_in_transaction_session_timeout={idle}",
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         # A server that fell silent is noticed in half a minute.
         "connect_timeout": 5,
         "keepalives_idle": 10,
