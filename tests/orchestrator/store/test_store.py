@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import evals
 from troupe_orchestrator.store import runs as store
@@ -180,3 +180,27 @@ async def test_a_learner_is_given_only_the_batches_that_it_lacks(database: Datab
     assert await trained_updates(database, "run-1") == {"p": 2, "q": 1}
     assert await updated_policies(database, "run-1", 2, 2) == {"p"}
     assert await updated_policies(database, "run-1", 1, 3) == {"p", "q"}
+
+
+async def test_a_transaction_that_is_cancelled_midway_leaves_nothing_and_lets_the_next_one_in(
+    database: Database,
+) -> None:
+    begun = asyncio.Event()
+
+    async def write() -> None:
+        async with database.writing() as connection:
+            await store.write_events(connection, "run-1", [(1, b"event")])
+            begun.set()
+            if database.name.startswith("postgresql"):
+                await connection.execute(text("SELECT pg_sleep(60)"))  # amid a statement
+            await asyncio.sleep(60)
+
+    writing = asyncio.create_task(write())
+    await begun.wait()
+    await asyncio.sleep(0.05)
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert writing.cancelled()
+    async with asyncio.timeout(4):
+        await add_run(database)
+    assert await store.read_events(database, "run-1", 0) == []
