@@ -71,12 +71,13 @@ async def test_an_event_is_told_to_a_thousand_watchers_without_reading_the_store
     store = Stored()
     watching = [asyncio.create_task(told(store.feed)) for _ in range(1000)]
     await asyncio.sleep(0)
+    assert store.feed.watchers == 1000
     for _ in range(3):
         store.add()
         await asyncio.sleep(0)
     store.feed.end()
     assert await asyncio.gather(*watching) == [[1, 2, 3]] * 1000
-    assert store.reads == 0
+    assert (store.reads, store.feed.watchers) == (0, 0)
 
 
 async def test_only_the_newest_notice_is_told_and_none_that_an_event_followed() -> None:

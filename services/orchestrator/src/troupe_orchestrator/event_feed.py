@@ -7,6 +7,7 @@ and no event is lost or told twice.
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -37,6 +38,8 @@ class EventFeed(Generic[Event]):
         self._notice: Event | None = None
         self._ended = False
         self._changed = asyncio.Event()
+        self.watchers = 0
+        """How many watch now."""
 
     @property
     def last_number(self) -> int:
@@ -72,8 +75,16 @@ class EventFeed(Generic[Event]):
 
     async def watch(self, after: int) -> AsyncGenerator[Event, None]:
         """Events after a number: the stored ones, then each as it comes, until the end."""
-        # A number that no event has yet is as good as the last one, and fits the store's integers.
-        after = min(after, self._last)
+        self.watchers += 1
+        try:
+            # A number that no event has yet is as good as the last one, and fits the store's integers.
+            async with contextlib.aclosing(self._watch(min(after, self._last))) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.watchers -= 1
+
+    async def _watch(self, after: int) -> AsyncGenerator[Event, None]:
         told: Event | None = None
         while True:
             # Taken before anything is awaited: what comes meanwhile sets this very one.
