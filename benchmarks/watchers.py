@@ -128,14 +128,16 @@ async def main(counts: list[int], items: int, interval: float) -> None:
             results = [await measure(served, permits, count, items, interval) for count in counts]
     first = results[0]
     print(
-        f"{'watchers':>8} {'events':>6} {'median ms':>10} {'p99 ms':>8} {'KiB/watcher':>12} {'CPU ms/item':>12} {'CPU us/told':>12}"
+        f"{'watchers':>8} {'events':>6} {'median ms':>10} {'p99 ms':>8} {'KiB/watcher':>12} {'CPU ms/item':>12} "
+        f"{'CPU us/told':>12}"
     )
     for result in results:
         more = result["watchers"] - first["watchers"]
         told = (result["cpu_per_item"] - first["cpu_per_item"]) / more if more else 0.0
         print(
-            f"{result['watchers']:>8} {result['told'] // result['watchers']:>6} {1e3 * result['median']:>10.1f} {1e3 * result['p99']:>8.1f} "
-            f"{result['rss_per_watcher'] / 1024:>12.1f} {1e3 * result['cpu_per_item']:>12.2f} {1e6 * told:>12.1f}"
+            f"{result['watchers']:>8} {result['told'] // result['watchers']:>6} {1e3 * result['median']:>10.1f} "
+            f"{1e3 * result['p99']:>8.1f} {result['rss_per_watcher'] / 1024:>12.1f} "
+            f"{1e3 * result['cpu_per_item']:>12.2f} {1e6 * told:>12.1f}"
         )
     last = results[-1]
     print(
