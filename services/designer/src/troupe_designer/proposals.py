@@ -49,7 +49,7 @@ class Designer:
     async def propose(
         self, task: Task, design_ids: tuple[str, ...], sampling: TurnSampling, version: Version | None
     ) -> AsyncGenerator[Design, None]:
-        """Yields one design for each id as it finishes; a seed s gives design i the seed s + i.
+        """Yields one design for each id as it finishes; a seed s gives design i the seed s + i, from 0 again after 2^64 - 1.
 
         Raises:
             ServiceError: the policy did not answer one of them.
@@ -95,4 +95,4 @@ def read_design(design_id: str, reply: Reply, max_script_characters: int) -> Des
 
 
 def _seeded(sampling: TurnSampling, index: int) -> TurnSampling:
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + index) % 2**64)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -59,6 +61,12 @@ class Method:
 
 async def fuzz(target: str, method: Method, seed: str, numbers: Sequence[int]) -> list[Ending]:
     """Makes these calls; how each ended."""
+    if method.descriptor.client_streaming:
+        with (
+            grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as streaming,
+            ThreadPoolExecutor(AT_ONCE) as threads,
+        ):
+            return list(threads.map(partial(_stream, streaming, method, seed), numbers))
     slots = asyncio.Semaphore(AT_ONCE)
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
 
@@ -70,22 +78,27 @@ async def fuzz(target: str, method: Method, seed: str, numbers: Sequence[int]) -
 
 
 async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: int) -> Ending:
-    requests = method.requests(seed, number)
-
-    async def stream() -> AsyncIterator[bytes]:
-        for request in requests:
-            yield request
-
-    path, descriptor = f"/{method.name}", method.descriptor
-    given: Any = stream() if descriptor.client_streaming else requests[0]
-    kinds = ("stream" if descriptor.client_streaming else "unary", "stream" if descriptor.server_streaming else "unary")
-    call = getattr(channel, "_".join(kinds))(path)(given, timeout=SECONDS)
+    (request,) = method.requests(seed, number)
     try:
-        if descriptor.server_streaming:
-            await _read(call)
+        if method.descriptor.server_streaming:
+            await _read(channel.unary_stream(f"/{method.name}")(request, timeout=SECONDS))
         else:
-            await call
+            await channel.unary_unary(f"/{method.name}")(request, timeout=SECONDS)
     except grpc.aio.AioRpcError as error:
+        return Ending(method.name, seed, number, error.code(), error.details() or "")
+    return Ending(method.name, seed, number, grpc.StatusCode.OK, "")
+
+
+def _stream(channel: grpc.Channel, method: Method, seed: str, number: int) -> Ending:
+    """A call with a stream of requests. The asynchronous client forgets how it ended where it ended before they did."""
+    requests = iter(method.requests(seed, number))
+    try:
+        if method.descriptor.server_streaming:
+            for _ in channel.stream_stream(f"/{method.name}")(requests, timeout=SECONDS):
+                pass
+        else:
+            channel.stream_unary(f"/{method.name}")(requests, timeout=SECONDS)
+    except grpc.RpcError as error:
         return Ending(method.name, seed, number, error.code(), error.details() or "")
     return Ending(method.name, seed, number, grpc.StatusCode.OK, "")
 
