@@ -8,7 +8,8 @@ answers with a fixed number of tokens. Everything else is real: channels, admiss
 plain numbers, trees. Not here: the store, Parquet, credit, code tests, and a real engine's time.
 
 For each number in flight a process of its own rolls out that many executions, 16 for each task, with room for all of them at
-once; `waiting` is rolled out with room for a tenth.
+once; `waiting` is rolled out with room for a tenth. The rival, `bare gRPC`, makes the same calls on the same channels and
+does nothing else with them: what is above it is ours.
 """
 
 from __future__ import annotations
@@ -222,6 +223,35 @@ async def roll(sandboxes: list[str], engines: list[str], executions: int) -> dic
     }
 
 
+async def bare(sandboxes: list[str], engines: list[str], executions: int) -> dict[str, float]:
+    """The calls of so many executions, and nothing but the calls."""
+    fleet, executors = SandboxFleet(sandboxes).replicas(), PolicyFleet(engines).replicas()
+    start = sandbox_pb2.StartWorkflow(execution_id="bare", script=SCRIPT, question="What is 6 * 7?")
+    sampling = common_pb2.Sampling(temperature=1.0, max_tokens=1024, training=True)
+
+    async def execute(number: int) -> None:
+        call = fleet[number % SERVERS].stub.RunWorkflow()
+        await call.write(sandbox_pb2.RunWorkflowRequest(start=start))
+        request = policy_pb2.GenerateRequest(conversation_id="bare/Agent#1", sampling=sampling, version=VERSION)
+        async for response in call:
+            if response.HasField("agent_call"):
+                del request.messages[:]
+                request.messages.extend(response.agent_call.messages)
+                said = await executors[number % SERVERS].stub.Generate(request, timeout=300.0)
+                request.transcript.MergeFrom(said.appended)
+                reply = sandbox_pb2.AgentReply(call_id=response.agent_call.call_id, text=said.text)
+                await call.write(sandbox_pb2.RunWorkflowRequest(agent_reply=reply))
+
+    sampling.max_tokens = WARM_UP_TOKENS
+    await asyncio.gather(*(execute(number) for number in range(128)))
+    sampling.max_tokens = 1024
+    cpu, wall = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(execute(number) for number in range(executions)))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    turns = TURNS * executions
+    return {"executions": executions, "turns": turns, "CPU ms a turn": 1000 * cpu / turns, "seconds": wall}
+
+
 watching_result = (0, 0)
 """Largest resident memory, and executions in flight at once."""
 
@@ -239,12 +269,12 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def measure(executions: int, room: int, seconds: float) -> dict[str, float]:
+def measure(executions: int, room: int, seconds: float, *flags: str) -> dict[str, float]:
     """One row of the table, from a fresh process."""
     stubs = [start_stubs("sandbox", room, seconds), start_stubs("engine", room, seconds)]
     try:
         targets = [",".join(found) for _, found in stubs]
-        command = [sys.executable, __file__, "--roll", str(executions), "--targets", *targets]
+        command = [sys.executable, __file__, "--roll", str(executions), "--targets", *targets, *flags]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         row: dict[str, float] = json.loads(output.splitlines()[-1])
         return row
@@ -261,13 +291,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--roll", type=int)
     parser.add_argument("--targets", nargs=2)
+    parser.add_argument("--bare", action="store_true")
     parser.add_argument("--profile", help="write cProfile's result of the orchestrator there (with --roll)")
     options = parser.parse_args()
     if options.serve:
         asyncio.run(serve_stubs(options.serve, options.room, options.seconds))
         return
     if options.roll:
-        work = roll(options.targets[0].split(","), options.targets[1].split(","), options.roll)
+        work = (bare if options.bare else roll)(
+            options.targets[0].split(","), options.targets[1].split(","), options.roll
+        )
         print(json.dumps(profiled(options.profile, work) if options.profile else asyncio.run(work)))
         return
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {TURNS} turns an execution")
@@ -276,14 +309,16 @@ def main() -> None:
         # The engine takes so long that the last execution begins before the first one ends.
         rows[f"{executions}"] = measure(executions, 2 * executions, max(1.0, executions / 500))
     largest = max(options.executions)
+    rival = min(1000, largest)
+    floor = measure(rival, 2 * rival, 2.0, "--bare")
     rows["waiting"] = measure(largest, max(1, largest // 10), 0.5)
     names = list(next(iter(rows.values())))
-    print("| | " + " | ".join(names) + " | ratio of CPU |")
+    print("| | " + " | ".join(names) + " | CPU to bare gRPC |")
     print("|---" * (len(names) + 2) + "|")
-    first = next(iter(rows.values()))
-    for label, row in rows.items():
-        ratio = row["CPU ms a turn"] / first["CPU ms a turn"]
-        print(f"| {label} | " + " | ".join(f"{row[name]:.4g}" for name in names) + f" | {ratio:.2f} |")
+    for label, row in {**rows, "bare gRPC": floor}.items():
+        ratio = row["CPU ms a turn"] / floor["CPU ms a turn"]
+        cells = (f"{row[name]:.4g}" if name in row else "–" for name in names)
+        print(f"| {label} | " + " | ".join(cells) + f" | {ratio:.2f} |")
     waiting = rows["waiting"]
     print(f"longest wait / median wait: {waiting['longest wait s'] / waiting['median wait s']:.2f}")
 

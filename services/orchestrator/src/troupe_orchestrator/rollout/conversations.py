@@ -79,7 +79,7 @@ def token_record(transcript: transcript_pb2.Transcript) -> TokenRecord | None:
         run_generated=np.array([_generated(run) for run in runs], dtype=np.bool_),
         run_lengths=np.array([run.length for run in runs], dtype=np.int32),
         run_versions=tuple(f"{run.version.lineage}:{run.version.number}" if _generated(run) else "" for run in runs),
-        log_probs=np.array([value for run in runs for value in run.log_probs], dtype=np.float32),
+        log_probs=np.concatenate([np.array(run.log_probs, dtype=np.float32) for run in runs]),
     )
 
 
