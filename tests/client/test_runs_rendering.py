@@ -12,6 +12,7 @@ from troupe_client.model_description import describe_profile
 from troupe_client.profile import Profile
 from troupe_client.render_runs import byte_size, show, show_difference, show_plan
 from troupe_client.run_difference import difference
+from troupe_client.run_report import report
 
 
 def drawn(draw, *arguments: object) -> str:  # type: ignore[no-untyped-def]
@@ -47,6 +48,8 @@ def run(run_id: str = "r-1", **fields: object) -> training_pb2.Run:
         "stage": 2,
         "trains": "designer",
         "forkable_steps": "0, 3-4",
+        "best_step": 4,
+        "best_success": 0.625,
         "provenance": provenance,
         "last_metrics": {"success": 0.5, "seconds": 2.0},
         "disk_bytes": training_pb2.DiskBytes(trees=1536, checkpoints=5 * 2**20),
@@ -68,6 +71,7 @@ def test_a_run_is_shown_with_reason_provenance_faults_disk_and_checkpoints() -> 
         "[red]zero[/red]",
         "2, trains designer",
         "after steps 0, 3-4",
+        "4, 62.5 % in validation",
         f"{'c' * 40} with changes that are not committed, version 0.1.0",
         f"{'d' * 64}, 12 tasks",
         "vllm",
@@ -79,6 +83,19 @@ def test_a_run_is_shown_with_reason_provenance_faults_disk_and_checkpoints() -> 
         "0.5",
     ):
         assert part in text
+
+
+def test_the_status_of_open_runs_names_faults_with_their_remedy_and_tasks_that_are_left_out() -> None:
+    text = report([run(), run("r-2", state=training_pb2.RUN_STATE_QUEUED, reason="waits", recent_events=[])], 3)
+    for part in (
+        "paused r-1, 4 of 9 steps: after step 4 NoVariance",
+        "step 4: NoVariance: all alike; other tasks",
+        "no longer drawn: t-9 (sandbox: gone)",
+        "queued r-2, 4 of 9 steps: waits",
+        "3 more runs",
+    ):
+        assert part in text
+    assert report([], 0) == "no run under way"
 
 
 def test_parts_that_a_run_does_not_have_are_left_out() -> None:

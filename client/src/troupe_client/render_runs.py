@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from troupe.v1 import training_pb2
 
-from troupe_client.render_text import plain, visible
+from troupe_client.render_text import percent, plain, visible
 from troupe_client.render_train import condition_line
 from troupe_client.run_difference import Difference, RunDifference
 
@@ -125,6 +125,7 @@ def _facts(run: training_pb2.Run) -> list[tuple[str, str]]:
         ("created", _moment(run.create_time)),
         ("ended", _moment(run.end_time) if run.HasField("end_time") else ""),
         ("folder", run.folder),
+        ("best step", f"{run.best_step}, {percent(run.best_success)} in validation" if run.best_step else ""),
         ("can be forked", f"after steps {run.forkable_steps}" if run.forkable_steps else ""),
     ]
     return [(name, value) for name, value in facts if value]
