@@ -23,9 +23,9 @@ class EventLog:
     def __init__(self, database: Database, run_id: str, last_id: int) -> None:
         self._database = database
         self._run_id = run_id
-        self._uncertain = False
         self._appending = asyncio.Lock()
         self._prepared: list[training_pb2.RunEvent] = []
+        """Numbered and not known to be stored."""
         self._feed = EventFeed(last_id, self._read, training_pb2.RunEvent.FromString)
 
     @classmethod
@@ -50,18 +50,16 @@ class EventLog:
     async def reread(self) -> None:
         """Take the numbers from the store anew: after a write whose outcome is not known."""
         self._feed.reset(await last_event_id(self._database, self._run_id))
-        self._uncertain = False
+        self._prepared = []
 
     async def append(self, step: int, event: Message) -> None:
         """Store one event and tell the watchers."""
         # Tasks of a step are dropped side by side: a number is taken when the one before it is stored.
         async with self._appending:
-            if self._uncertain:
+            if self._prepared:
                 await self.reread()
-            self._uncertain = True
             async with self._database.writing() as connection:
                 await write_events(connection, self._run_id, self.prepare(step, event))
-            self._uncertain = False
             await self.published()
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:
