@@ -1,4 +1,4 @@
-"""What `troupe status` says of runs that have not ended: how far they are, what went wrong last, which tasks are left out."""
+"""What `troupe status` says of runs that have not ended: how far they are, what went wrong, which tasks are left out."""
 
 from collections.abc import Sequence
 
