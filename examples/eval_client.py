@@ -1,5 +1,7 @@
 """Evaluates a problem file at a running orchestrator: `python examples/eval_client.py 127.0.0.1:4100 problems.jsonl`.
 
+One that asks for a token is shown that of a third argument, such as `.troupe/credentials/client.token`.
+
 Bare gRPC, with nothing of Troupe but the generated stubs. A lost connection is taken up again after the last event.
 """
 
@@ -13,11 +15,13 @@ from troupe.v1 import evaluation_pb2, evaluation_pb2_grpc
 target, file = sys.argv[1], Path(sys.argv[2])
 jobs = evaluation_pb2_grpc.EvaluationStub(grpc.insecure_channel(target))
 request = evaluation_pb2.CreateEvalJobRequest(dataset_name=file.name, dataset=file.read_bytes(), samples=2)
-job = jobs.CreateEvalJob(request)
+shown = [("authorization", f"Bearer {Path(token).read_text().strip()}") for token in sys.argv[3:]]
+job = jobs.CreateEvalJob(request, metadata=shown)
 last = 0
 while job.state == evaluation_pb2.EVAL_STATE_RUNNING:
     try:
-        for event in jobs.WatchEvalJob(evaluation_pb2.WatchEvalJobRequest(job_id=job.job_id, after_event_id=last)):
+        watch = evaluation_pb2.WatchEvalJobRequest(job_id=job.job_id, after_event_id=last)
+        for event in jobs.WatchEvalJob(watch, metadata=shown):
             last, job = event.event_id, event.job
             for item in event.items:
                 print(f"{job.items_done}/{job.items_total} {item.problem_id}: {item.success} {item.answer}")
