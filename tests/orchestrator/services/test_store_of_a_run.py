@@ -143,12 +143,13 @@ async def proxy(postgres: PostgresServer) -> AsyncIterator[CuttingProxy]:
         yield proxy
 
 
+@pytest.mark.parametrize("phase", [1, 3])  # the first has the creation of the run cut off
 async def test_a_run_of_which_every_few_commits_are_cut_off_trains_every_step_once(
-    open_world, postgres: PostgresServer, proxy: CuttingProxy
+    open_world, postgres: PostgresServer, proxy: CuttingProxy, phase: int
 ) -> None:
     async with open_world(learner=True, store_url=proxy.url(postgres.new_database())) as world:
-        proxy.lose_answer = lambda number: number % 7 == 3
-        proxy.lose_request = lambda number: number % 11 == 5
+        proxy.lose_answer = lambda number: number % 5 == phase
+        proxy.lose_request = lambda number: number % 11 == 2 * phase
         config = world.config(TASKS, steps=4, checkpoint={"every": 1, "keep": 1})
         created = await _until_created(world, config)
         assert created.run_id == "run"

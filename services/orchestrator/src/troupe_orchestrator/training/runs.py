@@ -5,10 +5,11 @@ are started, oldest first, when the holder ends or pauses.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +86,7 @@ class Runs:
         if not require(self._engines).policies:
             return
         async with self._creating:
-            for record in await store.list_runs(self._database, limit=1000):
-                if record.state is RunState.RUNNING:
-                    logger.info("resuming", run=record.run_id)
-                    await self._start(record)
-            await self._start_queued()
+            await self._start_what_is_to_run()
 
     async def create(self, run_id: str, config_text: str, queue: bool = False) -> RunRecord:
         """Validate a config and start its run, or queue it.
@@ -100,7 +97,7 @@ class Runs:
         """
         config = parse(config_text)
         # One at a time: two calls that come together must not both find the policies free.
-        async with self._creating:
+        async with self._one_at_a_time():
             return await self._create(_named(run_id, config.name), config, None, queue)
 
     async def fork(self, parent_id: str, step: int, overrides: str, run_id: str, queue: bool = False) -> RunRecord:
@@ -120,7 +117,7 @@ class Runs:
             )
         data = await asyncio.to_thread(load_data, config)
         fork = await fork_of(self._database, parent, step, config, given, data)
-        async with self._creating:
+        async with self._one_at_a_time():
             return await self._create(_named(run_id, f"{parent_id[:40]}-fork"), config, fork, queue)
 
     async def _create(self, run_id: str, config: RunConfig, fork: Fork | None, queue: bool) -> RunRecord:
@@ -201,7 +198,7 @@ class Runs:
         record = await self.get(run_id)
         if record.state not in (RunState.PAUSED, RunState.FAILED):
             raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
-        async with self._creating:
+        async with self._one_at_a_time():
             holder = self._holder()
             if holder is not None:
                 raise FailedPrecondition(
@@ -254,6 +251,24 @@ class Runs:
                 "learner", "this orchestrator was started without a learner; set TROUPE_LEARNER to train"
             )
         return next(iter(self._active), None)
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        """While a client starts a run. Where the store fails, it may have taken the run all the same: then it is started."""
+        try:
+            async with self._creating:
+                yield
+        except StoreUnavailableError:
+            self._wake(in_doubt=True)
+            raise
+
+    async def _start_what_is_to_run(self) -> None:
+        """Start what is on record as running, or else the first that is queued."""
+        for record in await store.list_runs(self._database, limit=1000):
+            if record.state is RunState.RUNNING and record.run_id not in self._active:
+                logger.info("resuming", run=record.run_id)
+                await self._start(record)
+        await self._start_queued()
 
     async def _start_queued(self) -> None:
         """Start the oldest queued run, or the next one that can be, if the policies are free."""
@@ -361,15 +376,25 @@ class Runs:
             await events.end()
             self._wake()
 
-    def _wake(self) -> None:
-        """The policies are free: start the next queued run."""
+    def _wake(self, in_doubt: bool = False) -> None:
+        """The policies are free: start the next queued run.
 
-        async def start() -> None:
-            async with self._creating:
-                await self._start_queued()
+        Args:
+            in_doubt: the store failed, and may have a run as running that nobody started.
+        """
+
+        async def start(in_doubt: bool) -> None:
+            while True:
+                try:
+                    async with self._creating:
+                        return await (self._start_what_is_to_run() if in_doubt else self._start_queued())
+                except StoreUnavailableError as error:
+                    logger.warning("waiting for the store, to start what is to run", error=str(error))
+                    in_doubt = True
+                    await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
         if not self._closed:
-            task = asyncio.create_task(start(), name="start-queued")
+            task = asyncio.create_task(start(in_doubt), name="start-queued")
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
