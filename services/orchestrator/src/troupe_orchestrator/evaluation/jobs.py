@@ -197,9 +197,12 @@ class EvalJobs:
 
     async def watch(self, job_id: str, after: int) -> AsyncGenerator[evaluation_pb2.EvalEvent, None]:
         """Events after a number, until the job has ended."""
-        record = await self.get(job_id)
         active = self._active.get(job_id)
+        if active is None:
+            record = await self.get(job_id)
+            active = self._active.get(job_id)
         if active is not None:
+            # Nothing is read from the store: a thousand clients may come at once.
             feed = active.log.feed
         else:
             feed = open_feed(self._database, job_id, await store.last_event_id(self._database, job_id))
@@ -207,9 +210,10 @@ class EvalJobs:
         async with contextlib.aclosing(feed.watch(after)) as events:
             async for event in events:
                 yield event
-        if active is not None and active.log.record.state is EvalState.RUNNING:
-            raise Unavailable(f"the job {job_id} stopped with this orchestrator: ask again from the last event")
-        if active is None and record.state is EvalState.RUNNING and (await self.get(job_id)).state is EvalState.RUNNING:
+        if active is not None:
+            if active.log.record.state is EvalState.RUNNING:
+                raise Unavailable(f"the job {job_id} stopped with this orchestrator: ask again from the last event")
+        elif record.state is EvalState.RUNNING and (await self.get(job_id)).state is EvalState.RUNNING:
             raise FailedPrecondition(job_id, "is not running in this orchestrator")
 
     async def close(self) -> None:
