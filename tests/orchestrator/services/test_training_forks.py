@@ -64,9 +64,21 @@ async def test_a_fork_with_the_same_plan_trains_what_its_parent_went_on_to_train
         assert used.startswith(run.folder)
         # The tasks, the plan and the samples: those of the parent's third and fourth step, in the same order.
         after = [step.digest for step in stand_ins.learner.applied]
+        resets = [sent.reset_optimizer for sent in stand_ins.learner.optimizations]
+        assert resets == [False, False, True, True, True, True]
         assert [step.step for step in stand_ins.learner.applied] == [1, 2]
         assert trained_on(world, after) == trained_on(world, before[2:])
         assert after != before[2:]
+
+
+async def test_a_fork_in_the_middle_of_a_stage_keeps_the_moments_of_that_stage(open_world, stand_ins: Backends) -> None:
+    async with open_world(learner=True) as world:
+        await parent(world)
+        # Steps 4 and 5 are one stage of the executor, after one of the designer.
+        await forked(world, 4, "one", steps=5)
+        assert not stand_ins.learner.optimizations[-1].reset_optimizer
+        await forked(world, 3, "two", steps=5)
+        assert [sent.reset_optimizer for sent in stand_ins.learner.optimizations[-2:]] == [True, False]
 
 
 async def test_a_fork_starts_from_the_newest_checkpoint_before_its_step_and_replays_only_what_came_after(

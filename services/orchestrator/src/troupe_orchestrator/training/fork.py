@@ -23,7 +23,7 @@ from troupe_contracts.errors import FailedPrecondition
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord
+from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, updated_policies
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.retained import listed_files
 from troupe_orchestrator.store.runs import RunRecord, StepRecord, StepState
@@ -113,7 +113,7 @@ async def fork_of(
         plan_start, before_plan = grandparent.plan_start, grandparent.before_plan
     else:
         plan_start, before_plan = 0, None
-    return Fork(
+    fork = Fork(
         parent=parent.run_id,
         step=step,
         plan_start=plan_start,
@@ -123,6 +123,20 @@ async def fork_of(
         tasks_reason=reason or "seed and tasks are those of the parent",
         queue=None if reason else await _queue_after(database, parent, step, grandparent, config.seed),
     )
+    return replace(fork, updated=await _updated(database, parent.run_id, config, fork, grandparent))
+
+
+async def _updated(
+    database: Database, parent: str, config: RunConfig, fork: Fork, grandparent: Fork | None
+) -> tuple[str, ...]:
+    """Policies that were updated, before the fork, in the stage of its first step."""
+    plan = plan_of(config, fork, fork.step + 1)
+    first = plan.step - plan.step_in_stage + 1
+    if first > fork.step:
+        return ()
+    updated = await updated_policies(database, parent, first, fork.step)
+    earlier = grandparent.updated if grandparent is not None and first <= grandparent.step else ()
+    return tuple(sorted(updated | set(earlier)))
 
 
 def _trained_at(config: RunConfig, fork: Fork | None, step: int, start: int) -> Trains | None:

@@ -69,6 +69,8 @@ class Fork:
     tasks_reason: str
     queue: dict[str, Any] | None
     """Where the parent's task queue stood, if the tasks go on from there."""
+    updated: tuple[str, ...] = ()
+    """Policies that the parent had updated in the stage that the fork goes on with: their moments are that stage's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class RunOrigin:
         fork = value["fork"]
         if fork is not None:
             before_plan = None if fork["before_plan"] is None else Trains(fork["before_plan"])
-            fork = Fork(**{**fork, "before_plan": before_plan})
+            fork = Fork(**{**fork, "before_plan": before_plan, "updated": tuple(fork["updated"])})
         policies = tuple(PolicyRecord(**{**each, "roles": tuple(each["roles"])}) for each in value["policies"])
         return RunOrigin(**{**value, "source": Source(**value["source"]), "policies": policies, "fork": fork})
 

@@ -36,6 +36,7 @@ from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.metrics import credit_metrics, rollout_metrics
 from troupe_orchestrator.training.progress import RolloutProgress
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
+from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.tree import Tree, generated_tokens
 
@@ -59,6 +60,7 @@ class Rolling:
 
     Args:
         policy_of_role: role to the id of the policy that plays it.
+        fork: where the run left its parent, if it is a fork.
     """
 
     run_id: str
@@ -69,6 +71,7 @@ class Rolling:
     events: EventLog
     services: Services
     policy_of_role: Mapping[str, str]
+    fork: Fork | None = None
 
     async def begin(self, number: int, queue: TaskQueue) -> None:
         """Draw the tasks of a step.
@@ -231,6 +234,8 @@ class Rolling:
             return set()
         first = plan.step - plan.step_in_stage + 1
         updated = await updated_policies(self.database, self.run_id, first, plan.step - 1)
+        if self.fork is not None and first <= self.fork.step:
+            updated |= set(self.fork.updated)
         return set(self.policy_of_role.values()) - updated
 
 

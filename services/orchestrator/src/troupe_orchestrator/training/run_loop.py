@@ -123,6 +123,7 @@ class RunLoop:
             events,
             services,
             self._policy_of_role,
+            fork,
         )
         self._trouble: _Trouble | None = None
         self._last_action: Action | None = None

@@ -49,6 +49,8 @@ class Weights:
         default_factory=lambda: common_pb2.PolicyVersion(lineage="start", number=0)
     )
     tokenizer_digest: str = "t" * 64
+    chat_template_digest: str = ""
+    architecture_digest: str = "a" * 64
     begun: policy_pb2.WeightManifest | None = None
     begins: list[policy_pb2.BeginUpdateRequest] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
@@ -87,7 +89,8 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
             state=policy_pb2.UPDATE_STATE_SERVING,
             model="no model",
             tokenizer_digest=self.weights.tokenizer_digest,
-            architecture_digest="a" * 64,
+            chat_template_digest=self.weights.chat_template_digest,
+            architecture_digest=self.weights.architecture_digest,
             returns_tokens=True,
             vocabulary_size=256,
             context_length=1 << 20,
