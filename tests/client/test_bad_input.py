@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "train config": Kind.FILE,
     "config config_file": Kind.FILE,
     "eval dataset": Kind.FILE,
+    "eval script": Kind.FILE,
     "eval dataset_format": Kind.NAME,
     "eval of": Kind.WHOM,
     "eval job_id": Kind.NEW_ID,
