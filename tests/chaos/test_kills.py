@@ -51,12 +51,12 @@ def test_the_dozen_kills_every_process_and_comes_to_every_point() -> None:
     assert {point for _, point in DOZEN} == set(Point)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 async def test_a_run_survives_a_dozen_kills(starter: Path, tmp_path: Path) -> None:
     await through(starter, tmp_path, DOZEN)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 async def test_a_run_survives_a_kill_of_every_process_at_every_point(starter: Path, tmp_path: Path) -> None:
     await through(starter, tmp_path, MATRIX)

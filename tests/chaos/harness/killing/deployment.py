@@ -22,6 +22,7 @@ from troupe_client.wiring import Folders
 from troupe_contracts.access import Role
 from troupe_contracts.channel import connect
 from troupe_contracts.identity import Identity, assume, own
+from troupe_contracts.parent import die_with_parent
 
 START_SECONDS = 180.0
 LEASE_SECONDS = 2.0
@@ -135,7 +136,10 @@ async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
     (state / "profile.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "troupe_client", "up", "--state", str(state)]
     with (state / "up.log").open("wb") as log:
-        supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # A harness that is killed itself leaves nothing behind.
+        supervisor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+        )
     deployed = Live(state, supervisor)
     try:
         await deployed.all_serve()

@@ -26,7 +26,7 @@ from troupe_contracts.identity import own
 from killing.deployment import POLL_SECONDS, Live, Victim, go_on, stop
 from killing.record import Record, Step
 
-STEP_SECONDS = 120.0
+STEP_SECONDS = 240.0
 _LOADING = (policy_pb2.UPDATE_STATE_BEGUN, policy_pb2.UPDATE_STATE_STAGED)
 
 
