@@ -62,11 +62,11 @@ async def batches_after(database: Database, run_id: str, policy_id: str, update:
     return [_batch(row) for row in rows]
 
 
-async def sealed_digests(database: Database, run_id: str, policy_id: str) -> tuple[str, ...]:
-    """Digests of all of a policy's updates, from the first on; also of those whose batch is collected."""
+async def sealed_digests(database: Database, run_id: str, policy_id: str, after: int = 0) -> tuple[str, ...]:
+    """Digests of a policy's updates after one of them, in order; also of those whose batch is collected."""
     query = (
         select(_TABLE.digest)
-        .where(_TABLE.run_id == run_id, _TABLE.policy_id == policy_id)
+        .where(_TABLE.run_id == run_id, _TABLE.policy_id == policy_id, _TABLE.update_number > after)
         .order_by(_TABLE.update_number)
     )
     async with database.reading() as connection:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import sealed_digests
+from troupe_orchestrator.store.batches import last_update
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.policies import Policy, version_text
@@ -30,7 +30,7 @@ async def save_checkpoint(
         # Not on record, so it is nobody's: left by one that was killed, perhaps under the name of another lineage.
         await asyncio.to_thread(shutil.rmtree, uri, ignore_errors=True)
         saved = await policy.learner.checkpoint(database.fence, str(uri))
-        sealed = len(await sealed_digests(database, run_id, policy.policy_id))
+        sealed = await last_update(database, run_id, policy.policy_id)
         if saved.step != sealed:
             raise LearnerError(
                 f"the learner of policy {policy.policy_id} was put back to update {saved.step} before its checkpoint of "

@@ -49,10 +49,14 @@ class Learning:
         self._database = database
         self._run_id = run_id
         self._bases = bases
+        self._sealed: dict[str, tuple[str, ...]] = {}
 
     async def sealed(self, policy_id: str) -> tuple[str, ...]:
         """Digests of a policy's sealed updates, from the first on."""
-        return await sealed_digests(self._database, self._run_id, policy_id)
+        # What is sealed stays sealed: only what came since is asked for.
+        known = self._sealed.get(policy_id, ())
+        self._sealed[policy_id] = known + await sealed_digests(self._database, self._run_id, policy_id, len(known))
+        return self._sealed[policy_id]
 
     async def saved(self, policy_id: str) -> tuple[Saved, ...]:
         """The policy's checkpoints on record."""
