@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from killing.deployment import Victim
 from killing.points import Point
-from killing.run import MATRIX, Kill, Outcome, run_schedule
+from killing.record import Record
+from killing.run import MATRIX, RUN_ID, Kill, Outcome, run_schedule
 
 # Every victim and every point. An executor takes longest to come back: it is killed where it has most to lose.
 DOZEN: tuple[Kill, ...] = (
@@ -54,6 +55,18 @@ def test_the_dozen_kills_every_process_and_comes_to_every_point() -> None:
 @pytest.mark.timeout(900)
 async def test_a_run_survives_a_dozen_kills(starter: Path, tmp_path: Path) -> None:
     await through(starter, tmp_path, DOZEN)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+async def test_kills_of_orchestrator_and_learner_change_no_bit_of_what_is_sealed(starter: Path, tmp_path: Path) -> None:
+    """What serves the rollout lives on, so nothing is tried afresh, and the run is what it would have been."""
+    victims = (Victim.ORCHESTRATOR, Victim.LEARNER_FRONT, Victim.LEARNER_RANK)
+    schedule = tuple((victim, point) for point in Point for victim in victims)
+    await through(starter, tmp_path / "killed", schedule)
+    killed = Record(tmp_path / "killed" / "state" / "data", RUN_ID, tmp_path / "batches").sealed()
+    undisturbed = await run_schedule(starter, tmp_path / "undisturbed", (), lambda outcome: None, steps=len(schedule))
+    assert killed[: len(schedule)] == undisturbed.record.sealed()
 
 
 @pytest.mark.slow

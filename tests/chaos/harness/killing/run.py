@@ -167,13 +167,19 @@ def random_kills(count: int, seed: int, longest: float) -> list[tuple[Victim, fl
 
 
 async def run_schedule(
-    starter: Path, folder: Path, schedule: Sequence[Kill], tell: Callable[[Outcome], None], seed: int = 0
+    starter: Path,
+    folder: Path,
+    schedule: Sequence[Kill],
+    tell: Callable[[Outcome], None],
+    seed: int = 0,
+    steps: int = 0,
 ) -> Ended:
     """Every kill of a schedule in one run, then to its end.
 
-    The run is longer than the schedule: a point that a step goes by is tried at the next.
+    Args:
+        steps: of the run; a few more than kills unless given, since a point that a step goes by is tried at the next.
     """
-    async with chaos(starter, folder, len(schedule) + _TRIES, seed) as running:
+    async with chaos(starter, folder, steps or len(schedule) + _TRIES, seed) as running:
         for victim, point in schedule:
             tell(await running.kill(victim, point))
         return await running.finish(folder / "replay")
