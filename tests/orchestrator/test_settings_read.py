@@ -19,9 +19,10 @@ def _read_of_settings() -> set[str]:
         for file in Path(str(package.__file__)).parent.rglob("*.py"):
             own = file.name == "settings.py"
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                    if node.value.id == "settings" or (own and node.value.id == "self"):
-                        found.add(node.attr)
+                if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+                    continue
+                if node.value.id == "settings" or (own and node.value.id == "self"):
+                    found.add(node.attr)
     return found
 
 
