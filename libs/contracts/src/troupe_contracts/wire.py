@@ -46,6 +46,7 @@ CHANNEL_OPTIONS: Final[tuple[Option, ...]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt to connect may take: with little, a busy server is never reached.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
