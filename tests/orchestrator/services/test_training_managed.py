@@ -148,7 +148,7 @@ async def test_a_condition_pauses_the_run_after_the_step_and_a_resume_acknowledg
         run = await world.get_run()
         assert (run.state, run.committed_steps) == (PAUSED, 2)
         assert "NoVariance" in run.reason
-        assert "zero_variance is 1" in run.reason
+        assert "is 1, above 0.5" in run.reason
         assert "conditions.zero_variance_above" in run.reason
         assert [event.WhichOneof("event") for event in events[-3:]] == ["step_committed", "condition", "state_changed"]
         await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))

@@ -11,8 +11,9 @@ A gradient that is not finite never gets here: the learner undoes that step, and
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from troupe_orchestrator.run_config import Conditions
 
@@ -50,17 +51,12 @@ class _Rule:
     reason: str
     metric: str
     """With one policy for both roles; of several each has its own, see `_named`."""
-    broken: Callable[[float, float], bool]
-    says: str
+    what: str
+    beyond: Literal["below", "above"]
     remedy: str
 
-
-def _below(value: float, threshold: float) -> bool:
-    return value < threshold
-
-
-def _above(value: float, threshold: float) -> bool:
-    return value > threshold
+    def broken(self, value: float, threshold: float) -> bool:
+        return value < threshold if self.beyond == "below" else value > threshold
 
 
 _RULES = (
@@ -68,40 +64,40 @@ _RULES = (
         "entropy_below",
         "EntropyCollapse",
         "learner_entropy",
-        _below,
-        "nats per trained token, below",
+        "nats per trained token",
+        "below",
         "fork from an earlier step with a lower optimization.learning_rate or a larger rollout",
     ),
     _Rule(
         "valid_scripts_below",
         "FewValidScripts",
         "valid_scripts",
-        _below,
-        "of the scripts are valid, below",
+        "share of valid scripts",
+        "below",
         "read some with `troupe trace`; fork from an earlier step, or raise sampling.designer.max_tokens if they are cut",
     ),
     _Rule(
         "zero_variance_above",
         "NoVariance",
         "zero_variance",
-        _above,
-        "of the trained role's groups have one reward, above",
+        "share of the trained role's groups with one reward",
+        "above",
         "tasks are too easy or too hard for the policy: choose others, or raise rollout.designs and rollout.executions",
     ),
     _Rule(
         "mismatch_kl_above",
         "LearnerEngineMismatch",
         "learner_mismatch_kl",
-        _above,
-        "nats per token between learner and engine, above",
+        "nats per token between learner and engine",
+        "above",
         "compare the dtypes of both, and set optimization.importance_cap",
     ),
     _Rule(
         "probe_error_above",
         "ProbeError",
         "probe_mean_error",
-        _above,
-        "nats between learner and engine after the load of the weights, above",
+        "nats between learner and engine after the load of the weights",
+        "above",
         "compare the dtypes of both; restart the executor if one replica alone is off",
     ),
 )
@@ -149,8 +145,9 @@ class ConditionWatch:
                             metric=name,
                             value=mean,
                             threshold=threshold,
-                            message=f"{name} is {mean:.4g}, mean of {self._conditions.window} steps that trained "
-                            f"{step.trains}: {rule.says} {threshold:g} (conditions.{rule.option})",
+                            message=f"{name} ({rule.what}) is {mean:.4g}, {rule.beyond} {threshold:g}, as the mean of "
+                            f"the last {self._conditions.window} steps that trained {step.trains} "
+                            f"(conditions.{rule.option})",
                             remedy=rule.remedy,
                         )
                     )
