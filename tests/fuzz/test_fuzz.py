@@ -1,7 +1,6 @@
 """Fuzzed messages to every RPC of every service: no crash, no hang, no fault of the server's for input that is bad.
 
-200 messages for each RPC, 10,000 with --slow. TROUPE_FUZZ_SEED makes other messages (the default is the date of nothing:
-always the same); a failure prints seed and number of each call, and TROUPE_FUZZ_NUMBER makes that one call alone.
+200 messages for each RPC, 10,000 with --slow. TROUPE_FUZZ_SEED makes other messages; a failure prints seed and number of each call, and TROUPE_FUZZ_NUMBER makes that one call alone.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ USER = common_pb2.ChatMessage(role=common_pb2.MESSAGE_ROLE_USER, content="What i
 SAMPLING = common_pb2.Sampling(temperature=1.0, max_tokens=8, seed=1)
 FENCE = common_pb2.Fence(store_id="store", token=1)
 MATH = common_pb2.TASK_TYPE_MATH
-STDIN = sandbox_pb2.StdinTests(cases=[sandbox_pb2.StdinCase(stdin="1\n", expected_stdout="1\n")])
+ECHO = sandbox_pb2.StdinCase(stdin="1\n", expected_stdout="1\n")
+STDIN = sandbox_pb2.StdinTests(cases=[ECHO], checker=sandbox_pb2.CHECKER_TOKENS)
 PROGRAM = sandbox_pb2.RunTestsRequest(job_id="j", solution="print(input())", stdin_tests=STDIN)
 START = sandbox_pb2.StartWorkflow(script=SCRIPT, question="q", task_type=MATH, seed=1)
 TURN = policy_pb2.GenerateRequest(conversation_id="c", messages=[USER], sampling=SAMPLING)
@@ -97,7 +97,7 @@ RPCS = [
     for described in file.services_by_name.values()
     for method in described.methods
 ]
-# A weight update that was begun holds the replica: what was fuzzed may have begun one.
+# Good requests that must be answered after all that.
 ASKED_AFTERWARDS: dict[str, Callable[[grpc.Channel], object]] = {
     "executor": lambda channel: policy_pb2_grpc.PolicyStub(channel).Generate(TURN, timeout=60),
     "designer": lambda channel: list(designer_pb2_grpc.DesignerStub(channel).ProposeDesigns(DESIGNS, timeout=60)),

@@ -6,6 +6,7 @@
 //! Who may call is `access`'s. Nothing that a caller sends to prove it is ever logged.
 
 mod access;
+pub(crate) mod codec;
 mod convert;
 mod metrics;
 mod refusal;
