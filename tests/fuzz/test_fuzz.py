@@ -1,6 +1,7 @@
 """Fuzzed messages to every RPC of every service: no crash, no hang, no fault of the server's for input that is bad.
 
-200 messages for each RPC, 10,000 with --slow. TROUPE_FUZZ_SEED makes other messages; a failure prints seed and number of each call, and TROUPE_FUZZ_NUMBER makes that one call alone.
+200 messages for each RPC, 10,000 with --slow. TROUPE_FUZZ_SEED makes other messages; a failure
+prints seed and number of each call, and TROUPE_FUZZ_NUMBER makes that one call alone.
 """
 
 from __future__ import annotations
@@ -146,4 +147,4 @@ def test_the_same_seed_makes_the_same_messages_and_most_kinds_of_damage_are_made
         except Exception:
             unreadable += 1
     assert 10 < unreadable < 100
-    assert len(set(made)) > 400
+    assert len(set(made)) > 300
