@@ -100,7 +100,9 @@ def test_a_service_that_keeps_ending_ends_the_deployment_with_the_end_of_its_log
     _, errors = up.process.communicate(timeout=90)
     assert up.process.returncode == 1
     assert "sandbox ended with exit status 7: starting it again (1 of 2 times)" in errors
-    assert "sandbox ended with exit status 7: more than 2 times within 10 minutes (restart_limit of the profile)" in errors
+    assert (
+        "sandbox ended with exit status 7: more than 2 times within 10 minutes (restart_limit of the profile)" in errors
+    )
     assert "the end of" in errors
     assert left_of(deployment) == []
 

@@ -90,7 +90,9 @@ def test_no_state_goes_on_while_a_learner_is_behind(state: StepState) -> None:
 
 
 @pytest.mark.parametrize("state", [StepState.ROLLING, StepState.TRAINED, StepState.SYNCED])
-def test_engines_are_synced_before_a_rollout_before_a_step_counts_as_synced_and_before_it_is_validated(state: StepState) -> None:
+def test_engines_are_synced_before_a_rollout_before_a_step_counts_as_synced_and_before_it_is_validated(
+    state: StepState,
+) -> None:
     assert next_action("run", state, {"one": policy(2, 2, current=False)}) == (Sync(), "one")
     assert next_action("run", state, {"one": policy(2, 2)}) == (NEEDS[state].work, "")
 

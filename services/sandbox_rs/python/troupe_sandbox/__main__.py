@@ -22,7 +22,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m troupe_sandbox", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:50054", help="address of the gRPC service")
     parser.add_argument("--metrics", default="127.0.0.1:0", help="address of the Prometheus metrics")
-    parser.add_argument("--tokens", type=Path, help="file with a line `ROLE sha256:HEX` for each token callers may show")
+    parser.add_argument(
+        "--tokens", type=Path, help="file with a line `ROLE sha256:HEX` for each token callers may show"
+    )
     parser.add_argument("--tls-cert", type=Path, help="PEM file with this service's certificate chain")
     parser.add_argument("--tls-key", type=Path, help="PEM file with the certificate's private key")
     parser.add_argument("--tls-ca", type=Path, help="PEM file of the authority that callers' certificates must have")
