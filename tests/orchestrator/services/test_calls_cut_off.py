@@ -90,6 +90,9 @@ def trapped(servicer: type, methods: tuple[str, ...]) -> type:
 
         async def unary(self: Any, request: Any, context: Any) -> Any:
             self.trap.before(name)
+            if name == "SaveCheckpoint":
+                # The orchestrator has removed the folder: it was not on record.
+                self.checkpoints.pop(request.uri, None)
             answer = await method(self, request, context)
             await self.trap.after(name)
             return answer
@@ -131,7 +134,7 @@ async def trapped_backends(trap: Trap) -> AsyncIterator[Backends]:
         learner.bases.clear()
 
     trap.die |= dict.fromkeys((*LEARNER, "RestoreCheckpoint"), learner_dies)
-    trap.die |= dict.fromkeys(ENGINE, engine_dies) | dict.fromkeys(DESIGNER, lambda: None)
+    trap.die |= dict.fromkeys(ENGINE, engine_dies) | dict.fromkeys(DESIGNER, engine_dies)
 
     def register(server: grpc.aio.Server) -> None:
         policy_pb2_grpc.add_PolicyServicer_to_server(parts.policy, server)

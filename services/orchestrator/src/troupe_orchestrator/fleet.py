@@ -205,6 +205,9 @@ class PolicyFleet(Rotation[Replica]):
                 )
         if info.state in _SERVING and self.current in (None, info.version):
             return
+        if self._follows is not None:
+            # The engine behind came back between two calls, and nobody but this one has noticed.
+            await self._follows.recheck()
         if self._bring_up is None or not info.accepts_updates:
             raise NotReadyError(
                 f"has version {_text(info.version)} ({policy_pb2.UpdateState.Name(info.state)}), "
@@ -212,6 +215,19 @@ class PolicyFleet(Rotation[Replica]):
             )
         async with self.updating:
             await self._bring_up(replica)
+
+    async def recheck(self) -> None:
+        """Take out each replica that does not have the version that is served, so that it is brought there."""
+        if self.updating.locked():
+            return
+        for replica in self.serving():
+            try:
+                info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
+            except grpc.RpcError as error:
+                self.suspect(replica, describe(error))
+                continue
+            if info.version != self._current and not self.updating.locked():
+                self.suspect(replica, f"has version {_text(info.version)}, {_text(self._current)} is served")
 
     @staticmethod
     def _read(replica: Replica, info: policy_pb2.PolicyInfo) -> None:
