@@ -56,6 +56,20 @@ async def test_a_closed_store_can_be_taken_and_the_fence_grows(store_url: str) -
     await second.close()
 
 
+async def test_a_lease_is_renewed_again_after_no_connection_was_free(store_url: str) -> None:
+    owner = await open_store(store_url, 1.5)
+    pool: Any = owner._engine.sync_engine.pool
+    pool._timeout = 0.01
+    held = [await owner._engine.connect() for _ in range(pool.size() + pool._max_overflow)]
+    await asyncio.sleep(0.8)
+    for connection in held:
+        await connection.close()
+    await asyncio.sleep(1.2)
+    with pytest.raises(LeaseHeldError):
+        await open_store(store_url)
+    await owner.close()
+
+
 async def test_a_lease_that_is_renewed_outlives_its_seconds(store_url: str) -> None:
     owner = await open_store(store_url, 0.6)
     await asyncio.sleep(1.2)

@@ -15,6 +15,7 @@ from typing import Self
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from troupe.v1 import common_pb2
 
@@ -171,7 +172,7 @@ class Database:
             try:
                 async with self._turn, self._engine.begin() as connection:
                     renewed = await connection.run_sync(lease.renew, self._ours, self._lease_seconds)
-            except DBAPIError as error:
+            except (DBAPIError, PoolTimeoutError) as error:
                 # Tried again at the next turn; until another process takes it the lease stays ours.
                 logger.warning("could not renew the lease", error=str(error))
                 continue
