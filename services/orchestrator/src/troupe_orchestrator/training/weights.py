@@ -21,6 +21,8 @@ from troupe_orchestrator.training.learner import LearnerClient
 
 logger = structlog.get_logger()
 _PHASE_SECONDS = 300.0
+_ASK_SECONDS = 10.0
+"""A replica that hangs is left behind, not waited for."""
 _ATTEMPTS = 2
 
 
@@ -121,7 +123,7 @@ async def _bring_up(
     failure = ""
     for _ in range(_ATTEMPTS):
         try:
-            state = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_PHASE_SECONDS)
+            state = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
             serving = state.state in (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN)
             if serving and state.version == manifest.version:
                 return policy_pb2.CommitUpdateResponse(version=manifest.version)
