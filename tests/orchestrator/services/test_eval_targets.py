@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,17 @@ async def test_weights_lent_by_an_orchestrator_that_was_killed_are_never_taken_f
     (lineage,) = found["lends"]
     assert lineage.startswith("weights-")
     assert stand_ins.policy.weights.version.lineage == "start"
+
+
+async def test_weights_that_a_run_has_replaced_meanwhile_are_not_to_be_given_back(open_world) -> None:
+    """An orchestrator was killed while a job had lent weights, and a run came before the next job."""
+    async with open_world(learner=True) as world:
+        with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+            connection.execute("insert into weight_loans values ('scripted', 'killed', 'start:0', 'no model')")
+        await trained(world)
+        job = await world.evaluate(*HELD)
+        assert job.state == SUCCEEDED, job.reason
+        assert await versions(world, job) == {("start", 2)}
 
 
 async def test_other_services_are_evaluated_beside_a_job_that_holds_our_engines(

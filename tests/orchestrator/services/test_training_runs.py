@@ -78,6 +78,17 @@ async def test_the_drift_of_the_role_that_is_not_trained_is_reported_each_step(o
         assert [event.step_committed.metrics["drift_designer"] for event in events[:2]] == [0.0, 0.0]
 
 
+async def test_a_stage_that_begins_without_one_conversation_of_the_other_role_goes_on_without_its_drift(
+    open_world, stand_ins: Backends
+) -> None:
+    stand_ins.designer.otherwise = ["def ("]
+    async with open_world(learner=True) as world:
+        events = await world.run(world.config(TASKS, stages=[{"train": "designer", "steps": 2}]))
+        assert kinds(events) == ["step_committed", "step_committed", "state_changed"]
+        assert [name for name in events[0].step_committed.metrics if name.startswith("drift_")] == []
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+
+
 async def test_events_that_are_appended_side_by_side_have_numbers_of_their_own(tmp_path: Path) -> None:
     database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/troupe.db", 15.0)
     try:

@@ -25,6 +25,7 @@ from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
+from troupe_orchestrator.store.loans import forget_loan
 from troupe_orchestrator.store.runs import StepRecord, StepState
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.checkpoints import save_checkpoint
@@ -50,6 +51,7 @@ logger = structlog.get_logger()
 _BATCH_PROBES = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
+_MOST_DOUBLINGS = 10
 _FEWEST_ATTEMPTS = 3
 _MOST_REPEATS = 10
 _SERVING = (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN, policy_pb2.UPDATE_STATE_STAGED)
@@ -59,8 +61,6 @@ _SERVING = (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN, poli
 class _Trouble:
     """An action that keeps failing."""
 
-    action: Action | None
-    """None where looking failed."""
     since: float
     failures: int = 0
 
@@ -125,7 +125,8 @@ class RunLoop:
             self._policy_of_role,
             fork,
         )
-        self._trouble: _Trouble | None = None
+        self._troubles: dict[Action | None, _Trouble] = {}
+        """What failed and has not succeeded since; None is looking."""
         self._last_action: Action | None = None
         self._repeated = 0
         self._probes: dict[str, list[list[int]]] = {}
@@ -173,7 +174,7 @@ class RunLoop:
         while True:
             action: Action | None = None
             try:
-                if self._trouble is not None:
+                if self._troubles:
                     await self._events.reread()
                 if not self._opened:
                     await self._open()
@@ -268,6 +269,9 @@ class RunLoop:
         if idle is None or not await asyncio.to_thread(file.exists):
             return {}
         held = await asyncio.to_thread(read_batch, file)
+        if not held:
+            # No script of the stage's first step asked an agent: nothing was said to measure by.
+            return {}
         learner = self._policies[self._policy_of_role[idle]].learner
         return {f"drift_{idle}": drift(held, await learner.log_probs([each.token_ids.tolist() for each in held]))}
 
@@ -282,6 +286,8 @@ class RunLoop:
             self._config.probe_bound,
         )
         self._synced.append((report, time.perf_counter() - begun))
+        # Whatever an eval job left in the engines is gone, and what it was to give back is no longer current.
+        await forget_loan(self._database, policy.policy_id)
         for failure in report.failures:
             await self._events.append(
                 step,
@@ -344,8 +350,11 @@ class RunLoop:
     def _succeeded(self, action: Action) -> None:
         """Trouble ends when the very action that failed succeeds: a learner that dies in every update does not become well
         by being restored in between."""
-        if self._trouble is not None and self._trouble.action in (None, action):
-            self._trouble = None
+        for ended in (None, action):
+            self._troubles.pop(ended, None)
+        if action is Work.COMMIT:
+            # What failed on the way there is not asked for again.
+            self._troubles.clear()
         self._repeated = self._repeated + 1 if action == self._last_action else 0
         self._last_action = action
         if self._repeated == _MOST_REPEATS:
@@ -356,21 +365,23 @@ class RunLoop:
         if isinstance(error, grpc.RpcError) and not is_infrastructure(error):
             raise error
         now = time.monotonic()
-        if self._trouble is None or self._trouble.action != action:
-            self._trouble = _Trouble(action, now)
+        # What succeeds and fails in turn makes no circle: `patience_seconds` end that.
+        self._last_action, self._repeated = None, 0
+        if action not in self._troubles:
+            self._troubles[action] = _Trouble(now)
             condition = ending_of(error).condition
             logger.warning("waiting for a service", action=action, error=str(error))
             if condition is not None:
                 condition.remedy = f"it is waited for; else {condition.remedy}"
                 with contextlib.suppress(Unavailable):  # the store itself may be what is away
                     await self._events.append(step, condition)
-        trouble = self._trouble
+        trouble = self._troubles[action]
         trouble.failures += 1
         lasting = trouble.failures >= _FEWEST_ATTEMPTS and now - trouble.since >= self._patience_seconds
         # Without its store a run can neither end nor pause: it waits.
         if lasting and not isinstance(error, StoreUnavailableError):
             raise error
-        await asyncio.sleep(min(_FIRST_PAUSE_SECONDS * 2 ** (trouble.failures - 1), _LONGEST_PAUSE_SECONDS))
+        await asyncio.sleep(pause_seconds(trouble.failures))
 
     def _plan(self, step: int) -> StepPlan:
         return plan_of(self._config, self._fork, step)
@@ -380,6 +391,11 @@ _LASTING = (NonFiniteStepError, ContradictionError)
 """The same would be said again."""
 _PASSING = (LearnerError, WeightSyncError, NoReplicasError, Unavailable)
 """A service that is away or restarting, and the store."""
+
+
+def pause_seconds(failures: int) -> float:
+    """How long is waited after so many failures; of a store that is away for days there may be thousands."""
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
 
 
 def _measured(record: StepRecord, plan: StepPlan) -> StepMetrics:

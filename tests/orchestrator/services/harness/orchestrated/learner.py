@@ -104,6 +104,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         yield learner_pb2.OperationEvent(event_id=1, progress=1.0, operation=self._done[request.name])
 
     async def Score(self, request: learner_pb2.ScoreRequest, context: Context) -> learner_pb2.ScoreResponse:
+        if not request.sequences:
+            raise InvalidArgument("sequences", "is empty: send at least one")
         scores = [
             learner_pb2.SequenceScore(log_probs=[-0.5] * (len(sequence.token_ids) - 1))
             for sequence in request.sequences
