@@ -1,6 +1,7 @@
 """Runs as a user manages them: queued, shown, planned, paused by conditions, resumed with what has changed."""
 
 import asyncio
+import sqlite3
 
 import pytest
 from orchestrated.models import SINGLE
@@ -8,7 +9,12 @@ from orchestrated.world import Backends, World, math_task, refused, world
 from troupe.v1 import training_pb2
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.stages import plan_step
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.plan import step_bounds
+from troupe_orchestrator.training.runs import Runs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -79,6 +85,64 @@ async def test_a_queue_survives_a_restart(open_world) -> None:
         assert (await world.get_run("two")).state == QUEUED
         await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="one"))
         await state(world, "two", SUCCEEDED)
+
+
+async def test_of_two_runs_that_are_on_record_as_running_the_older_one_runs_and_the_other_waits(open_world) -> None:
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="one", config=world.config(TASKS, **LONG)))
+        await world.training.CreateRun(Create(run_id="two", config=world.config(TASKS, steps=1), queue=True))
+    with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+        connection.execute("update runs set state = 'running'")
+    async with open_world(learner=True) as world:
+        assert [(await world.get_run(name)).state for name in ("one", "two")] == [RUNNING, QUEUED]
+        await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="one"))
+        await state(world, "two", SUCCEEDED)
+
+
+async def test_a_run_that_no_engine_took_weights_for_is_resumed_once_they_do(open_world, monkeypatch) -> None:
+    async def refuses(*_: object) -> str:
+        return "out of memory"
+
+    async with open_world(learner=True) as world:
+        with monkeypatch.context() as patched:
+            patched.setattr(weights, "_bring_up", refuses)
+            events = await world.run(world.config(TASKS))
+        assert events[-1].state_changed.state == PAUSED
+        assert "out of memory" in told(events)["WeightSyncFailed"]
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        events = await world.run_events(after=events[-1].event_id)
+        assert "out of memory" in told(events)["ProvenanceUnknown"]
+        assert events[-1].state_changed.state == SUCCEEDED
+
+
+async def test_a_queued_run_whose_services_are_away_runs_and_waits_for_them(open_world, stand_ins: Backends) -> None:
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="one", config=world.config(TASKS, **LONG)))
+        await world.training.CreateRun(Create(run_id="two", config=world.config(TASKS, steps=1), queue=True))
+        await stand_ins.stop()
+        await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="one"))
+        await state(world, "two", RUNNING)
+        request = training_pb2.WatchRunRequest(run_id="two")
+        reasons = []
+        async for event in world.training.WatchRun(request, timeout=30):
+            reasons += [event.condition.reason] * event.HasField("condition")
+            if reasons:
+                break
+        assert reasons == ["ProvenanceUnknown"]
+        run = await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="two"))
+        assert run.state == CANCELLED
+
+
+async def test_who_opens_the_events_of_a_run_at_once_gets_the_same(tmp_path) -> None:
+    database = await Database.open(f"sqlite:///{tmp_path}/troupe.db", 30.0)
+    record = RunRecord("run", RunState.QUEUED, "", "", 1, str(tmp_path), 1.0, None)
+    await store.create_run(database, record, {})
+    runs = Runs(database, tmp_path, None, asyncio.Lock(), None, 0.0)  # type: ignore[arg-type]  # neither is asked
+    # A connection for each, so that neither waits for one.
+    await asyncio.gather(runs.get("run"), runs.get("run"))
+    first, second = await asyncio.gather(runs.events("run"), runs.events("run"))
+    assert first is second
+    await database.close()
 
 
 async def test_a_run_records_what_it_came_from(open_world, stand_ins: Backends) -> None:

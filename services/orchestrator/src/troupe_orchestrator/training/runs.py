@@ -13,12 +13,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
+from troupe_contracts.errors import describe as describe_error
 
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.jobs import EvalJobs
+from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import RunConfig, dump_run_config
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
@@ -53,6 +56,8 @@ class _Active:
     task: asyncio.Task[None]
     stopping: tuple[RunState, str] | None = None
     """What the run is to be once its loop has ended, and why; None is what the loop itself says."""
+    ended: bool = False
+    """The loop has ended; how is being recorded, which nobody cuts short."""
 
 
 class Runs:
@@ -215,19 +220,22 @@ class Runs:
     async def cancel(self, run_id: str) -> RunRecord:
         """End a run, also a queued one; its committed steps stay."""
         record = await self.get(run_id)
-        if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
-            return record
-        record = await self._stop(record, RunState.CANCELLED, "cancelled by request")
-        await self._jobs.end_validations(run_id)
+        if record.state not in (RunState.SUCCEEDED, RunState.CANCELLED):
+            record = await self._stop(record, RunState.CANCELLED, "cancelled by request")
+        # Also where an earlier call was cut off before this.
+        if record.state is RunState.CANCELLED:
+            await self._jobs.end_validations(run_id)
         return record
 
     async def events(self, run_id: str) -> EventLog:
         """The run's events."""
         record = await self.get(run_id)
         if run_id not in self._logs:
-            self._logs[run_id] = await EventLog.open(self._database, run_id)
-            if run_id not in self._active and record.state is not RunState.QUEUED:
-                await self._logs[run_id].end()
+            opened = await EventLog.open(self._database, run_id)
+            # Of two who open it at once, both get the first's: there is one writer.
+            log = self._logs.setdefault(run_id, opened)
+            if log is opened and run_id not in self._active and record.state is not RunState.QUEUED:
+                await log.end()
         return self._logs[run_id]
 
     async def close(self) -> None:
@@ -254,20 +262,29 @@ class Runs:
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self) -> AsyncIterator[None]:
-        """While a client starts a run. Where the store fails, it may have taken the run all the same: then it is started."""
+        """While a client starts a run. Where the store fails, or the client gives up, it may be on record as running all the
+        same: then it is started.
+        """
         try:
             async with self._creating:
                 yield
-        except StoreUnavailableError:
+        except (StoreUnavailableError, asyncio.CancelledError):
             self._wake(in_doubt=True)
             raise
 
     async def _start_what_is_to_run(self) -> None:
         """Start what is on record as running, or else the first that is queued."""
-        for record in await store.list_runs(self._database, limit=1000):
-            if record.state is RunState.RUNNING and record.run_id not in self._active:
-                logger.info("resuming", run=record.run_id)
-                await self._start(record)
+        for record in reversed(await store.list_runs(self._database, limit=1000)):
+            if record.state is not RunState.RUNNING or record.run_id in self._active:
+                continue
+            if self._active:
+                holder = next(iter(self._active))
+                await self._set_state(
+                    record.run_id, RunState.QUEUED, f"waits for run {holder}, which trains these policies"
+                )
+                continue
+            logger.info("resuming", run=record.run_id)
+            await self._start(record)
         await self._start_queued()
 
     async def _start_queued(self) -> None:
@@ -313,18 +330,27 @@ class Runs:
         before = origin_of(record.provenance)
         if before is None:
             return
-        now = await origin(source_of_process(), config, data, require(self._engines), before.fork)
-        changed = changes(before, now)
-        if changed:
-            events = await self.events(record.run_id)
-            await events.append(
-                await store.committed_steps(self._database, record.run_id),
-                training_pb2.Condition(
-                    reason="ProvenanceChanged",
-                    message=f"since the run began: {'; '.join(changed)}",
-                    remedy="none needed, if that was intended",
-                ),
+        try:
+            now = await origin(source_of_process(), config, data, require(self._engines), before.fork)
+        except (grpc.RpcError, NoReplicasError) as error:
+            # Its loop waits for them, and brings back engines that an earlier sync left out of rotation.
+            reason = describe_error(error) if isinstance(error, grpc.RpcError) else str(error)
+            told = training_pb2.Condition(
+                reason="ProvenanceUnknown",
+                message=f"the services cannot be asked what has changed since the run began: {reason}",
+                remedy="none needed, if they are as they were; else see `troupe runs show`",
             )
+        else:
+            changed = changes(before, now)
+            if not changed:
+                return
+            told = training_pb2.Condition(
+                reason="ProvenanceChanged",
+                message=f"since the run began: {'; '.join(changed)}",
+                remedy="none needed, if that was intended",
+            )
+        events = await self.events(record.run_id)
+        await events.append(await store.committed_steps(self._database, record.run_id), told)
 
     async def _launch(
         self, record: RunRecord, config: RunConfig, data: TrainingData, acknowledged: bool = False
@@ -357,7 +383,11 @@ class Runs:
     async def _supervise(self, run_id: str, loop: RunLoop, events: EventLog) -> None:
         """Run the loop and record how it ended."""
         try:
-            if await loop.run():
+            try:
+                done = await loop.run()
+            finally:
+                self._active[run_id].ended = True
+            if done:
                 await self._ended(run_id, RunState.SUCCEEDED, "")
             else:
                 await self._stopped(run_id)
@@ -409,15 +439,22 @@ class Runs:
     async def _stop(self, record: RunRecord, state: RunState, reason: str) -> RunRecord:
         active = self._active.get(record.run_id)
         if active is None:
-            await self._set_state(record.run_id, state, reason)
-            await (await self.events(record.run_id)).end()
-        else:
+            # One that is being started just now has its loop after this.
+            async with self._creating:
+                active = self._active.get(record.run_id)
+                if active is None:
+                    now = await self.get(record.run_id)
+                    if now.state is record.state:
+                        await self._set_state(record.run_id, state, reason)
+                        await (await self.events(record.run_id)).end()
+                    return await self.get(record.run_id)
+        if active.stopping is None or active.stopping[0] is not RunState.CANCELLED:
             active.stopping = (state, reason)
-            active.loop.stop()
-            if state is RunState.CANCELLED:
-                active.task.cancel()
-            # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
-            await asyncio.wait([active.task])
+        active.loop.stop()
+        if state is RunState.CANCELLED and not active.ended:
+            active.task.cancel()
+        # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
+        await asyncio.wait([active.task])
         return await self.get(record.run_id)
 
     async def _stopped(self, run_id: str) -> None:
@@ -430,6 +467,9 @@ class Runs:
     ) -> None:
         """Record what a run is whose loop has ended, however long the store is away: nobody else would."""
         while True:
+            stopping = self._active[run_id].stopping
+            if state is not RunState.SUCCEEDED and stopping is not None and stopping[0] is RunState.CANCELLED:
+                state, reason = stopping
             try:
                 if condition is not None:
                     step = await store.committed_steps(self._database, run_id)
@@ -445,6 +485,9 @@ class Runs:
         step = await store.committed_steps(self._database, run_id)
         number = training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}")
         events = await self.events(run_id)
+        if state is RunState.RUNNING:
+            # Who watches from now on waits for its loop.
+            events.begin()
         await events.append(step, training_pb2.StateChanged(state=number, reason=reason))
 
 
