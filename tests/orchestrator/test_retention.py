@@ -52,10 +52,23 @@ def test_only_files_that_we_name_so_and_nobody_lists_are_left_over() -> None:
     listed = {"steps/000001/trees-1.parquet", "checkpoints/step-000001-p"}
     ours = ["steps/000001/trees-2.parquet", "steps/000002/batch-p-1.parquet", "steps/000002/groups/ab-1.parquet"]
     ours += ["steps/000002/.trees-1.parquet.partial", "steps/000002/groups/.ab-1.parquet.partial"]
-    ours += ["checkpoints/step-000009-p", "trees/00000003-2.parquet", "trees/.00000003-2.parquet.partial"]
-    others = ["steps/000001/timeline.json", "steps/000001/held.parquet", "checkpoints/base-p", "notes.txt"]
+    ours += [
+        "checkpoints/step-000009-p-2",
+        "checkpoints/base-p-1",
+        "trees/00000003-2.parquet",
+        "trees/.00000003-2.parquet.partial",
+    ]
+    others = ["steps/000001/timeline.json", "steps/000001/held.parquet", "notes.txt"]
     others += ["checkpoints/.step-000009-p.partial-1234", "steps/000001/mine/trees-1.parquet"]
-    assert orphans([*listed, *ours, *others], listed) == sorted(ours)
+    assert orphans([*listed, *ours, *others], listed, 2) == sorted(ours)
+
+
+def test_a_stale_orchestrator_takes_nothing_of_a_later_one_for_left_over() -> None:
+    """It may have read its list before the later one wrote and listed these."""
+    later = ["steps/000001/trees-8.parquet", "steps/000001/groups/ab-8.parquet", "checkpoints/step-000001-p-8"]
+    later += ["steps/000002/.batch-p-8.parquet.partial", "checkpoints/base-p-8", "trees/00000003-8.parquet"]
+    assert orphans(later, [], 7) == []
+    assert orphans(later, [], 8) == sorted(later)
 
 
 CONFIG = """

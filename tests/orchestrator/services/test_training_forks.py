@@ -89,7 +89,7 @@ async def test_a_fork_starts_from_the_newest_checkpoint_before_its_step_and_repl
         await forked(world, 3)
         scratch, source = stand_ins.learner.bases[-2]
         assert scratch.startswith("base-")
-        assert source.endswith("step-000002-scripted")
+        assert source.endswith("step-000002-scripted-1")
         base = (await world.get_run("fork")).checkpoints[-1].uris["scripted"]
         assert len(stand_ins.learner.checkpoints[base].steps) == 1
 

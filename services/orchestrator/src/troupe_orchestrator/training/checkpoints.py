@@ -26,7 +26,8 @@ async def save_checkpoint(
         return
     manifest = {}
     for policy in policies:
-        uri = folder / "checkpoints" / f"step-{step:06d}-{policy.policy_id}"
+        # A folder that only this orchestrator writes or removes: one that lost the store meanwhile has another token.
+        uri = folder / "checkpoints" / f"step-{step:06d}-{policy.policy_id}-{database.fence.token}"
         # Not on record, so it is nobody's: left by one that was killed, perhaps under the name of another lineage.
         await asyncio.to_thread(shutil.rmtree, uri, ignore_errors=True)
         saved = await policy.learner.checkpoint(database.fence, str(uri))

@@ -192,7 +192,7 @@ async def prepare_base(
 async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy) -> dict[str, Any]:
     """Bring a learner to the parent's step and save what it then is; the manifest's entry of it."""
     source, batches = await _way_to(database, fork, policy.policy_id)
-    target = folder / "checkpoints" / f"base-{policy.policy_id}"
+    target = folder / "checkpoints" / f"base-{policy.policy_id}-{database.fence.token}"
     # One that was not recorded is of an attempt that was cut short.
     await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
     # A name of its own per attempt: the parent's ledger says nothing about these updates.

@@ -36,8 +36,10 @@ _OURS = re.compile(
     r"|steps/\d+/groups/[^/]*\.parquet"
     r"|steps/\d+/(groups/)?\.[^/]*\.partial"
     r"|trees/\d+-\d+\.parquet|trees/\.[^/]*\.partial"
-    r"|checkpoints/step-[^/]+"
+    r"|checkpoints/(step|base)-[^/]+"
 )
+_WRITER = re.compile(r"-(\d+)(\.parquet)?(\.partial)?$")
+"""The fencing token in a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,13 @@ def collectable(
     )
 
 
-def orphans(found: Iterable[str], listed: Collection[str]) -> list[str]:
-    """Files of ours that nobody lists. Paths are relative to the run's folder."""
-    return sorted(path for path in found if _OURS.fullmatch(path) and path not in listed)
+def orphans(found: Iterable[str], listed: Collection[str], token: int) -> list[str]:
+    """Files of ours that nobody lists. Paths are relative to the run's folder.
+
+    Args:
+        token: who asks. What a later orchestrator wrote may be on its list by now, and is not touched.
+    """
+    return sorted(path for path in found if _OURS.fullmatch(path) and path not in listed and _writer(path) <= token)
 
 
 async def collect(database: Database, run_id: str, committed: int, config: RunConfig) -> None:
@@ -91,10 +97,15 @@ async def sweep(database: Database, scope: str, folder: Path) -> None:
     """
     listed = {_relative(path, folder) for path in await listed_files(database, scope)}
     found = await asyncio.to_thread(_found, folder)
-    left_over = orphans(found, listed)
+    left_over = orphans(found, listed, database.fence.token)
     if left_over:
         logger.info("removing what was left over", scope=scope, files=len(left_over), first=left_over[0])
         await asyncio.to_thread(_remove, (folder / path for path in left_over))
+
+
+def _writer(path: str) -> int:
+    named = _WRITER.search(path)
+    return int(named[1]) if named else 0
 
 
 def _found(folder: Path) -> list[str]:
