@@ -180,6 +180,36 @@ async def test_an_engine_that_is_restarted_in_a_step_is_brought_to_the_steps_wei
         assert any("connection reset" in condition.message for condition in faults(events))
 
 
+async def test_an_engine_that_is_restarted_after_the_orchestrator_was_is_brought_to_the_steps_weights(
+    open_world, stand_ins: Backends
+) -> None:
+    weights, waiting = stand_ins.policy.weights, asyncio.Event()
+
+    async def waits(request: policy_pb2.GenerateRequest) -> str:
+        if weights.version.number == 0:
+            return right_unless_guessed(request)
+        waiting.set()
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def restart() -> str:
+        weights.version = common_pb2.PolicyVersion(lineage="start", number=0)
+        raise Unavailable("connection reset")
+
+    stand_ins.policy.reply = waits
+    async with open_world(learner=True) as world:
+        request = training_pb2.CreateRunRequest(run_id="run", config=world.config(TASKS))
+        await world.training.CreateRun(request)
+        await asyncio.wait_for(waiting.wait(), 30)
+    stand_ins.policy.reply = lambda request: (
+        restart() if weights.version.number == 1 and weights.committed == [1] else right_unless_guessed(request)
+    )
+    async with open_world(learner=True, outage_seconds=1.0) as world:
+        await world.run_events()
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+        assert weights.committed == [1, 1, 2]
+
+
 async def test_an_engine_that_comes_back_as_another_model_stays_out_and_the_run_pauses_by_name(
     open_world, stand_ins: Backends
 ) -> None:

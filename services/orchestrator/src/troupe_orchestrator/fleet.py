@@ -133,6 +133,11 @@ class PolicyFleet(Rotation[Replica]):
         return self._current if self._follows is None else self._follows.current
 
     @property
+    def brings_up(self) -> bool:
+        """Whether it is known how a replica that comes back is brought to what is served."""
+        return self._bring_up is not None
+
+    @property
     def engines(self) -> PolicyFleet:
         """The fleet whose seats these replicas' generations take."""
         return self if self._follows is None else self._follows

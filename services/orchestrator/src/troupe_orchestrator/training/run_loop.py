@@ -208,7 +208,12 @@ class RunLoop:
                 learner=view_of(learner),
                 sealed=await self._learning.sealed(policy_id),
                 saved=await self._learning.saved(policy_id),
-                engines_current=not NEEDS[state].engines or await _serve(policy, version_text(learner.version)),
+                engines_current=not NEEDS[state].engines
+                # An engine that is restarted while tasks are rolled out is brought back as the last sync brought it.
+                or (
+                    (policy.fleet.brings_up or state is not StepState.ROLLING)
+                    and await _serve(policy, version_text(learner.version))
+                ),
             )
         return next_action(self._run_id, state, views)
 
