@@ -10,6 +10,7 @@ from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import designer_pb2, evaluation_pb2, policy_pb2
 from troupe_contracts.errors import Unavailable
 from troupe_orchestrator import event_feed
+from troupe_orchestrator.evaluation.job_log import JobLog
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -126,6 +127,21 @@ async def test_the_same_id_and_request_are_the_same_job_and_another_request_is_r
     ):
         with refused("FAILED_PRECONDITION", "same", "another"):
             await shared.evaluation.CreateEvalJob(other)
+
+
+async def test_a_job_whose_creation_was_cut_off_runs_when_it_is_created_again(
+    shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("the store is away")
+
+    request = eval_request(math_task("cut-off"), job_id="cut-off")
+    with monkeypatch.context() as patched, refused("UNAVAILABLE", "the store is away"):
+        patched.setattr(JobLog, "open", away)
+        await shared.evaluation.CreateEvalJob(request)
+    await shared.evaluation.CreateEvalJob(request)
+    events = await shared.watched("cut-off")
+    assert events[-1].job.state == evaluation_pb2.EVAL_STATE_SUCCEEDED
 
 
 async def test_an_unknown_job_is_not_found_and_an_empty_id_is_refused(shared: World) -> None:

@@ -88,7 +88,7 @@ class EvalJobs:
         async with self._creating:
             existing = await self._existing(request)
             if existing is not None:
-                return existing
+                return await self._going(existing)
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
             try:
                 target = await resolve(request.target, self._database, engines)
@@ -134,7 +134,8 @@ class EvalJobs:
                 task.cancel()
                 await asyncio.wait([task])
                 raise
-            await log.end(EvalState.CANCELLED, "cancelled by request")
+            if log.record.state is EvalState.RUNNING:
+                await log.end(EvalState.CANCELLED, "cancelled by request")
         finally:
             del self._active[record.job_id]
             log.feed.end()
@@ -183,7 +184,7 @@ class EvalJobs:
         async with self._creating:
             record = await self.get(job_id)
             if record.state is EvalState.RUNNING:
-                return record
+                return await self._going(record)
             if record.run_id:
                 raise FailedPrecondition(job_id, f"is a validation of run {record.run_id}: create a job of your own")
             counts = await store.count_items(self._database, job_id)
@@ -270,6 +271,15 @@ class EvalJobs:
         await store.create_job(self._database, record, first_event(record))
         return record
 
+    async def _going(self, record: EvalRecord) -> EvalRecord:
+        """A job that is on record, started if the call that put it there was cut off before it was."""
+        if record.state is EvalState.RUNNING and not record.run_id and record.job_id not in self._active:
+            # It may have ended since it was read.
+            record = await self.get(record.job_id)
+            if record.state is EvalState.RUNNING and record.job_id not in self._active:
+                await self._launch(record)
+        return record
+
     async def _launch(self, record: EvalRecord) -> None:
         self._start(await JobLog.open(self._database, record, self._folder(record.job_id)))
 
@@ -312,7 +322,8 @@ class EvalJobs:
         except asyncio.CancelledError:
             if not self._active[job_id].cancelled:
                 raise
-            await log.end(EvalState.CANCELLED, "cancelled by request")
+            if log.record.state is EvalState.RUNNING:
+                await log.end(EvalState.CANCELLED, "cancelled by request")
         except grpc.RpcError as error:
             await self._fail(log, describe(error))
         except (*_NAMED, ServiceError) as error:

@@ -93,12 +93,15 @@ async def served(
         services = engines.services
         if target.endpoint.executor:
             executor = PolicyFleet(split_targets(target.endpoint.executor))
+            # Who went out of rotation is asked for no longer than the job runs.
+            stack.push_async_callback(executor.close)
             services = replace(services, executors=executor)
         script = fixed_script(request)
         if script is not None:
             services = replace(services, designers=without_engine(fixed_designer(script)))
         elif target.endpoint.designer:
             designer = PolicyFleet([target.endpoint.designer], "designer")
+            stack.push_async_callback(designer.close)
             services = replace(services, designers=designer)
         versions = {"executor": await _version(executor)}
         if script is None:
