@@ -7,6 +7,7 @@ attempt, and no fault until it has lasted for `PATIENCE_SECONDS`.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ _REMEDIES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.FAILED_PRECONDITION: "it is not in the state that this needs: the text says which",
 }
 _OTHER_REMEDY = "see the service's log"
+_PARTICULAR = re.compile(r"\b[0-9a-f]*\d[0-9a-f.]*")
+"""Numbers and ids."""
 
 
 class InfrastructureFaultError(Exception):
@@ -122,7 +125,7 @@ class FaultTally:
     def add(self, fault: InfrastructureFaultError) -> None:
         """Count a fault."""
         self.counts[fault.service] += 1
-        kind = (fault.service, fault.text if fault.code is None else fault.code)
+        kind = (fault.service, _PARTICULAR.sub("#", fault.text) if fault.code is None else fault.code)
         if kind not in self._known:
             self._known.add(kind)
             self.untold.append(fault)
