@@ -206,11 +206,22 @@ async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy)
 
 
 async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, list[BatchRecord]]:
-    """The checkpoint to begin from ("" is the initial weights), and the batches from there to the parent's step."""
+    """The checkpoint to begin from ("" is the initial weights), and the batches from there to the parent's step.
+
+    Raises:
+        BatchCollectedError: what leads there was collected while the fork waited.
+    """
     checkpoint, source = 0, ""
     for step, manifest in await store.list_checkpoints(database, fork.parent):
         if checkpoint <= step <= fork.step:
             checkpoint, source = step, manifest[policy_id]["uri"]
+    parent = await store.get_run(database, fork.parent)
+    began = None if parent is None else origin_of(parent.provenance)
+    if not source and began is not None and began.fork is not None:
+        raise BatchCollectedError(
+            f"the checkpoint that run {fork.parent}, a fork itself, began with was collected while this fork waited: "
+            "cancel it, and fork a step that can be"
+        )
     batches = [
         batch
         for record in await store.list_steps(database, fork.parent)
