@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 from sqlalchemy.exc import SQLAlchemyError
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import Unavailable, describe
+from troupe_contracts.errors import FailedPrecondition, Unavailable, describe
 
 from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.store.batches import BatchCollectedError
@@ -61,6 +61,7 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
     (EverythingDroppedError, "EverythingDropped", f"mend the service that the fault names, {_THEN}"),
     (NoReplicasError, "NoExecutors", f"start an executor, {_THEN}"),
     (NoTasksError, "NoTasks", "fork the run, which counts drops anew, once what dropped the tasks is mended"),
+    (FailedPrecondition, "ValidationRefused", f"mend what it names, {_THEN}"),
     (Unavailable, "StoreUnavailable", f"mend the store, {_THEN}"),
     (SQLAlchemyError, "StoreFailed", f"look at the store's log, {_THEN}"),
     (grpc.RpcError, "ServiceUnavailable", f"look at `troupe status` and at the service's log, {_THEN}"),
