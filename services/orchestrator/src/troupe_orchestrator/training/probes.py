@@ -9,6 +9,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 FIXED_LENGTHS: Final = (8, 32, 128)
 """Tokens: positions near the start and beyond the first block of a cache."""
 
@@ -19,9 +22,10 @@ def fixed_probes(vocabulary_size: int, context_length: int) -> list[list[int]]:
     return [[_token(length, place, vocabulary_size) for place in range(length)] for length in lengths if length >= 2]
 
 
-def batch_probes(sequences: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+def batch_probes(sequences: Sequence[Sequence[int] | NDArray[np.int32]], count: int) -> list[list[int]]:
     """The `count` shortest sequences that can be scored: enough to tell one set of weights from another."""
-    return [list(each) for each in sorted((each for each in sequences if len(each) >= 2), key=len)[:count]]
+    shortest = sorted((each for each in sequences if len(each) >= 2), key=len)[:count]
+    return [[int(token) for token in each] for each in shortest]
 
 
 def _token(length: int, place: int, vocabulary_size: int) -> int:

@@ -247,7 +247,7 @@ class RunLoop:
     def _remember(self, policy_id: str, applied: Applied) -> None:
         """Keep what the newest update gave until it is recorded, and sequences of it for the probe of the next load."""
         self._applied[policy_id] = applied
-        self._probes[policy_id] = batch_probes([each.token_ids.tolist() for each in applied.sequences], _BATCH_PROBES)
+        self._probes[policy_id] = batch_probes([each.token_ids for each in applied.sequences], _BATCH_PROBES)
 
     async def _record_trained(self, record: StepRecord, plan: StepPlan) -> None:
         versions, metrics = dict(record.versions), dict(record.metrics)
