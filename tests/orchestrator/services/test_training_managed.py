@@ -10,7 +10,8 @@ from troupe.v1 import training_pb2
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.stages import plan_step
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.database import Database, StoreUnavailableError
+from troupe_orchestrator.store.outages import Outage
 from troupe_orchestrator.store.runs import RunRecord, RunState
 from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.plan import step_bounds
@@ -113,6 +114,27 @@ async def test_a_run_that_no_engine_took_weights_for_is_resumed_once_they_do(ope
         events = await world.run_events(after=events[-1].event_id)
         assert "out of memory" in told(events)["ProvenanceUnknown"]
         assert events[-1].state_changed.state == SUCCEEDED
+
+
+async def test_a_run_that_is_cancelled_while_its_end_waits_for_the_store_is_cancelled(open_world, monkeypatch) -> None:
+    tried = asyncio.Event()
+
+    async def refuses(*_: object) -> str:
+        return "out of memory"
+
+    async def away(*_: object) -> None:
+        tried.set()
+        raise StoreUnavailableError("sqlite", Outage("is locked", "wait"), RuntimeError("locked"))
+
+    monkeypatch.setattr(weights, "_bring_up", refuses)
+    async with open_world(learner=True) as world:
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "set_run_state", away)
+            await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+            await asyncio.wait_for(tried.wait(), 30)
+            cancelling = asyncio.ensure_future(world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run")))
+            await asyncio.sleep(0.3)
+        assert (await cancelling).state == CANCELLED
 
 
 async def test_a_queued_run_whose_services_are_away_runs_and_waits_for_them(open_world, stand_ins: Backends) -> None:
