@@ -9,7 +9,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-rust lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-long test-rust lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -60,6 +60,9 @@ format: .venv/.ready ## format Python, Rust and the contracts
 
 test: .venv/.ready ## run the Python tests, end-to-end ones included
 	$(RUN)/pytest
+
+test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing
+	$(RUN)/pytest -m long
 
 test-rust: .venv/.ready ## run the Rust tests
 	cd services/sandbox_rs && cargo test --quiet

@@ -12,6 +12,8 @@ from killing.points import Point
 from killing.record import Record
 from killing.run import MATRIX, RUN_ID, Kill, Outcome, run_schedule
 
+pytestmark = pytest.mark.long
+
 # Every victim and every point. An executor takes longest to come back: it is killed where it has most to lose.
 DOZEN: tuple[Kill, ...] = (
     (Victim.SANDBOX_ZYGOTE, Point.MID_ROLLOUT),

@@ -27,6 +27,8 @@ from troupe_client.processes import SHARED_MEMORY
 from troupe_client.state import StateFolder
 from typer.testing import CliRunner, Result
 
+pytestmark = pytest.mark.long
+
 HUGE_BYTES = 50 * 2**20
 # A command's shortest right line but for options; FILE stands for a readable file.
 VALID: dict[str, tuple[str, ...]] = {

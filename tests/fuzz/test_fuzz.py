@@ -35,6 +35,8 @@ from troupe.v1 import (
     training_pb2_grpc,
 )
 
+pytestmark = pytest.mark.long
+
 FEW, MANY = 200, 10_000
 SCRIPT = (
     'from workflow import AgentNode, Workflow\nw = Workflow()\nw.add_node(AgentNode("A", "Solve."))\nw.run(question)\n'

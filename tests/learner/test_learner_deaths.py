@@ -15,6 +15,8 @@ from learning.client import Client, failed, refused
 from learning.process import Learner, launch, serving
 from troupe.v1 import learner_pb2
 
+pytestmark = pytest.mark.long
+
 Sequences = list[learner_pb2.Sequence]
 MakeSequences = Callable[..., Sequences]
 CODE = grpc.StatusCode

@@ -11,6 +11,8 @@ from learning.disk import Disk, small_disk
 from learning.process import Learner
 from troupe.v1 import learner_pb2
 
+pytestmark = pytest.mark.long
+
 MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 KIB = 1 << 10

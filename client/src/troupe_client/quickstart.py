@@ -56,7 +56,7 @@ def quickstart(
             after = await _evaluate(client, starter, "after")
         folder = Path(run.folder)
         _write_results(folder, run, before, after, points)
-        _use_trained_policy(state, starter, folder, run)
+        _use_trained_policy(state, starter, run)
         show_comparison(frame.out, before, after)
         frame.out.print(f"run {run.run_id}: {folder}")
         frame.out.print(f"learning curve: {folder / 'curve.png'}")
@@ -155,12 +155,12 @@ def _write_results(
     (folder / "results.json").write_text(json.dumps(results, indent=2))
 
 
-def _use_trained_policy(state: Path, starter: Path, folder: Path, run: training_pb2.Run) -> None:
+def _use_trained_policy(state: Path, starter: Path, run: training_pb2.Run) -> None:
     """Write the state folder's profile: the starter's, with the run's last checkpoint as its model."""
     profile = yaml.safe_load((starter / "profile.yaml").read_text())
     policy = profile["executor"]["policy_id"]
-    model = folder / "checkpoints" / f"step-{run.committed_steps:06d}-{policy}" / "model"
-    profile["executor"]["model"] = str(model.resolve())
+    newest = max(run.checkpoints, key=lambda checkpoint: checkpoint.step)
+    profile["executor"]["model"] = str(Path(newest.uris[policy]).resolve() / "model")
     profile["designer"]["prompt"] = str((starter / profile["designer"]["prompt"]).resolve())
     serving = profile["orchestrator"]["settings"]
     serving["serving"] = str((starter / serving["serving"]).resolve())

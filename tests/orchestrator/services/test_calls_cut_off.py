@@ -29,7 +29,7 @@ from troupe_learner.ledger import Ledger
 from troupe_orchestrator.training import learner as learner_client
 from troupe_orchestrator.training import run_loop
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 TASKS = [math_task(f"task-{number}") for number in range(4)]
 LEARNER = ("GetLearner", "SubmitBatch", "TrainStep", "WatchOperation", "Score", "ExportWeights", "SaveCheckpoint")

@@ -39,7 +39,7 @@ from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.tree import Tree
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 CODE = {
     "id": "code",

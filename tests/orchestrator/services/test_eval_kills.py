@@ -13,7 +13,7 @@ from orchestrated.world import Backends, eval_request, math_task
 from troupe.v1 import evaluation_pb2, policy_pb2
 from troupe_orchestrator.tree import node_id
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 ROWS = [math_task(f"task-{number}") for number in range(6)]
 SAMPLES = 2
