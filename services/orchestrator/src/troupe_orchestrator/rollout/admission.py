@@ -12,8 +12,8 @@ holds a seat needs nothing but the service itself to go on, and no circle of wai
 
 Tests go first: while one waits no execution begins, which ends groups before new ones are opened and keeps the sandboxes'
 processors for them. Executions go before proposals for the same reason. Within a kind the scopes (runs, eval jobs,
-questions) take turns, each in the order in which it asked; one that cannot be placed keeps its turn, so none is overtaken
-for ever.
+questions) take turns, each in the order in which it asked, and one that cannot be placed keeps its turn. A proposal, which
+needs several seats at once, may have to wait until executions leave them free; these come from proposals and so run out.
 """
 
 from __future__ import annotations
@@ -197,6 +197,8 @@ class Admission:
             if waiting.placed.done() and not waiting.placed.cancelled() and waiting.placed.exception() is None:
                 self._give_back(waiting.placed.result())
             waiting.placed.cancel()
+            # A test that no longer waits may be all that held executions back.
+            self._serve()
             raise
         try:
             yield placed.place

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import structlog
 from troupe.v1 import learner_pb2
-from troupe_contracts.errors import describe, is_infrastructure
+from troupe_contracts.errors import describe
 
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import BatchRecord, get_batch, sealed_digests
@@ -66,24 +66,22 @@ class Learning:
         )
 
     async def look(self, policy: Policy) -> learner_pb2.LearnerInfo:
-        """The learner's state once its gang can work.
+        """The learner's state once its gang can work. Waits for one that is starting, not for one that does not answer.
 
         Raises:
-            LearnerError: it does not get ready.
+            LearnerError: it does not answer, or does not get ready.
         """
         give_up = time.monotonic() + _READY_SECONDS
         while True:
             try:
                 state = await policy.learner.get()
             except grpc.RpcError as error:
-                if not is_infrastructure(error) or time.monotonic() > give_up:
-                    raise LearnerError(f"the learner of policy {policy.policy_id}: {describe(error)}") from error
-            else:
-                if state.state == learner_pb2.GANG_STATE_READY:
-                    return state
-                if state.state == learner_pb2.GANG_STATE_FAILED or time.monotonic() > give_up:
-                    name = learner_pb2.GangState.Name(state.state)
-                    raise LearnerError(f"the learner of policy {policy.policy_id} is {name}: {state.detail}")
+                raise LearnerError(f"the learner of policy {policy.policy_id}: {describe(error)}") from error
+            if state.state == learner_pb2.GANG_STATE_READY:
+                return state
+            if state.state == learner_pb2.GANG_STATE_FAILED or time.monotonic() > give_up:
+                name = learner_pb2.GangState.Name(state.state)
+                raise LearnerError(f"the learner of policy {policy.policy_id} is {name}: {state.detail}")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def do(self, policy: Policy, action: CatchUp) -> Applied | None:

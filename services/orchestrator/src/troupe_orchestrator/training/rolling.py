@@ -80,7 +80,9 @@ class Rolling:
             NoTasksError: nothing is left to draw.
         """
         quarantined = await store.quarantined_tasks(self.database, self.run_id)
-        drawn, queue = draw(queue, self.config.rollout.tasks_per_step, tuple(self.tasks), quarantined)
+        # Off the loop: an epoch's order is a hash of every task.
+        count = self.config.rollout.tasks_per_step
+        drawn, queue = await asyncio.to_thread(draw, queue, count, tuple(self.tasks), quarantined)
         await store.begin_step(
             self.database,
             StepRecord(
