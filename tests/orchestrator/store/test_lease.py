@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import inspect
 import pkgutil
+import random
 import subprocess
 import sys
 import time
@@ -272,3 +273,18 @@ def sent(database: Database) -> Iterator[list[str]]:
     event.listen(database._engine.sync_engine, "before_cursor_execute", note)
     yield statements
     event.remove(database._engine.sync_engine, "before_cursor_execute", note)
+
+
+async def test_transactions_that_are_cancelled_at_any_moment_hold_no_lock(store_url: str) -> None:
+    database = await open_store(store_url)
+    errors = []  # as somebody who keeps what a cancelled task said
+    moments = random.Random(0)
+    for number in range(150):
+        run_id = f"run-{number}"
+        writing = asyncio.create_task(runs.create_run(database, replace(RUN, run_id=run_id), {}))
+        await asyncio.sleep(moments.random() * 0.006)
+        writing.cancel()
+        errors += await asyncio.gather(writing, return_exceptions=True)
+        await asyncio.wait_for(runs.set_run_state(database, run_id, runs.RunState.PAUSED, ""), 4)
+    assert any(isinstance(error, asyncio.CancelledError) for error in errors)
+    await database.close()

@@ -5,6 +5,7 @@ on the lease's row, taken by `lease.check`), so what it reads before it writes s
 snapshot.
 """
 
+import sqlite3
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,7 @@ def connect(url: str, lease_seconds: float, patience_seconds: float) -> AsyncEng
     parsed = parsed.set(drivername=_DRIVERS[backend])
     lock_milliseconds = int(min(_LOCK_SECONDS, patience_seconds) * 1000)
     if backend == "sqlite":
-        engine = create_async_engine(parsed)
+        engine = create_async_engine(parsed, connect_args={"factory": _RollsBack})
         event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, lock_milliseconds))
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -51,6 +52,19 @@ def connect(url: str, lease_seconds: float, patience_seconds: float) -> AsyncEng
     return create_async_engine(
         parsed, pool_pre_ping=True, connect_args=_postgresql_arguments(lease_seconds, lock_milliseconds)
     )
+
+
+class _RollsBack(sqlite3.Connection):
+    """A connection that ends its transaction when it is closed.
+
+    SQLite keeps a closed connection, and its locks, until the last cursor of it is gone; the traceback of a cancelled task
+    holds one, and the store would be locked for as long as somebody holds that. (A server of PostgreSQL ends it itself.)
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
 
 
 def reading_options(engine: AsyncEngine) -> dict[str, Any]:
