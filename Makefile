@@ -61,8 +61,8 @@ format: .venv/.ready ## format Python, Rust and the contracts
 test: .venv/.ready ## run the Python tests, end-to-end ones included
 	$(RUN)/pytest
 
-test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing
-	$(RUN)/pytest -m long
+test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing (TESTS=folder)
+	$(RUN)/pytest -m long $(TESTS)
 
 test-rust: .venv/.ready ## run the Rust tests
 	cd services/sandbox_rs && cargo test --quiet

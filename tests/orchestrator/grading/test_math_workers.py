@@ -101,6 +101,7 @@ async def test_an_answer_on_which_every_worker_spins_is_ungradable_and_the_next_
         assert await grader.grade(MathReference("x+1"), "1+x") == Correct()
 
 
+@pytest.mark.long
 async def test_an_answer_that_eats_the_memory_of_every_worker_is_ungradable() -> None:
     async with MathGrader(seconds=60, memory_bytes=340 << 20) as grader:
         assert await grader.grade(MathReference("x+1"), "1+x") == Correct()

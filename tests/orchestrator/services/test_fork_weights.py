@@ -21,7 +21,7 @@ from troupe_contracts.settings import ServiceSettings
 from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
 from troupe_orchestrator.settings import OrchestratorSettings
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_a_fork_with_the_same_plan_has_its_parents_weights_and_moments_bit_for_bit(

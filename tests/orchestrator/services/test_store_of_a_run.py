@@ -17,7 +17,7 @@ from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
 from troupe_orchestrator import app
 from troupe_orchestrator.store.database import Database
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 JOB = evaluation_pb2.GetEvalJobRequest(job_id="job")
 TASKS = [math_task(f"task-{number}") for number in range(4)]
