@@ -13,15 +13,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
-from troupe_contracts.errors import describe as describe_error
 
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.jobs import EvalJobs
-from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import RunConfig, dump_run_config
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
@@ -36,11 +33,11 @@ from troupe_orchestrator.training.record import (
     Fork,
     RunOrigin,
     TrainingData,
-    changes,
     origin,
     origin_of,
     source_of_process,
 )
+from troupe_orchestrator.training.resumption import same_data, what_changed
 from troupe_orchestrator.training.run_loop import RunLoop
 from troupe_orchestrator.training.validation import Validation
 
@@ -211,7 +208,7 @@ class Runs:
                 )
             # First, since a run whose file is gone or is another has to stay as it is.
             config = parse(record.config)
-            data = await self._same_data(record, config)
+            data = await same_data(record, config)
             await self._set_state(run_id, RunState.RUNNING, "")
             await self._tell_changes(record, config, data)
             await self._launch(record, config, data, acknowledged=True)
@@ -300,7 +297,7 @@ class Runs:
         """Launch a run that is to run; one whose data cannot be had is paused by name."""
         try:
             config = parse(record.config)
-            data = await self._same_data(record, config)
+            data = await same_data(record, config)
         except (InvalidArgument, FailedPrecondition) as error:
             await self._set_state(record.run_id, RunState.PAUSED, f"{error}; mend it and resume the run")
             await (await self.events(record.run_id)).end()
@@ -308,49 +305,12 @@ class Runs:
         await self._tell_changes(record, config, data)
         await self._launch(record, config, data)
 
-    async def _same_data(self, record: RunRecord, config: RunConfig) -> TrainingData:
-        """The tasks that the run began with.
-
-        Raises:
-            InvalidArgument: the file cannot be read or used.
-            FailedPrecondition: it is another one.
-        """
-        data = await asyncio.to_thread(load_data, config)
-        before = origin_of(record.provenance)
-        if before is not None and before.data_digest != data.digest:
-            raise FailedPrecondition(
-                record.run_id,
-                f"began with {config.dataset.train} of SHA-256 {before.data_digest[:12]}, which is now "
-                f"{data.digest[:12]}: put the file back, or fork the run to train on this one",
-            )
-        return data
-
     async def _tell_changes(self, record: RunRecord, config: RunConfig, data: TrainingData) -> None:
         """Say in the run's events what is no longer as it was when the run began."""
-        before = origin_of(record.provenance)
-        if before is None:
-            return
-        try:
-            now = await origin(source_of_process(), config, data, require(self._engines), before.fork)
-        except (grpc.RpcError, NoReplicasError) as error:
-            # Its loop waits for them, and brings back engines that an earlier sync left out of rotation.
-            reason = describe_error(error) if isinstance(error, grpc.RpcError) else str(error)
-            told = training_pb2.Condition(
-                reason="ProvenanceUnknown",
-                message=f"the services cannot be asked what has changed since the run began: {reason}",
-                remedy="none needed, if they are as they were; else see `troupe runs show`",
-            )
-        else:
-            changed = changes(before, now)
-            if not changed:
-                return
-            told = training_pb2.Condition(
-                reason="ProvenanceChanged",
-                message=f"since the run began: {'; '.join(changed)}",
-                remedy="none needed, if that was intended",
-            )
-        events = await self.events(record.run_id)
-        await events.append(await store.committed_steps(self._database, record.run_id), told)
+        told = await what_changed(record, config, data, require(self._engines))
+        if told is not None:
+            events = await self.events(record.run_id)
+            await events.append(await store.committed_steps(self._database, record.run_id), told)
 
     async def _launch(
         self, record: RunRecord, config: RunConfig, data: TrainingData, acknowledged: bool = False
@@ -397,8 +357,6 @@ class Runs:
             if self._active[run_id].stopping is None:
                 raise
             await self._stopped(run_id)
-        except BaseExceptionGroup as group:
-            await self._failed(run_id, _leaf(group))
         except Exception as error:  # the boundary of a run: whatever ends it is recorded with it
             await self._failed(run_id, error)
         finally:
@@ -501,8 +459,3 @@ def _named(run_id: str, prefix: str) -> str:
     if not _RUN_ID.match(chosen):
         raise InvalidArgument("run_id", f"{chosen!r} must match {_RUN_ID.pattern}")
     return chosen
-
-
-def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
