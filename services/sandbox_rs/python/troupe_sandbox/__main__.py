@@ -2,6 +2,8 @@
 
 Serves `troupe.v1.Sandbox` with health, reflection and metrics, from Rust; this file only reads the command line. The
 service refuses to start when a layer that the profile or `--require-layers` needs is missing, and says what would bring it.
+
+Each option is also a variable, as other services have them: `--work-dir` is TROUPE_WORK_DIR. The command line goes first.
 """
 
 import argparse
@@ -9,15 +11,25 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from troupe_workflow.nodes import library
 
 from . import _native, settings
 
+_PREFIX: Final = "TROUPE_"
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+
+def parse_arguments(arguments: list[str] | None = None, environ: Mapping[str, str] | None = None) -> argparse.Namespace:
     """The options, with their defaults."""
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args([*_from_environment(parser, os.environ if environ is None else environ), *given])
+
+
+def _parser() -> argparse.ArgumentParser:
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(prog="python -m troupe_sandbox", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:50054", help="address of the gRPC service")
@@ -42,7 +54,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
     parser.add_argument("--log", default="info", help="log filter, such as info or debug")
-    return parser.parse_args(arguments)
+    return parser
+
+
+def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
+    """What the variables say, as options; an unknown one is refused as an unknown option is."""
+    defaults = {f"{_PREFIX}{name.upper()}": value for name, value in vars(parser.parse_args([])).items()}
+    arguments: list[str] = []
+    for variable, value in environ.items():
+        if not variable.startswith(_PREFIX):
+            continue
+        if variable not in defaults:
+            parser.error(f"{variable} is not known to the sandbox: unset it. Known: {', '.join(sorted(defaults))}")
+        option = f"--{variable.removeprefix(_PREFIX).lower().replace('_', '-')}"
+        if defaults[variable] is not False:
+            arguments.append(f"{option}={value}")
+        elif value not in ("true", "false"):
+            parser.error(f"{variable} is {value!r}: wanted: true or false")
+        elif value == "true":
+            arguments.append(option)
+    return arguments
 
 
 def main() -> int:
