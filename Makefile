@@ -5,11 +5,12 @@ SHELL := bash
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 EXTRA ?= cpu
+WORKERS ?= 2
 RUN := .venv/bin
-PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/workflow/src services/designer/src \
+PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-long test-rust lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-long test-cluster images manifests test-rust lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -58,11 +59,36 @@ format: .venv/.ready ## format Python, Rust and the contracts
 	cd proto && ../$(RUN)/buf format -w
 	cd services/sandbox_rs && cargo fmt
 
-test: .venv/.ready ## run the Python tests, end-to-end ones included
-	$(RUN)/pytest
+test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=2 at once)
+	$(RUN)/pytest -n $(WORKERS) --dist loadfile
 
 test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing (TESTS=folder)
 	$(RUN)/pytest -m long $(TESTS)
+
+test-cluster: .venv/.ready ## run the tests that need a Kubernetes cluster, on the current context of kubectl
+	TROUPE_TEST_CLUSTER=1 $(RUN)/pytest -m cluster $(TESTS)
+
+# Images: any one builder; the names are those of k8s/base. PUSH=1 pushes them, for a cluster that is not this machine.
+BUILDER ?= $(firstword $(foreach each,docker podman buildah,$(if $(shell command -v $(each) && $(each) info 2>/dev/null >&2 && echo yes),$(each))))
+IMAGE_PREFIX ?= localhost/troupe-
+IMAGE_TAG ?= 0.1.0
+IMAGES := orchestrator designer executor sandbox learner starter postgres
+DOCKERFILE_OF_orchestrator := services/orchestrator
+DOCKERFILE_OF_designer := services/designer
+DOCKERFILE_OF_executor := services/executor
+DOCKERFILE_OF_sandbox := services/sandbox_rs
+DOCKERFILE_OF_learner := services/learner
+DOCKERFILE_OF_starter := starter
+DOCKERFILE_OF_postgres := k8s/components/postgres/image
+image_arguments = -t $(IMAGE_PREFIX)$*:$(IMAGE_TAG) -f $(DOCKERFILE_OF_$*)/Dockerfile $(if $(filter executor,$*),--build-arg EXTRA=$(EXTRA)) $(BUILD_ARGUMENTS)
+images: $(IMAGES:%=image-%) ## build all images with docker, podman or buildah (EXTRA=gpu for CUDA engines)
+image-%:
+	@[ -n "$(BUILDER)" ] || { echo "no builder that works: install docker, podman or buildah, or name one with BUILDER="; exit 1; }
+	$(BUILDER) build $(if $(filter buildah,$(notdir $(BUILDER))),--layers) $(image_arguments) .
+	$(if $(PUSH),$(BUILDER) push $(IMAGE_PREFIX)$*:$(IMAGE_TAG))
+
+manifests: .venv/.ready ## render every overlay and check it: schemas, rules, who may talk to whom
+	$(RUN)/pytest tests/k8s -m 'not cluster'
 
 test-rust: .venv/.ready ## run the Rust tests
 	cd services/sandbox_rs && cargo test --quiet
