@@ -1,0 +1,9 @@
+"""What the orchestrator and the `troupe` command both know of Kubernetes.
+
+- `api`        an API server, asked in plain dicts
+- `mirror`     a list that is kept current, in a thread
+- `endpoints`  who serves behind a Service, from its EndpointSlices
+- `pods`       why a pod does not serve, from its status
+
+`endpoints` and `pods` are pure: they read what the API server said.
+"""
