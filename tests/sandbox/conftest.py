@@ -15,6 +15,8 @@ import grpc
 import pytest
 from troupe.v1 import common_pb2, sandbox_pb2, sandbox_pb2_grpc
 
+sys.path.insert(0, str(Path(__file__).parent / "harness"))
+
 DEADLINE = 60.0
 Answer = Callable[[sandbox_pb2.AgentCall], str]
 
