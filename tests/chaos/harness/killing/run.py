@@ -95,7 +95,6 @@ class Chaos:
         """Returns when a step is committed and every service serves."""
         deadline = time.monotonic() + STEP_SECONDS
         while self.record.committed() < step:
-            self.record.keep_batches()
             state, reason = self.record.run_state()
             assert state in ("running", "succeeded"), f"the run is {state} in step {self.record.newest()}: {reason}"
             assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
@@ -111,7 +110,6 @@ class Chaos:
     async def finish(self, replay: Path) -> Ended:
         """Has the run end by itself after its last step; checks everything, the weights by replay among it."""
         while (state := self.record.run_state())[0] == "running":
-            self.record.keep_batches()
             await asyncio.sleep(0.05)
         assert state[0] == "succeeded", state
         return await self._ended(replay)
@@ -140,7 +138,20 @@ async def chaos(starter: Path, folder: Path, steps: int, seed: int = 0) -> Async
         async with Client(deployed.service("orchestrator").target, deployed.identity(Role.CLIENT)) as client:
             await client.create_run(config, RUN_ID)
         record = Record(folder / "state" / "data", RUN_ID, folder / "batches")
-        yield Chaos(deployed, record, task_ids, seed)
+        keeper = asyncio.create_task(_keep_batches(record))
+        try:
+            yield Chaos(deployed, record, task_ids, seed)
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+
+async def _keep_batches(record: Record) -> None:
+    """Keeps each sealed batch before retention clears it: the run goes on while a killed service comes back."""
+    while True:
+        record.keep_batches()
+        await asyncio.sleep(0.05)
 
 
 def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
