@@ -80,7 +80,7 @@ DOCKERFILE_OF_sandbox := services/sandbox_rs
 DOCKERFILE_OF_learner := services/learner
 DOCKERFILE_OF_starter := starter
 DOCKERFILE_OF_postgres := k8s/components/postgres/image
-image_arguments = -t $(IMAGE_PREFIX)$*:$(IMAGE_TAG) -f $(DOCKERFILE_OF_$*)/Dockerfile $(if $(filter executor,$*),--build-arg EXTRA=$(EXTRA)) $(BUILD_ARGUMENTS)
+image_arguments = -t $(IMAGE_PREFIX)$*:$(IMAGE_TAG) -f $(DOCKERFILE_OF_$*)/Dockerfile $(if $(filter executor designer-gpu,$* $*-$(EXTRA)),--build-arg EXTRA=$(EXTRA)) $(BUILD_ARGUMENTS)
 images: $(IMAGES:%=image-%) ## build all images with docker, podman or buildah (EXTRA=gpu for CUDA engines)
 image-%:
 	@[ -n "$(BUILDER)" ] || { echo "no builder that works: install docker, podman or buildah, or name one with BUILDER="; exit 1; }

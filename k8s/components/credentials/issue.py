@@ -1,0 +1,60 @@
+"""Makes the tokens of all roles and the database's password, as Secrets; and `callers`, what services know of the tokens.
+
+What is there stays as it is: to have a token anew, delete its Secret and this Job, apply again, and restart the services.
+Nothing is printed but names.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ACCESS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ROLES = ("observer", "client", "engine", "orchestrator")
+NAMESPACE = (ACCESS / "namespace").read_text()
+CONTEXT = ssl.create_default_context(cafile=str(ACCESS / "ca.crt"))
+HOST = os.environ["KUBERNETES_SERVICE_HOST"]
+SERVER = f"https://{f'[{HOST}]' if ':' in HOST else HOST}:{os.environ['KUBERNETES_SERVICE_PORT']}"
+LABELS = {"app.kubernetes.io/part-of": "troupe", "app.kubernetes.io/managed-by": "credentials"}
+
+
+def call(method: str, path: str, body: object = None) -> dict[str, object] | None:
+    """The API server's answer; None where there is no such thing, or where one that is made is there already."""
+    request = urllib.request.Request(
+        f"{SERVER}/api/v1/namespaces/{NAMESPACE}/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={
+            "Authorization": f"Bearer {(ACCESS / 'token').read_text()}",
+            "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, context=CONTEXT, timeout=10) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 409):
+            return None
+        raise SystemExit(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from error
+
+
+def secret(name: str, key: str, prefix: str = "") -> str:
+    """The value under `key`, made if it is not there."""
+    made = {"metadata": {"name": name, "labels": LABELS}, "stringData": {key: prefix + secrets.token_hex(32)}}
+    if call("POST", "secrets", made) is not None:
+        print(f"made {name}", flush=True)
+    found = call("GET", f"secrets/{name}")
+    return base64.b64decode(found["data"][key]).decode()
+
+
+secret("postgres-password", "password")
+tokens = {role: secret(f"{role}-token", "token", "troupe-token-") for role in ROLES}
+lines = [f"{role} sha256:{hashlib.sha256(token.encode()).hexdigest()}\n" for role, token in tokens.items()]
+callers = {"metadata": {"name": "callers", "labels": LABELS}, "data": {"tokens": "".join(lines)}}
+if call("POST", "configmaps", callers) is None:
+    call("PATCH", "configmaps/callers", {"data": callers["data"]})

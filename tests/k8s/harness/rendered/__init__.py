@@ -1,0 +1,1 @@
+"""The rendered manifests, and what NetworkPolicies mean."""

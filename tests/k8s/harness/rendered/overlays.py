@@ -1,0 +1,96 @@
+"""Overlays as `kubectl apply -k` would send them."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+K8S: Final = Path(__file__).parents[4] / "k8s"
+OVERLAYS: Final = tuple(sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml")))
+_WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something that makes pods."""
+
+    kind: str
+    name: str
+    spec: dict[str, Any]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of its pods."""
+        return {**self.spec["template"]["metadata"]["labels"], **self._given()}
+
+    def _given(self) -> dict[str, str]:
+        """What the StatefulSet's controller adds to the first pod."""
+        return {"apps.kubernetes.io/pod-index": "0"} if self.kind == "StatefulSet" else {}
+
+    @property
+    def pod(self) -> dict[str, Any]:
+        return dict(self.spec["template"]["spec"])
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        """Those of the pod, its init containers first."""
+        return [*self.pod.get("initContainers", ()), *self.pod["containers"]]
+
+    @property
+    def serves(self) -> bool:
+        """False for what runs to its end."""
+        return self.kind != "Job"
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """All objects of one overlay."""
+
+    objects: tuple[dict[str, Any], ...]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [each for each in self.objects if each["kind"] == kind]
+
+    def one(self, kind: str, name: str) -> dict[str, Any]:
+        (found,) = [each for each in self.of(kind) if each["metadata"]["name"] == name]
+        return found
+
+    @property
+    def workloads(self) -> list[Workload]:
+        return [
+            Workload(each["kind"], each["metadata"]["name"], each["spec"])
+            for each in self.objects
+            if each["kind"] in _WORKLOADS
+        ]
+
+    def environment(self, workload: Workload, container: dict[str, Any]) -> dict[str, str]:
+        """What a container sees of its ConfigMaps and its own list; what the cluster fills in is the field's path."""
+        seen: dict[str, str] = {}
+        for source in container.get("envFrom", ()):
+            seen |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
+        for each in container.get("env", ()):
+            seen[each["name"]] = each.get("value") or each["valueFrom"]["fieldRef"]["fieldPath"]
+        return seen
+
+
+@cache
+def render(overlay: str) -> Manifests:
+    """An overlay, rendered by kubectl or kustomize; without either the test is skipped."""
+    rendered = subprocess.run(
+        [*_renderer(), str(K8S / "overlays" / overlay)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert rendered.returncode == 0, rendered.stderr
+    return Manifests(tuple(each for each in yaml.safe_load_all(rendered.stdout) if each is not None))
+
+
+def _renderer() -> list[str]:
+    if shutil.which("kubectl"):
+        return ["kubectl", "kustomize"]
+    if shutil.which("kustomize"):
+        return ["kustomize", "build"]
+    pytest.skip("needs kubectl or kustomize on the PATH, to render the overlays")

@@ -1,0 +1,80 @@
+"""What the manifests tell each service is what that service takes: its own settings read the rendered environment."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import pytest
+from rendered.overlays import OVERLAYS, render
+from troupe_contracts.settings import SettingsError, is_loopback
+from troupe_designer.settings import DesignerSettings
+from troupe_executor.settings import ExecutorSettings
+from troupe_learner.settings import LearnerSettings
+from troupe_orchestrator.settings import OrchestratorSettings
+from troupe_sandbox.__main__ import parse_arguments
+
+READERS: Final[Mapping[str, Callable[[Mapping[str, str]], object]]] = {
+    "designer": DesignerSettings.read,
+    "executor": ExecutorSettings.read,
+    "learner": LearnerSettings.read,
+    "orchestrator": OrchestratorSettings.read,
+    "sandbox": lambda environ: parse_arguments([], environ),
+}
+# Read by others than the service: libpq, and the gang.
+FOREIGN: Final = {"PGPASSFILE", "NODE_RANK"}
+
+
+def environment(overlay: str, service: str) -> dict[str, str]:
+    manifests = render(overlay)
+    for workload in manifests.workloads:
+        if workload.name == service:
+            return manifests.environment(workload, workload.pod["containers"][0])
+    pytest.skip(f"{overlay} has no {service} of its own")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("service", READERS)
+def test_a_service_takes_every_variable_that_it_is_given(overlay: str, service: str) -> None:
+    given = environment(overlay, service)
+    READERS[service](given)
+    assert {name for name in given if not name.startswith("TROUPE_")} <= FOREIGN
+
+
+@pytest.mark.parametrize("service", READERS)
+def test_a_variable_that_a_service_does_not_know_would_be_found(service: str) -> None:
+    given = environment("cluster" if service != "executor" else "local", service)
+    with pytest.raises((SettingsError, SystemExit)):
+        READERS[service]({**given, "TROUPE_NO_SUCH_SETTING": "1"})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("service", READERS)
+def test_a_service_listens_to_other_pods_and_knows_who_calls(overlay: str, service: str) -> None:
+    given = environment(overlay, service)
+    assert not is_loopback(given["TROUPE_LISTEN"])
+    assert not is_loopback(given["TROUPE_METRICS"])
+    assert given["TROUPE_TOKENS"]
+    assert "TROUPE_INSECURE" not in given
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_files_that_settings_name_lie_on_something_that_is_mounted(overlay: str) -> None:
+    manifests = render(overlay)
+    for workload in manifests.workloads:
+        container = workload.pod["containers"][0]
+        mounted = [mount["mountPath"] for mount in container.get("volumeMounts", ())]
+        for name, value in manifests.environment(workload, container).items():
+            if value.startswith("/"):
+                assert any(f"{value}/".startswith(f"{path}/") for path in mounted), f"{workload.name}: {name}={value}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_engines_and_learner_have_the_same_model_and_policy(overlay: str) -> None:
+    manifests = render(overlay)
+    holding = [
+        manifests.environment(each, each.pod["containers"][0])
+        for each in manifests.workloads
+        if each.name in ("designer", "executor", "learner")
+    ]
+    models = {given["TROUPE_MODEL"] for given in holding if "TROUPE_MODEL" in given}
+    assert len(models) == 1
+    assert len({given["TROUPE_POLICY_ID"] for given in holding}) == 1
