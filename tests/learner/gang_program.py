@@ -56,7 +56,7 @@ def step(engine: Engine, batch: BatchArrays) -> dict[str, float]:
 def run(case: str, folder: str, rank: int, ranks: int, batch: BatchArrays) -> dict[str, Tensor]:
     engine = build(case, folder, rank, ranks)
     fresh = snapshot(engine)
-    log_probs, _ = score(engine, batch.lengths, batch.token_ids, BUDGET)
+    log_probs, _ = score(engine, batch.lengths, batch.token_ids, BUDGET, lambda done: None)
     metrics = step(engine, batch)
     results = {"one." + name: each for name, each in weights(engine).items()}
     results["log_probs"] = torch.from_numpy(log_probs.copy())

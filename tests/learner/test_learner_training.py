@@ -53,7 +53,7 @@ def batch(sequences: MakeSequences) -> BatchArrays:
 
 def on_policy(engine: TorchEngine, batch: BatchArrays) -> BatchArrays:
     """The batch as if the engine itself had sampled it."""
-    log_probs, _ = score(engine, batch.lengths, batch.token_ids, BUDGET)
+    log_probs, _ = score(engine, batch.lengths, batch.token_ids, BUDGET, lambda done: None)
     first = np.cumsum(batch.lengths) - batch.lengths
     behaviour = np.insert(log_probs, first - np.arange(len(first)), 0)
     return dataclasses.replace(batch, behaviour_log_probs=behaviour.astype(np.float32))
@@ -93,7 +93,7 @@ def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def test_scores_in_padded_passes_equal_those_of_each_sequence_alone(engine: TorchEngine, batch: BatchArrays) -> None:
-    log_probs, entropies = score(engine, batch.lengths, batch.token_ids, BUDGET)
+    log_probs, entropies = score(engine, batch.lengths, batch.token_ids, BUDGET, lambda done: None)
     with torch.no_grad():
         alone = [one_by_one(engine._scorer.model, tokens) for tokens in cut(batch, batch.token_ids)]
     assert np.allclose(log_probs, torch.cat([each[0] for each in alone]), atol=2e-5)

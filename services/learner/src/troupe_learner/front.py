@@ -30,7 +30,7 @@ from troupe_learner.checkpoint import Checkpoint, Layout
 from troupe_learner.checkpoint_layout import MODEL
 from troupe_learner.disk import RETRY_SECONDS
 from troupe_learner.exports import Export
-from troupe_learner.gang import CommandRefused, Generation, GenerationLost, RankPlan
+from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Progress, RankPlan
 from troupe_learner.ledger import Ledger, Version
 from troupe_learner.lineages import Lineages
 from troupe_learner.model_folder import ModelFolder
@@ -125,6 +125,11 @@ class Front:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
+    def operation(self) -> str:
+        """Name of the operation that changes the weights now; empty if none does."""
+        return "" if self._changing is None else self._changing.name
+
+    @property
     def state(self) -> State:
         if self._supervisor.failed:
             return State.FAILED
@@ -205,7 +210,7 @@ class Front:
                         f"exists and holds step {held.applied_step} of run {held.run_id!r}: choose another place",
                     )
             else:
-                found = await self._written(generation, target)
+                found = await self._written(generation, target, operation.advance)
             self._base = found
             operation.finish(checkpoint=_loaded(found))
 
@@ -373,13 +378,13 @@ class Front:
         if self._supervisor.generation is not generation:
             raise GenerationLost(await generation.lost())
 
-    async def _written(self, generation: Generation, target: Path) -> Checkpoint:
+    async def _written(self, generation: Generation, target: Path, on_progress: Progress) -> Checkpoint:
         """A new checkpoint of the current state at `target`, whole or not at all."""
         draft = checkpoints.Draft(target)
         try:
             folder = await asyncio.to_thread(draft.create)
             await asyncio.to_thread(self.model.copy_definition, folder / MODEL)
-            await generation.run({"command": "save", "folder": str(folder)})
+            await generation.run({"command": "save", "folder": str(folder)}, on_progress)
             await self._still(generation)
             return await asyncio.to_thread(
                 draft.publish, self.policy_id, self.layout, self.model.architecture_digest, self.ledger
@@ -459,6 +464,7 @@ def _rank_plan(settings: LearnerSettings, model: ModelFolder, folder: Path) -> R
         ranks=settings.ranks,
         threads=settings.threads,
         folder=folder,
+        stall_seconds=settings.stall_seconds,
         start={
             "model": str(model.folder),
             "engine": settings.engine,

@@ -4,6 +4,9 @@
   threads run is safe; they sit in sessions of their own, so that Ctrl-C reaches the front alone.
 - A rank that ends, for whatever reason, ends the generation at once: the others may be waiting for it in a collective.
   `lost` then holds why, with the end of that rank's log.
+- A command of which no rank gives a sign of life for `RankPlan.stall_seconds` ends the generation too: ranks that hang,
+  in a collective or a device, would hold the learner for ever. How long a command may take in all is nobody's business:
+  each forward pass and each tensor that is written is a sign.
 - Commands run one at a time, to the end, even if who asked has gone: a reply that nobody reads would be taken for the
   next one's.
 """
@@ -46,6 +49,7 @@ class RankPlan:
     threads: int
     start: Message
     folder: Path
+    stall_seconds: float
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class _Member:
 class Generation:
     """Ranks that work together. Made by `launch`; of no use after `lost`."""
 
-    def __init__(self, number: int, members: list[_Member], rendezvous: Path) -> None:
+    def __init__(self, number: int, members: list[_Member], rendezvous: Path, stall_seconds: float) -> None:
         self.number = number
         self.description: Message = {}
         self._members = members
         self._rendezvous = rendezvous
+        self._stall_seconds = stall_seconds
+        self._stalled = ""
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[list[Message]]] = set()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -95,21 +101,48 @@ class Generation:
             try:
                 for member, message in zip(self._members, messages, strict=True):
                     await member.channel.send(message)
-                replies = await asyncio.gather(
-                    *(_answer(member.channel, on_progress if member.rank == 0 else None) for member in self._members)
-                )
+                replies = await self._answers(on_progress)
             except ChannelClosed:
+                raise GenerationLost(await self.lost()) from None
+            except TimeoutError:
+                self._stalled = (
+                    f"ended, since no rank gave a sign of progress in {messages[0].get('command', 'starting')!r} for "
+                    f"{self._stall_seconds:g} s (TROUPE_STALL_SECONDS)"
+                )
+                self._kill()
                 raise GenerationLost(await self.lost()) from None
         refusals = list(dict.fromkeys((r["code"], r["message"]) for r in replies if r["kind"] == "refused"))
         if refusals:
             raise CommandRefused(refusals[0][0], "; ".join(message for _, message in refusals))
         return [reply["result"] for reply in replies]
 
+    async def _answers(self, on_progress: Progress | None) -> list[Message]:
+        """What each rank says at the end of a command.
+
+        Raises:
+            ChannelClosed: a rank is gone.
+            TimeoutError: none of them gave a sign for too long.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._stall_seconds) as limit:
+
+            async def answer(member: _Member) -> Message:
+                while True:
+                    message = await member.channel.receive()
+                    limit.reschedule(loop.time() + self._stall_seconds)
+                    if message["kind"] != "progress":
+                        return message
+                    if on_progress is not None and member.rank == 0:
+                        on_progress(message["value"])
+
+            return await asyncio.gather(*(answer(member) for member in self._members))
+
     async def _await_first_end(self) -> None:
         waits = {asyncio.create_task(member.process.wait()): member for member in self._members}
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         first = waits[next(iter(done))]
-        why = f"{_ending(first.process.returncode)} (rank {first.rank}, generation {self.number})"
+        why = self._stalled or _ending(first.process.returncode)
+        why = f"{why} (rank {first.rank}, generation {self.number})"
         self._kill()
         await asyncio.wait(waits)
         for member in self._members:
@@ -140,7 +173,7 @@ async def launch(number: int, plan: RankPlan) -> Generation:
         for member in members:
             member.process.kill()
         raise
-    generation = Generation(number, members, rendezvous)
+    generation = Generation(number, members, rendezvous, plan.stall_seconds)
     starts = [{**plan.start, "rank": rank, "rendezvous": str(rendezvous)} for rank in range(plan.ranks)]
     try:
         generation.description = (await generation._command(starts, None))[0]
@@ -189,15 +222,6 @@ def _environment(rank: int, plan: RankPlan) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-async def _answer(channel: FrontChannel, on_progress: Progress | None) -> Message:
-    while True:
-        message = await channel.receive()
-        if message["kind"] != "progress":
-            return message
-        if on_progress is not None:
-            on_progress(message["value"])
 
 
 def _ending(code: int | None) -> str:

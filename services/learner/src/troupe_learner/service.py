@@ -149,6 +149,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             ranks=front.layout.ranks,
             engine=front.engine,
             detail=front.detail,
+            operation=front.operation,
             applied_steps=[learner_pb2.AppliedStep(step=each.step, digest=each.digest) for each in ledger.steps],
         )
 

@@ -33,6 +33,12 @@ class LearnerSettings(ServiceSettings):
         description="what the ratio is taken against: behaviour (the engine's log-probabilities) or "
         "recompute (the learner's own, from before the step's first update)",
     )
+    stall_seconds: float = Field(
+        900.0,
+        gt=0,
+        description="seconds without a sign of progress after which ranks are ended and started again; more than one "
+        "forward pass with its backward, the load of a rank's state, or the start of a rank takes",
+    )
     lineage: str = Field("", description="name of the first lineage of versions; empty draws one")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta1, in [0, 1)")
     adam_beta2: float = Field(0.95, ge=0, lt=1, description="AdamW beta2, in [0, 1)")

@@ -127,11 +127,11 @@ async def _policies(
     """Who trains and who serves which role; none without a learner."""
     if not settings.learner:
         return ()
-    executor_learner = await LearnerClient.connect(settings.learner)
+    executor_learner = await LearnerClient.connect(settings.learner, settings.stall_seconds)
     if not settings.designer_learner:
         policies = [Policy(executor_learner.policy_id, executor_learner, executor_fleet, ("designer", "executor"))]
     else:
-        designer_learner = await LearnerClient.connect(settings.designer_learner)
+        designer_learner = await LearnerClient.connect(settings.designer_learner, settings.stall_seconds)
         policies = [
             Policy(designer_learner.policy_id, designer_learner, designer_fleet, ("designer",)),
             Policy(executor_learner.policy_id, executor_learner, executor_fleet, ("executor",)),

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from troupe_contracts.settings import ServiceSettings
 
 from troupe_orchestrator.fleet import OUTAGE_SECONDS, TURN_SECONDS
+from troupe_orchestrator.training.learner import STALL_SECONDS
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -33,6 +34,9 @@ class OrchestratorSettings(ServiceSettings):
     """How long an engine may take for one turn before that is a fault."""
     patience_seconds: float = 120.0
     """How long a run waits for a service that fails before it is paused."""
+    stall_seconds: float = Field(STALL_SECONDS, gt=0)
+    """How long a learner's operation may tell of no progress before that is a fault: more than the learner's own
+    TROUPE_STALL_SECONDS, after which it starts its ranks again."""
     lease_seconds: float = 15.0
     """How long the store stays ours after the last renewal."""
 

@@ -799,6 +799,7 @@ class LearnerInfo(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     APPLIED_STEPS_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     state: Global___GangState.ValueType
     run_id: _builtins.str
@@ -817,6 +818,8 @@ class LearnerInfo(_message.Message):
     """Why the state is FAILED or RESTARTING."""
     chat_template_digest: _builtins.str
     """SHA-256, hex, of the chat template's text."""
+    operation: _builtins.str
+    """Name of the operation that changes the weights now, for WatchOperation; empty if none does."""
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...
     @_builtins.property
@@ -841,10 +844,11 @@ class LearnerInfo(_message.Message):
         detail: _builtins.str = ...,
         applied_steps: _abc.Iterable[Global___AppliedStep] | None = ...,
         chat_template_digest: _builtins.str = ...,
+        operation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "detail", b"detail", "engine", b"engine", "model", b"model", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "detail", b"detail", "engine", b"engine", "model", b"model", "operation", b"operation", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

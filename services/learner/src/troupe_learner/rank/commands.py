@@ -4,7 +4,7 @@ Results are plain values for the channel. A `Refused` leaves the rank as it was 
 other exception ends the rank, and with it the generation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from troupe_learner.disk import described, is_full
 from troupe_learner.optimization import Optimization
 from troupe_learner.rank.engine import Engine, copy_into, misfit, sum_over_ranks
 from troupe_learner.rank.model import SAFETENSORS_NAMES, bytes_of, trained_parameters
+from troupe_learner.rank.progress import Counted, Progress
 from troupe_learner.rank.scoring import score
 from troupe_learner.rank.training import StepRefused, train_step
 from troupe_learner.weight_file import TensorSpec, write_tensors
@@ -47,7 +48,7 @@ class Rank:
     tied: bool
     token_budget: int
     recompute_old: bool
-    progress: Callable[[float], None]
+    progress: Progress
 
 
 def train(rank: Rank, command: Message) -> Message:
@@ -69,7 +70,7 @@ def train(rank: Rank, command: Message) -> Message:
 
 def score_sequences(rank: Rank, command: Message) -> Message:
     lengths, token_ids = read_sequences(Path(command["sequences"]))
-    log_probs, entropies = score(rank.engine, lengths, token_ids, rank.token_budget)
+    log_probs, entropies = score(rank.engine, lengths, token_ids, rank.token_budget, rank.progress)
     if rank.engine.rank == 0:
         path = Path(command["scores"])
         with _disk_errors(path):
@@ -78,19 +79,20 @@ def score_sequences(rank: Rank, command: Message) -> Message:
 
 
 def export(rank: Rank, command: Message) -> Message:
-    _write_weights(rank, Path(command["weights"]))
+    _write_weights(rank, Path(command["weights"]), Counted(rank.progress, len(rank.specs)))
     return {}
 
 
 def save(rank: Rank, command: Message) -> Message:
     """Writes this rank's part of a checkpoint into a folder that the front made and will publish or remove."""
     folder = Path(command["folder"])
-    _write_weights(rank, folder / MODEL_WEIGHTS)
     state = {**rank.engine.state(), _RNG: torch.get_rng_state()}
+    pieces = Counted(rank.progress, len(rank.specs) + len(state))
+    _write_weights(rank, folder / MODEL_WEIGHTS, pieces)
     specs = [TensorSpec(name, tuple(each.shape), _STATE_NAMES[each.dtype]) for name, each in state.items()]
     path = folder / state_file(rank.engine.rank)
     with _disk_errors(path):
-        write_tensors(path, specs, ((name, bytes_of(each)) for name, each in state.items()))
+        write_tensors(path, specs, ((name, bytes_of(each)) for name, each in _told(state.items(), pieces)))
     return {}
 
 
@@ -146,9 +148,9 @@ def _agree(rank: Rank, problem: str | None) -> None:
         raise Refused("FAILED_PRECONDITION", problem or "another rank could not")
 
 
-def _write_weights(rank: Rank, path: Path) -> None:
+def _write_weights(rank: Rank, path: Path, pieces: Counted) -> None:
     """Rank 0 writes; the others take part in gathering. A failed write never leaves them waiting for rank 0."""
-    weights = rank.engine.weights()
+    weights = _told(rank.engine.weights(), pieces)
     if rank.engine.rank == 0:
         try:
             with _disk_errors(path):
@@ -156,6 +158,13 @@ def _write_weights(rank: Rank, path: Path) -> None:
         finally:
             _drain(weights)
     _drain(weights)
+
+
+def _told(tensors: Iterable[tuple[str, Tensor]], pieces: Counted) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors; each is a piece once the next one is asked for."""
+    for each in tensors:
+        yield each
+        pieces.piece()
 
 
 def _drain(weights: Iterator[tuple[str, Tensor]]) -> None:

@@ -7,12 +7,17 @@ from numpy.typing import NDArray
 from troupe_learner.batch_file import BatchArrays
 from troupe_learner.packing import deal, microbatches
 from troupe_learner.rank.engine import Engine, sum_over_ranks
+from troupe_learner.rank.progress import Progress
 from troupe_learner.rank.training import build_pass
 
 
 @torch.no_grad()
 def score(
-    engine: Engine, lengths: NDArray[np.int64], token_ids: NDArray[np.int64], token_budget: int
+    engine: Engine,
+    lengths: NDArray[np.int64],
+    token_ids: NDArray[np.int64],
+    token_budget: int,
+    progress: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One value per token but the first of each sequence, end to end; both the same on every rank."""
     ones = np.ones(len(token_ids), dtype=np.float32)
@@ -21,11 +26,12 @@ def score(
     batch = BatchArrays(tuple("" for _ in lengths), lengths, token_ids, ones, ones, ones)
     # A sequence of one token has nothing to score.
     indices = [index for index, length in enumerate(lengths) if length > 1]
-    passes = microbatches([int(each) for each in lengths], indices, token_budget)
+    passes = deal(microbatches([int(each) for each in lengths], indices, token_budget), engine.rank, engine.ranks)
     results = torch.zeros(2, len(token_ids))
-    for microbatch in deal(passes, engine.rank, engine.ranks):
+    for number, microbatch in enumerate(passes, start=1):
         each = build_pass(batch, microbatch)
         log_probs, entropies = engine.forward(each.wanted)
+        progress(number / len(passes))
         if not microbatch.counts:
             continue
         where = np.concatenate(

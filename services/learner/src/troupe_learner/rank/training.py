@@ -13,7 +13,7 @@ Every rank runs the same plan on its share of the forward passes. Facts that the
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,8 @@ from troupe_learner.optimization import Optimization
 from troupe_learner.packing import Microbatch, deal, microbatches, split_in_order
 from troupe_learner.rank.engine import Engine, NonFiniteGradient, copy_into, snapshot
 from troupe_learner.rank.meters import Meters
+from troupe_learner.rank.progress import Counted, Progress
 from troupe_learner.rank.scorer import Wanted
-
-Progress = Callable[[float], None]
 
 
 class StepRefused(Exception):
@@ -77,7 +76,10 @@ def train_step(
     before = snapshot(engine) if parts and (len(parts) > 1 or optimization.reset_optimizer) else None
     if optimization.reset_optimizer and parts:
         engine.reset_moments()
-    old = _old_log_probs(engine, batch, plan[1:]) if recompute else {}
+    again = sum(map(len, plan[1:])) if recompute else 0
+    # Each forward pass is a piece, and each optimizer step.
+    pieces = Counted(progress, sum(map(len, plan)) + len(plan) + again)
+    old = _old_log_probs(engine, batch, plan[1:], pieces) if recompute else {}
     scale = float(len(parts)) if optimization.scale_by_mini_batches else 1.0
     meters = Meters()
     for number, passes in enumerate(plan, start=1):
@@ -95,6 +97,7 @@ def train_step(
             inputs = LossInputs(log_probs, reference, each.behaviour, each.advantages, each.weights * scale)
             outputs = clipped_policy_gradient(inputs, clip)
             engine.backward(_revealing(outputs.loss))
+            pieces.piece()
             if microbatch.counts:
                 meters.add_loss(inputs, outputs, entropies, each.padded_tokens, scale)
                 if number == 1:
@@ -111,7 +114,7 @@ def train_step(
                 "at that sequence, or go back to a checkpoint and go on with a lower learning rate"
             ) from error
         meters.add_norm(norm)
-        progress(number / len(plan))
+        pieces.piece()
     metrics = meters.reduced(engine.ranks)
     metrics["sequences"] = float(len(lengths))
     metrics["sequences_trained"] = float(len(trainable))
@@ -173,11 +176,12 @@ def build_pass(batch: BatchArrays, microbatch: Microbatch) -> Pass:
 
 @torch.no_grad()
 def _old_log_probs(
-    engine: Engine, batch: BatchArrays, plan: Sequence[Sequence[Microbatch]]
+    engine: Engine, batch: BatchArrays, plan: Sequence[Sequence[Microbatch]], pieces: Counted
 ) -> dict[tuple[int, int], Tensor]:
     """The learner's own log-probabilities under the current weights, by (mini-batch, pass) of `plan`."""
-    return {
-        (number, index): engine.forward(build_pass(batch, microbatch).wanted)[0]
-        for number, passes in enumerate(plan)
-        for index, microbatch in enumerate(passes)
-    }
+    found = {}
+    for number, passes in enumerate(plan):
+        for index, microbatch in enumerate(passes):
+            found[number, index] = engine.forward(build_pass(batch, microbatch).wanted)[0]
+            pieces.piece()
+    return found

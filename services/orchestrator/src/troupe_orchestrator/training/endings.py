@@ -16,7 +16,7 @@ from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.store.batches import BatchCollectedError
 from troupe_orchestrator.store.runs import RunState
 from troupe_orchestrator.training.conditions import Violation
-from troupe_orchestrator.training.learner import LearnerError, NonFiniteStepError
+from troupe_orchestrator.training.learner import LearnerError, NonFiniteStepError, OperationStalledError
 from troupe_orchestrator.training.queue import NoTasksError
 from troupe_orchestrator.training.weights import WeightSyncError
 
@@ -56,6 +56,11 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
         "lower optimization.learning_rate or another seed",
     ),
     (BatchCollectedError, "BatchCollected", f"restart the learner from a checkpoint of this run that is kept, {_THEN}"),
+    (
+        OperationStalledError,
+        "LearnerStalled",
+        f"look at the learner's log and its ranks' logs (ranks/ in its work folder), restart it, {_THEN}",
+    ),
     (LearnerError, "LearnerFailed", f"look at the learner's log and at `troupe status`, restart it, {_THEN}"),
     (WeightSyncError, "WeightSyncFailed", f"look at the executor's log and at `troupe status`, restart it, {_THEN}"),
     (EverythingDroppedError, "EverythingDropped", f"mend the service that the fault names, {_THEN}"),

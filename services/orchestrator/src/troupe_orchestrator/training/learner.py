@@ -2,6 +2,9 @@
 
 Every call can be repeated: a batch is known by its digest, a step by its number and digest, an operation by its name. A
 lost connection is survived by asking again; what the learner itself says is final.
+
+No work has a limit of time: a call that carries or computes something may take longer the more it is, and an operation as
+long as it tells of progress. One that tells of none for `stall_seconds` is a fault that names it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -26,7 +29,14 @@ from troupe_orchestrator.training.batch import TrainingSequence
 
 logger = structlog.get_logger()
 
+STALL_SECONDS: Final = 1800.0
 _CHUNK_TOKENS = 65_536
+_CALL_SECONDS = 60.0
+"""For a call, beside what it carries or computes."""
+_SLOWEST_SUBMITTED = 20_000
+"""Tokens per second, sent, checked, hashed and written. Measured on one busy core: 360,000."""
+_SLOWEST_SCORED = 20
+"""Tokens per second of a forward pass."""
 _RECONNECT_SECONDS = 1.0
 _LOST_SECONDS = 300.0
 """How long an operation's learner may be away."""
@@ -42,6 +52,10 @@ class ContradictionError(LearnerError):
     """What a learner has applied is not what the store has sealed."""
 
 
+class OperationStalledError(LearnerError):
+    """An operation of the learner tells of no progress."""
+
+
 class NonFiniteStepError(LearnerError):
     """A gradient was not finite. The learner undid the step; the same batch would end so again."""
 
@@ -53,13 +67,14 @@ class LearnerClient:
     target: str
     policy_id: str
     stub: learner_pb2_grpc.LearnerAsyncStub
+    stall_seconds: float = STALL_SECONDS
 
     @classmethod
-    async def connect(cls, target: str) -> LearnerClient:
+    async def connect(cls, target: str, stall_seconds: float) -> LearnerClient:
         """Connect and ask whose learner it is."""
         stub = learner_pb2_grpc.LearnerStub(connect(target, own()))
         state = await stub.GetLearner(learner_pb2.GetLearnerRequest())
-        return cls(target, state.policy_id, stub)
+        return cls(target, state.policy_id, stub, stall_seconds)
 
     async def get(self) -> learner_pb2.LearnerInfo:
         return await self.stub.GetLearner(learner_pb2.GetLearnerRequest(policy_id=self.policy_id))
@@ -95,7 +110,10 @@ class LearnerClient:
             optimization=ParseDict(optimization, learner_pb2.Optimization()),
         )
         try:
-            await self.stub.SubmitBatch(_batch_messages(header, sequences))
+            tokens = sum(len(each.token_ids) for each in sequences)
+            await self.stub.SubmitBatch(
+                _batch_messages(header, sequences), timeout=_CALL_SECONDS + tokens / _SLOWEST_SUBMITTED
+            )
             operation = await self.stub.TrainStep(request)
             done = await self._finished(operation)
         except grpc.RpcError as error:
@@ -147,7 +165,7 @@ class LearnerClient:
     async def manifest(self) -> policy_pb2.WeightManifest:
         """What the current weights are, without their bytes."""
         request = learner_pb2.ExportWeightsRequest(policy_id=self.policy_id, manifest_only=True)
-        async for response in self.stub.ExportWeights(request):
+        async for response in self.stub.ExportWeights(request, timeout=self.stall_seconds):
             if response.WhichOneof("message") == "manifest":
                 return response.manifest
         raise LearnerError(f"the learner of policy {self.policy_id} exported no manifest")
@@ -158,7 +176,8 @@ class LearnerClient:
             learner_pb2.ScoreRequest(
                 policy_id=self.policy_id,
                 sequences=[learner_pb2.ScoreSequence(token_ids=ids) for ids in sequences],
-            )
+            ),
+            timeout=_CALL_SECONDS + sum(map(len, sequences)) / _SLOWEST_SCORED,
         )
         return [np.asarray(score.log_probs, dtype=np.float32) for score in scored.scores]
 
@@ -169,27 +188,53 @@ class LearnerClient:
             for ids, log_probs in zip(sequences, await self.log_probs(sequences), strict=True)
         ]
 
+    async def settled(self, name: str) -> None:
+        """Wait until an operation that somebody started has ended, well or not.
+
+        Raises:
+            OperationStalledError: it tells of no progress.
+            grpc.RpcError: the learner has no such operation, or is away for long.
+        """
+        await self._ended(learner_pb2.Operation(name=name))
+
     async def _finished(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
-        """Wait for an operation, over lost connections."""
-        after = 0
-        give_up = time.monotonic() + _LOST_SECONDS
-        while not operation.done:
-            try:
-                async for event in self.stub.WatchOperation(
-                    learner_pb2.WatchOperationRequest(name=operation.name, after_event_id=after)
-                ):
-                    after, operation = event.event_id, event.operation
-                    give_up = time.monotonic() + _LOST_SECONDS
-            except grpc.RpcError as error:
-                if error.code() not in _LOST or time.monotonic() > give_up:
-                    raise
-                logger.warning("lost the learner's operation, asking again", error=describe(error))
-                await asyncio.sleep(_RECONNECT_SECONDS)
+        """Wait for an operation's good end.
+
+        Raises:
+            LearnerError: it failed, or stalled.
+        """
+        operation = await self._ended(operation)
         if operation.HasField("error"):
             undone = operation.error.code == _OUT_OF_RANGE
             raise (NonFiniteStepError if undone else LearnerError)(
                 f"policy {self.policy_id}: {operation.error.message}"
             )
+        return operation
+
+    async def _ended(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
+        """Wait for an operation's end, over lost connections."""
+        after = 0
+        give_up = time.monotonic() + _LOST_SECONDS
+        while not operation.done:
+            events = self.stub.WatchOperation(
+                learner_pb2.WatchOperationRequest(name=operation.name, after_event_id=after)
+            )
+            try:
+                async with asyncio.timeout(self.stall_seconds) as limit:
+                    async for event in events:
+                        after, operation = event.event_id, event.operation
+                        give_up = time.monotonic() + _LOST_SECONDS
+                        limit.reschedule(asyncio.get_running_loop().time() + self.stall_seconds)
+            except TimeoutError as error:
+                raise OperationStalledError(
+                    f"{operation.name} of the learner at {self.target} told of no progress for "
+                    f"{self.stall_seconds:g} s (TROUPE_STALL_SECONDS)"
+                ) from error
+            except grpc.RpcError as error:
+                if error.code() not in _LOST or time.monotonic() > give_up:
+                    raise
+                logger.warning("lost the learner's operation, asking again", error=describe(error))
+                await asyncio.sleep(_RECONNECT_SECONDS)
         return operation
 
 

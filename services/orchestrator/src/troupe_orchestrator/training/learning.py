@@ -66,15 +66,21 @@ class Learning:
         )
 
     async def look(self, policy: Policy) -> learner_pb2.LearnerInfo:
-        """The learner's state once its gang can work. Waits for one that is starting, not for one that does not answer.
+        """The learner's state once its gang can work. Waits for one that is starting, and for the end of what another
+        orchestrator began, however long that takes; not for one that does not answer.
 
         Raises:
             LearnerError: it does not answer, or does not get ready.
+            OperationStalledError: what it does tells of no progress.
         """
         give_up = time.monotonic() + _READY_SECONDS
         while True:
             try:
                 state = await policy.learner.get()
+                if state.operation:
+                    await policy.learner.settled(state.operation)
+                    give_up = time.monotonic() + _READY_SECONDS
+                    continue
             except grpc.RpcError as error:
                 raise LearnerError(f"the learner of policy {policy.policy_id}: {describe(error)}") from error
             if state.state == learner_pb2.GANG_STATE_READY:

@@ -1,0 +1,115 @@
+"""How long the orchestrator waits for a learner: as long as there is progress. The learner is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+import numpy as np
+import pytest
+from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc
+from troupe_contracts.calls import Context
+from troupe_contracts.server import start
+from troupe_contracts.settings import ServiceSettings
+from troupe_orchestrator.training.batch import TrainingSequence
+from troupe_orchestrator.training.endings import ending_of
+from troupe_orchestrator.training.learner import LearnerClient, OperationStalledError
+
+STALL_SECONDS = 1.0
+FENCE = common_pb2.Fence(store_id="store", token=1)
+
+
+class SlowLearner(learner_pb2_grpc.LearnerServicer):
+    """Trains until it is let go; tells of progress if it is to."""
+
+    def __init__(self) -> None:
+        self.tells = True
+        self.events = 12
+        self.deadlines: dict[str, float] = {}
+
+    async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
+        return learner_pb2.LearnerInfo(policy_id="p")
+
+    async def SubmitBatch(
+        self, requests: AsyncIterator[learner_pb2.SubmitBatchRequest], context: Context
+    ) -> learner_pb2.SubmitBatchResponse:
+        self.deadlines["SubmitBatch"] = context.time_remaining() or 0.0
+        async for _ in requests:
+            pass
+        return learner_pb2.SubmitBatchResponse()
+
+    async def Score(self, request: learner_pb2.ScoreRequest, context: Context) -> learner_pb2.ScoreResponse:
+        self.deadlines["Score"] = context.time_remaining() or 0.0
+        return learner_pb2.ScoreResponse(scores=[learner_pb2.SequenceScore() for _ in request.sequences])
+
+    async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
+        return learner_pb2.Operation(name="operations/7-train")
+
+    async def WatchOperation(
+        self, request: learner_pb2.WatchOperationRequest, context: Context
+    ) -> AsyncIterator[learner_pb2.OperationEvent]:
+        under_way = learner_pb2.Operation(name=request.name)
+        yield learner_pb2.OperationEvent(event_id=1, operation=under_way)
+        if not self.tells:
+            await asyncio.Event().wait()
+        for number in range(self.events):
+            await asyncio.sleep(STALL_SECONDS / 6)
+            yield learner_pb2.OperationEvent(event_id=number + 2, progress=number / self.events, operation=under_way)
+        done = learner_pb2.Operation(
+            name=request.name, done=True, train_step=learner_pb2.TrainStepResult(step=1, metrics={"loss": 2.0})
+        )
+        yield learner_pb2.OperationEvent(event_id=self.events + 2, progress=1.0, operation=done)
+
+
+@contextlib.asynccontextmanager
+async def connected(learner: SlowLearner) -> AsyncIterator[LearnerClient]:
+    def register(server: grpc.aio.Server) -> None:
+        learner_pb2_grpc.add_LearnerServicer_to_server(learner, server)
+
+    running = await start(ServiceSettings(), register, ["troupe.v1.Learner"])
+    try:
+        yield await LearnerClient.connect(running.target, STALL_SECONDS)
+    finally:
+        await running.drain(0)
+
+
+def sequence(tokens: int) -> TrainingSequence:
+    zeros = np.zeros(tokens, dtype=np.float32)
+    return TrainingSequence("s", np.ones(tokens, dtype=np.int64), zeros, zeros, zeros)
+
+
+async def test_a_step_may_take_as_long_as_it_needs_while_it_tells_of_progress() -> None:
+    learner = SlowLearner()
+    async with connected(learner) as client:
+        result = await client.train(FENCE, "run", 1, b"d" * 32, [sequence(3)], {"learning_rate": 1e-3})
+    assert result.metrics["loss"] == 2.0
+
+
+async def test_an_operation_that_tells_of_no_progress_is_a_fault_that_names_it_and_pauses_the_run() -> None:
+    learner = SlowLearner()
+    learner.tells = False
+    async with connected(learner) as client:
+        with pytest.raises(OperationStalledError) as stalled:
+            await client.train(FENCE, "run", 1, b"d" * 32, [sequence(3)], {"learning_rate": 1e-3})
+        for part in ("operations/7-train", client.target, "TROUPE_STALL_SECONDS"):
+            assert part in str(stalled.value)
+        with pytest.raises(OperationStalledError):
+            await client.settled("operations/7-train")
+    ending = ending_of(stalled.value)
+    assert ending.condition is not None
+    assert (ending.state, ending.condition.reason) == ("paused", "LearnerStalled")
+
+
+async def test_calls_that_carry_tokens_have_the_longer_the_more_tokens_there_are() -> None:
+    learner = SlowLearner()
+    async with connected(learner) as client:
+        small, large = [], []
+        for found, tokens in ((small, 10), (large, 400_000)):
+            await client.train(FENCE, "run", 1, b"d" * 32, [sequence(tokens)], {"learning_rate": 1e-3})
+            await client.log_probs([[1] * tokens])
+            found += [learner.deadlines["SubmitBatch"], learner.deadlines["Score"]]
+    assert all(seconds < 61 for seconds in small)
+    assert large[0] > 75
+    assert large[1] > 3600
