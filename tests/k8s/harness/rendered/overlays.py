@@ -1,5 +1,6 @@
 """Overlays as `kubectl apply -k` would send them."""
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -81,9 +82,21 @@ class Manifests:
 @cache
 def render(overlay: str) -> Manifests:
     """An overlay, rendered by kubectl or kustomize; without either the test is skipped."""
-    rendered = subprocess.run(
-        [*_renderer(), str(K8S / "overlays" / overlay)], capture_output=True, text=True, timeout=60, check=False
-    )
+    return render_folder(K8S / "overlays" / overlay)
+
+
+def render_with(overlay: str, component: str, folder: Path) -> Manifests:
+    """An overlay with one component more; `folder` is empty and for us."""
+    added = {
+        "resources": [os.path.relpath(K8S / "overlays" / overlay, folder.resolve())],
+        "components": [os.path.relpath(K8S / "components" / component, folder.resolve())],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(added))
+    return render_folder(folder)
+
+
+def render_folder(folder: Path) -> Manifests:
+    rendered = subprocess.run([*_renderer(), str(folder)], capture_output=True, text=True, timeout=60, check=False)
     assert rendered.returncode == 0, rendered.stderr
     return Manifests(tuple(each for each in yaml.safe_load_all(rendered.stdout) if each is not None))
 

@@ -1,0 +1,78 @@
+"""Components that no overlay uses, put on one."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from rendered.overlays import K8S, Manifests, render_with
+from troupe_designer.settings import DesignerSettings
+from troupe_executor.settings import ExecutorSettings
+from troupe_learner.settings import LearnerSettings
+from troupe_orchestrator.settings import OrchestratorSettings
+from troupe_sandbox.__main__ import parse_arguments
+
+TRIED_HERE: Final = {"tls-cert-manager"}
+READERS = {
+    "designer": DesignerSettings.read,
+    "executor": ExecutorSettings.read,
+    "learner": LearnerSettings.read,
+    "orchestrator": OrchestratorSettings.read,
+    "sandbox": lambda environ: parse_arguments([], environ),
+}
+
+
+@pytest.fixture
+def with_tls(tmp_path: Path) -> Manifests:
+    return render_with("local", "tls-cert-manager", tmp_path)
+
+
+def test_every_component_is_in_an_overlay_or_tried_here() -> None:
+    used = {
+        Path(component).name
+        for file in (K8S / "overlays").glob("*/kustomization.yaml")
+        for component in yaml.safe_load(file.read_text()).get("components", ())
+    }
+    there = {path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml")}
+    assert there == used | TRIED_HERE
+
+
+@pytest.mark.parametrize("service", READERS)
+def test_with_tls_a_service_takes_its_settings_and_is_probed_over_https(with_tls: Manifests, service: str) -> None:
+    (workload,) = [each for each in with_tls.workloads if each.name == service]
+    (container,) = workload.pod["containers"]
+    given = with_tls.environment(workload, container)
+    READERS[service](given)
+    assert given["TROUPE_TLS_CERT"].startswith("/run/troupe/tls/")
+    assert container["startupProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+
+
+@pytest.mark.parametrize(
+    ("service", "role"),
+    [
+        ("orchestrator", "orchestrator"),
+        ("designer", "engine"),
+        ("executor", "engine"),
+        ("learner", "observer"),
+        ("sandbox", "observer"),
+        ("client", "client"),
+    ],
+)
+def test_each_certificate_has_its_role_and_the_name_that_callers_look_for(
+    with_tls: Manifests, service: str, role: str
+) -> None:
+    certificate = with_tls.one("Certificate", service)["spec"]
+    assert certificate["uris"] == [f"troupe-role:{role}"]
+    caller = next(each for each in with_tls.workloads if each.name == "orchestrator")
+    looked_for = with_tls.environment(caller, caller.pod["containers"][0])["TROUPE_TLS_SERVER_NAME"]
+    assert {looked_for, service} == set(certificate["dnsNames"])
+
+
+def test_each_certificates_secret_is_mounted_by_its_service_alone(with_tls: Manifests) -> None:
+    made = {each["spec"]["secretName"] for each in with_tls.of("Certificate")}
+    for workload in with_tls.workloads:
+        named = {volume["secret"]["secretName"] for volume in workload.pod["volumes"] if "secret" in volume}
+        certificates = {name for name in named if name.endswith("-tls")}
+        assert certificates <= {f"{workload.name}-tls"} & made
+        assert not workload.serves or certificates or workload.name == "postgres"
