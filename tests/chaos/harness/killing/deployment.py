@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
@@ -80,6 +80,12 @@ class Live:
                 return _child(main, "inside.py")
             case _:
                 return main
+
+    def find(self, victim: Victim) -> int | None:
+        """The process, where there is one at this moment."""
+        with suppress(LookupError):
+            return self.pid(victim)
+        return None
 
     async def all_serve(self, seconds: float = START_SECONDS) -> None:
         """Returns when every service serves."""
@@ -155,7 +161,10 @@ async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
 
 
 def _child(parent: int, marker: str) -> int:
-    for child in psutil.Process(parent).children():
-        if any(marker in part for part in child.cmdline()):
-            return child.pid
+    # A parent or child may end while it is looked at.
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(parent).children():
+            with suppress(psutil.NoSuchProcess):
+                if any(marker in part for part in child.cmdline()):
+                    return child.pid
     raise LookupError(f"process {parent} has no child with {marker!r} in its command line now")

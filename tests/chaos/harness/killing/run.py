@@ -82,10 +82,13 @@ class Chaos:
     async def kill_at_any_time(self, victim: Victim, seconds: float) -> Outcome:
         """Kills after so many seconds, whatever is going on then."""
         await asyncio.sleep(seconds)
+        # A rank or a zygote may be away for a moment: only a kill that happened counts.
+        async with asyncio.timeout(STEP_SECONDS):
+            while (found := self.live.find(victim)) is None:
+                await asyncio.sleep(0.05)
         step = self.record.newest()
         begun, committed = time.monotonic(), self.record.committed()
-        with suppress(LookupError):
-            os.kill(self.live.pid(victim), signal.SIGKILL)
+        os.kill(found, signal.SIGKILL)
         await self.committed(committed + 1)
         outcome = Outcome(victim.value, f"after {seconds:.1f} s", step.number, step.state, time.monotonic() - begun)
         await self.check()
