@@ -36,6 +36,7 @@ from troupe_orchestrator.training.weights import WeightSyncError
 logger = structlog.get_logger()
 
 _STORE_PAUSE_SECONDS = 1.0
+_BY_REQUEST = "cancelled by request"
 _NAMED = (VersionChangedError, GiveBackError, StoredWeightsError, WeightSyncError, NoReplicasError)
 """What says by itself why a job cannot go on."""
 
@@ -126,16 +127,13 @@ class EvalJobs:
             return record
         log = await JobLog.open(self._database, record, self._folder(record.job_id))
         task = asyncio.create_task(self._validated(log, engines), name=f"eval-{record.job_id}")
-        active = self._active[record.job_id] = _Active(log, task)
+        self._active[record.job_id] = _Active(log, task)
         try:
             await task
         except asyncio.CancelledError:
-            if not active.cancelled:
-                task.cancel()
-                await asyncio.wait([task])
-                raise
-            if log.record.state is EvalState.RUNNING:
-                await log.end(EvalState.CANCELLED, "cancelled by request")
+            task.cancel()
+            await asyncio.wait([task])
+            raise
         finally:
             del self._active[record.job_id]
             log.feed.end()
@@ -164,14 +162,16 @@ class EvalJobs:
         record = await self.get(job_id)
         active = self._active.get(job_id)
         if active is not None:
-            active.cancelled = True
-            active.task.cancel()
+            # Once: a second time it would cut off what gives the engines their own weights back.
+            if not active.cancelled:
+                active.cancelled = True
+                active.task.cancel()
             # Waited for, not awaited: a caller that gives up must not undo the job's own end.
             await asyncio.wait([active.task])
         elif record.state is EvalState.RUNNING:
             # A validation whose run does not run.
             log = await JobLog.open(self._database, record, self._folder(job_id))
-            await log.end(EvalState.CANCELLED, "cancelled by request")
+            await log.end(EvalState.CANCELLED, _BY_REQUEST)
         return await self.get(job_id)
 
     async def resume(self, job_id: str) -> EvalRecord:
@@ -290,13 +290,23 @@ class EvalJobs:
     async def _supervise(self, log: JobLog) -> None:
         """Run a client's job and record how it ended, however long the store is away meanwhile."""
         job_id = log.record.job_id
+        active = self._active[job_id]
+        lost = False
         try:
             while log.record.state is EvalState.RUNNING:
                 try:
-                    await self._run_and_end(log)
+                    if lost:
+                        log = active.log = await self._reopened(log)
+                        lost = False
+                    elif active.cancelled:
+                        await log.end(EvalState.CANCELLED, _BY_REQUEST)
+                    else:
+                        await self._run_and_end(log)
                 except StoreUnavailableError as error:
                     logger.warning("a job waits for the store", job=job_id, error=str(error))
-                    log = self._active[job_id].log = await self._reopened(log)
+                    lost = True
+                except asyncio.CancelledError:
+                    _by_request(active)
         finally:
             del self._active[job_id]
             # Also where the job goes on at the next start: its watchers ask again then.
@@ -319,11 +329,6 @@ class EvalJobs:
                 await run_job(log, self._database, require(self._engines))
         except (LeaseLostError, StoreUnavailableError):
             raise
-        except asyncio.CancelledError:
-            if not self._active[job_id].cancelled:
-                raise
-            if log.record.state is EvalState.RUNNING:
-                await log.end(EvalState.CANCELLED, "cancelled by request")
         except grpc.RpcError as error:
             await self._fail(log, describe(error))
         except (*_NAMED, ServiceError) as error:
@@ -341,14 +346,30 @@ class EvalJobs:
 
     async def _validated(self, log: JobLog, engines: Engines) -> None:
         try:
-            await run_job(log, self._database, engines)
-        except VersionChangedError as error:
-            logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
-            await log.reopen(keep_items=False)
-            await run_job(log, self._database, engines)
+            try:
+                await run_job(log, self._database, engines)
+            except VersionChangedError as error:
+                logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
+                await log.reopen(keep_items=False)
+                await run_job(log, self._database, engines)
+        except asyncio.CancelledError:
+            _by_request(self._active[log.record.job_id])
+            if log.record.state is EvalState.RUNNING:
+                await log.end(EvalState.CANCELLED, _BY_REQUEST)
 
     def _folder(self, job_id: str) -> Path:
         return (self._data_dir / "evals" / job_id).resolve()
+
+
+def _by_request(active: _Active) -> None:
+    """Go on after a cancellation, where it is the job that is to end and not its task.
+
+    Raises:
+        CancelledError: nobody asked for that.
+    """
+    if not active.cancelled:
+        raise asyncio.CancelledError
+    active.task.uncancel()
 
 
 def _without_dataset(request: evaluation_pb2.CreateEvalJobRequest) -> bytes:
