@@ -4,9 +4,9 @@ import asyncio
 import sqlite3
 
 import pytest
-from orchestrated.models import SINGLE
+from orchestrated.models import SINGLE, right_unless_guessed
 from orchestrated.world import Backends, World, math_task, refused, world
-from troupe.v1 import training_pb2
+from troupe.v1 import policy_pb2, training_pb2
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.stages import plan_step
 from troupe_orchestrator.store import runs as store
@@ -242,6 +242,48 @@ async def test_a_condition_pauses_the_run_after_the_step_and_a_resume_acknowledg
         assert (await world.get_run()).committed_steps == 5
     async with open_world(learner=True) as world:
         assert (await world.get_run()).state == PAUSED
+
+
+async def test_what_a_resume_acknowledged_stays_so_when_the_orchestrator_is_restarted_before_the_next_step(
+    open_world, stand_ins: Backends
+) -> None:
+    stand_ins.designer.otherwise = [SINGLE]
+    conditions = {"window": 2, "zero_variance_above": 0.5, "repeat_after": 3}
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS, **LONG, conditions=conditions))
+        assert ((await world.get_run()).state, (await world.get_run()).committed_steps) == (PAUSED, 2)
+        asked = asyncio.Event()
+
+        async def never(request: policy_pb2.GenerateRequest) -> str:
+            asked.set()
+            await asyncio.Event().wait()
+            return ""
+
+        stand_ins.policy.reply = never
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        await asyncio.wait_for(asked.wait(), 20)
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world(learner=True) as world:
+        await world.run_events()
+        assert (await world.get_run()).committed_steps == 5
+
+
+async def test_a_run_goes_on_after_a_restart_however_many_newer_ones_there_are(open_world) -> None:
+    async with open_world(learner=True) as world:
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS, **LONG)))
+        await committed(world, "run", 1)
+    with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+        columns = [row[1] for row in connection.execute("pragma table_info(runs)") if row[1] not in ("run_id", "state")]
+        kept = ", ".join(columns)
+        for number in range(1001):
+            copied = (
+                f"insert into runs (run_id, state, {kept}) select ?, 'succeeded', {kept} from runs where run_id = 'run'"
+            )
+            connection.execute(copied, (f"newer-{number}",))
+        connection.execute("update runs set created_at = created_at + 1 where run_id != 'run'")
+    async with open_world(learner=True) as world:
+        before = (await world.get_run()).committed_steps
+        await committed(world, "run", before + 1)
 
 
 async def test_a_condition_that_is_off_pauses_nothing(open_world, stand_ins: Backends) -> None:

@@ -134,7 +134,7 @@ async def test_a_transaction_that_has_begun_ends_before_another_orchestrator_tak
     assert await runs.list_drops(owner, "r") != []
     with pytest.raises(LeaseLostError):
         await runs.create_run(stale, RUN, {})
-    assert await runs.list_runs(owner, 10) == []
+    assert await runs.runs_in_state(owner, RunState.RUNNING) == []
     await owner.close()
 
 
@@ -220,6 +220,7 @@ OWN_SAMPLES: dict[tuple[str, str], Any] = {
     ("create_job", "record"): EvalRecord("job-1", EvalState.RUNNING, "", b"", "", 1, (), {}, None, 1.0, None),
     ("create_run", "record"): replace(RUN, run_id="run-2"),
     ("end_job", "state"): EvalState.FAILED,
+    ("runs_in_state", "state"): RunState.RUNNING,
     ("set_run_state", "state"): RunState.PAUSED,
 }
 Function = Callable[..., Awaitable[Any]]

@@ -220,5 +220,5 @@ async def test_what_is_committed_survives_the_servers_death_whatever_its_default
         await runs.create_run(database, replace(RUN, run_id=f"run-{number}"), {})
     postgres.kill()
     postgres.start()
-    assert len(await runs.list_runs(database, 100)) == 20
+    assert len(await runs.runs_in_state(database, RunState.RUNNING)) == 20
     await database.close()

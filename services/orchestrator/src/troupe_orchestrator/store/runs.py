@@ -70,6 +70,8 @@ class RunRecord:
     folder: str
     created_at: float
     ended_at: float | None
+    acknowledged_step: int = 0
+    """The newest committed step when the run was last resumed: whoever did so knew which conditions held after it."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """As `create_run` stored it: `training.record.RunOrigin`."""
 
@@ -123,26 +125,28 @@ async def get_run(database: Database, run_id: str) -> RunRecord | None:
     return None if row is None else run_record(row)
 
 
-async def list_runs(database: Database, limit: int, before: tuple[float, str] | None = None) -> list[RunRecord]:
-    """Newest first, at most `limit`; `before` is (created_at, run_id) of the last one of the page before."""
-    query = select(schema.runs).order_by(schema.runs.c.created_at.desc(), schema.runs.c.run_id.desc()).limit(limit)
-    if before is not None:
-        created_at, run_id = before
-        query = query.where(
-            (schema.runs.c.created_at < created_at)
-            | ((schema.runs.c.created_at == created_at) & (schema.runs.c.run_id < run_id))
-        )
+async def runs_in_state(database: Database, state: RunState) -> list[RunRecord]:
+    """All runs that are in a state, oldest first."""
+    table = schema.runs.c
+    query = select(schema.runs).where(table.state == state).order_by(table.created_at, table.run_id)
     async with database.reading() as connection:
         return [run_record(row) for row in await connection.execute(query)]
 
 
-async def set_run_state(database: Database, run_id: str, state: RunState, reason: str) -> None:
-    """Record what became of a run; an ending state stamps the end."""
+async def set_run_state(
+    database: Database, run_id: str, state: RunState, reason: str, acknowledged_step: int | None = None
+) -> None:
+    """Record what became of a run; an ending state stamps the end.
+
+    Args:
+        acknowledged_step: the run's newest committed step, where somebody resumes it who knows what holds after that.
+    """
     ended = time.time() if state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED) else None
+    values: dict[str, Any] = {"state": state, "reason": reason, "ended_at": ended}
+    if acknowledged_step is not None:
+        values["acknowledged_step"] = acknowledged_step
     async with database.writing() as connection:
-        await connection.execute(
-            update(schema.runs).where(schema.runs.c.run_id == run_id).values(state=state, reason=reason, ended_at=ended)
-        )
+        await connection.execute(update(schema.runs).where(schema.runs.c.run_id == run_id).values(values))
 
 
 async def last_step(database: Database, run_id: str) -> StepRecord | None:
@@ -388,6 +392,7 @@ def run_record(row: Any) -> RunRecord:
         folder=row.folder,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        acknowledged_step=row.acknowledged_step,
         provenance=row.provenance,
     )
 

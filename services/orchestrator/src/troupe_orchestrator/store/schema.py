@@ -41,6 +41,7 @@ runs = Table(
     Column("folder", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("acknowledged_step", BigInteger, nullable=False, server_default="0"),
 )
 
 steps = Table(

@@ -82,7 +82,7 @@ class RunLoop:
         validation: Validation | None = None,
         fork: Fork | None = None,
         first_queue: TaskQueue | None = None,
-        acknowledged: bool = False,
+        acknowledged_step: int = 0,
         patience_seconds: float = 120.0,
     ) -> None:
         """One run.
@@ -91,7 +91,7 @@ class RunLoop:
             boundary: held while a step is under way; an eval job that needs the policies waits for it.
             fork: where the run left its parent, if it is a fork.
             first_queue: from which the first step draws; a fresh one unless given.
-            acknowledged: the run was resumed by somebody who knows which conditions hold after its newest step.
+            acknowledged_step: the run was resumed after it by somebody who knows which conditions hold.
             patience_seconds: how long a service that fails is waited for.
         """
         self._run_id = run_id
@@ -100,7 +100,7 @@ class RunLoop:
         self._validation = validation
         self._start = 0 if fork is None else fork.step
         self._first_queue = first_queue or TaskQueue(config.seed)
-        self._acknowledged = acknowledged
+        self._acknowledged_step = acknowledged_step
         self._watch = ConditionWatch(config.conditions)
         self._violated: list[Violation] = []
         self._folder = folder
@@ -148,9 +148,8 @@ class RunLoop:
         while step < self._config.steps:
             if self._stop.is_set():
                 return False
-            if self._violated and not self._acknowledged:
+            if self._violated and step > self._acknowledged_step:
                 raise ConditionsViolatedError(step, self._violated)
-            self._acknowledged = False
             # Between steps: an eval job that waits for the policies gets them here.
             await asyncio.sleep(0)
             async with self._boundary:

@@ -209,9 +209,11 @@ class Runs:
             # First, since a run whose file is gone or is another has to stay as it is.
             config = parse(record.config)
             data = await same_data(record, config)
-            await self._set_state(run_id, RunState.RUNNING, "")
+            # On record, since an orchestrator that is killed now goes on without asking again.
+            acknowledged = await store.committed_steps(self._database, run_id)
+            await self._set_state(run_id, RunState.RUNNING, "", acknowledged)
             await self._tell_changes(record, config, data)
-            await self._launch(record, config, data, acknowledged=True)
+            await self._launch(await self.get(run_id), config, data)
         return await self.get(run_id)
 
     async def cancel(self, run_id: str) -> RunRecord:
@@ -271,8 +273,8 @@ class Runs:
 
     async def _start_what_is_to_run(self) -> None:
         """Start what is on record as running, or else the first that is queued."""
-        for record in reversed(await store.list_runs(self._database, limit=1000)):
-            if record.state is not RunState.RUNNING or record.run_id in self._active:
+        for record in await store.runs_in_state(self._database, RunState.RUNNING):
+            if record.run_id in self._active:
                 continue
             if self._active:
                 holder = next(iter(self._active))
@@ -286,8 +288,7 @@ class Runs:
 
     async def _start_queued(self) -> None:
         """Start the oldest queued run, or the next one that can be, if the policies are free."""
-        queued = [run for run in await store.list_runs(self._database, limit=1000) if run.state is RunState.QUEUED]
-        for record in reversed(queued):
+        for record in await store.runs_in_state(self._database, RunState.QUEUED):
             if self._active:
                 return
             await self._set_state(record.run_id, RunState.RUNNING, "")
@@ -312,9 +313,7 @@ class Runs:
             events = await self.events(record.run_id)
             await events.append(await store.committed_steps(self._database, record.run_id), told)
 
-    async def _launch(
-        self, record: RunRecord, config: RunConfig, data: TrainingData, acknowledged: bool = False
-    ) -> None:
+    async def _launch(self, record: RunRecord, config: RunConfig, data: TrainingData) -> None:
         engines = require(self._engines)
         events = await self.events(record.run_id)
         events.begin()
@@ -334,7 +333,7 @@ class Runs:
             None if held_out is None else Validation(self._jobs, record.run_id, config, held_out),
             fork,
             None if fork is None or fork.queue is None else TaskQueue.from_json(fork.queue),
-            acknowledged,
+            record.acknowledged_step,
             self._patience_seconds,
         )
         task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")
@@ -438,8 +437,8 @@ class Runs:
                 logger.warning("waiting for the store, to record how a run ended", run=run_id, error=str(error))
                 await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
-    async def _set_state(self, run_id: str, state: RunState, reason: str) -> None:
-        await store.set_run_state(self._database, run_id, state, reason)
+    async def _set_state(self, run_id: str, state: RunState, reason: str, acknowledged_step: int | None = None) -> None:
+        await store.set_run_state(self._database, run_id, state, reason, acknowledged_step)
         step = await store.committed_steps(self._database, run_id)
         number = training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}")
         events = await self.events(run_id)
