@@ -78,9 +78,9 @@ async def test_events_of_a_transition_are_stored_with_it_or_not_at_all(database:
     await add_run(database)
     await store.begin_step(database, step())
     events = await EventLog.open(database, "run-1")
-    prepared = events.prepare(1, training_pb2.StepCommitted(stage=1))
     with pytest.raises(IllegalTransitionError):
-        await store.advance_step(database, step(), StepState.COMMITTED, [prepared])
+        async with events.storing(1, training_pb2.StepCommitted(stage=1)) as prepared:
+            await store.advance_step(database, step(), StepState.COMMITTED, prepared)
     assert await store.read_events(database, "run-1", 0) == []
 
 

@@ -28,7 +28,7 @@ _REMEDIES: Final = {
     "Failed": "look at `kubectl describe pod`",
     "NotReady": "it is waited for; look at `kubectl logs`",
 }
-_INSUFFICIENT: Final = re.compile(r"Insufficient ([\w./-]+)", re.IGNORECASE)
+_INSUFFICIENT: Final = re.compile(r"Insufficient ([\w./-]*\w)", re.IGNORECASE)
 _COUNTED: Final = re.compile(r"^\d+ ")
 _QUIET: Final = frozenset({"ContainerCreating", "PodInitializing"})
 
@@ -108,8 +108,8 @@ def _container(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Reason |
     last = (container.get("lastState") or {}).get("terminated") or {}
     now = state.get("terminated") or {}
     waiting = state.get("waiting") or {}
-    # A container that was killed for memory waits to be started again: what it waits for is not the cause.
-    if "OOMKilled" in (now.get("reason"), waiting and last.get("reason")):
+    # A container that was killed for memory is started again: until it serves, what it does or waits for is not the cause.
+    if "OOMKilled" in (now.get("reason"), not container.get("ready") and last.get("reason")):
         return _reason(pod, "OOMKilled", f"OOMKilled: container {container['name']} used more memory than its limit")
     reason = waiting.get("reason", "")
     if reason in _QUIET or (not reason and not now.get("exitCode")):

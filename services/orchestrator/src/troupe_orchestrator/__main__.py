@@ -10,6 +10,7 @@ from troupe_contracts.server import serve
 
 from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
 from troupe_orchestrator.fleet import MismatchError
+from troupe_orchestrator.kubernetes.addresses import NoClusterError
 from troupe_orchestrator.run_config import ConfigError
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import LeaseHeldError, StoreUnavailableError
@@ -22,6 +23,7 @@ _CANNOT_START = (
     StoreSchemaError,
     StoreUrlError,
     MismatchError,
+    NoClusterError,
     ConfigError,
     OSError,
 )

@@ -1,11 +1,14 @@
 """Puts the orchestrator together: store, engines, services; and takes it down in the opposite order."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -19,8 +22,12 @@ from troupe_orchestrator.grading.workers import MathGrader
 from troupe_orchestrator.run_config import ServingConfig, parse_config
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.training.listener import NOBODY
 from troupe_orchestrator.training.runs import Runs
 from troupe_orchestrator.training.service import TrainingServicer
+
+if TYPE_CHECKING:
+    from troupe_orchestrator.kubernetes.deployment import Deployment
 
 logger = structlog.get_logger()
 
@@ -67,12 +74,32 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         boundary = asyncio.Lock()
         jobs = EvalJobs(database, settings.data_dir, engines, serving, boundary)
         stack.push_async_callback(jobs.close)
-        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds)
+        deployment = await _deployment(settings, engines)
+        listener = NOBODY if deployment is None else deployment
+        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, listener)
         stack.push_async_callback(runs.close)
+        if deployment is not None:
+            stack.push_async_callback(deployment.close)
+            deployment.tell_notices(runs.tell)
         if engines is not None:
             await runs.resume_interrupted()
+            if deployment is not None and not runs.under_way:
+                deployment.idle()
             await jobs.resume_interrupted()
         yield Orchestrator(database, engines, runs, jobs, serving)
+
+
+async def _deployment(settings: OrchestratorSettings, engines: Engines | None) -> Deployment | None:
+    """What is done for a cluster; None where there is none."""
+    if engines is None or engines.cluster is None:
+        return None
+    # Here, as where the cluster is opened: the API's client takes a second to import.
+    from troupe_orchestrator.kubernetes.deployment import Deployment
+    from troupe_orchestrator.kubernetes.scaling import ReplicaPlan
+
+    path = settings.replicas
+    plan = None if path is None else parse_config(await asyncio.to_thread(path.read_text), ReplicaPlan)
+    return Deployment(engines.cluster, plan)
 
 
 @contextlib.contextmanager

@@ -3,24 +3,38 @@
 An orchestrator without engines shows what earlier runs and jobs left, and refuses everything else by name.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import grpc
 import structlog
 from troupe.v1 import policy_pb2
 from troupe_contracts import identity
-from troupe_contracts.errors import FailedPrecondition
+from troupe_contracts.errors import FailedPrecondition, describe
 
-from troupe_orchestrator.fleet import MismatchError, PolicyFleet, SandboxFleet
+from troupe_orchestrator.fleet import MismatchError, PolicyFleet, SandboxFleet, replica_at, sandbox_at
 from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.kubernetes.addresses import names_service
 from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.judge import Judge, TaskGrader
 from troupe_orchestrator.rollout.task import Services
+from troupe_orchestrator.rotation import Member, Rotation
 from troupe_orchestrator.settings import OrchestratorSettings, targets
 from troupe_orchestrator.training.learner import LearnerClient
 from troupe_orchestrator.training.policies import Policy
 
+if TYPE_CHECKING:
+    from troupe_orchestrator.kubernetes.cluster import Cluster
+
 logger = structlog.get_logger()
+
+_ASK_AGAIN_SECONDS: Final = 5.0
+M = TypeVar("M", bound=Member)
 
 
 class PolicyMismatchError(MismatchError):
@@ -37,9 +51,13 @@ class Engines:
     policies: Sequence[Policy]
     """Empty without a learner: evaluation and solving only."""
     sandboxes: SandboxFleet
+    cluster: Cluster | None = None
+    """Where members come and go."""
 
     async def close(self) -> None:
-        """Ask no more for who went out of rotation."""
+        """Watch nobody, and ask no more for who went out of rotation."""
+        if self.cluster is not None:
+            await self.cluster.close()
         for rotation in (self.designer, self.executor, self.sandboxes):
             await rotation.close()
 
@@ -59,24 +77,40 @@ def require(engines: Engines | None) -> Engines:
 
 
 async def connect_engines(settings: OrchestratorSettings, grader: MathGrader) -> Engines | None:
-    """Connect to everything that the settings name.
+    """Connect to everything that the settings name. Services that come and go are waited for.
 
     Raises:
         MismatchError: sandboxes isolate differently, or engines and learner do not serve the same policies.
         grpc.RpcError: one of them does not answer.
+        NoClusterError: members are to be watched, and there is no API server to ask.
     """
     if settings.records_only:
         return None
-    sandboxes = SandboxFleet(targets(settings.sandbox), settings.outage_seconds)
+    if not settings.watches:
+        return await _connect(settings, grader, None)
+    # Here, since the API's client takes a second to import, which only a cluster needs.
+    from troupe_orchestrator.kubernetes.cluster import Cluster
+
+    cluster = await Cluster.open(settings.kubeconfig)
+    try:
+        return await _connect(settings, grader, cluster)
+    except BaseException:
+        await cluster.close()
+        raise
+
+
+async def _connect(settings: OrchestratorSettings, grader: MathGrader, cluster: Cluster | None) -> Engines:
+    sandboxes = SandboxFleet(_hosts(settings.sandbox), settings.outage_seconds)
+    _follow(cluster, sandboxes, settings.sandbox, sandbox_at)
     await sandboxes.connect()
     logger.info(
         "sandboxes",
         profile=sandboxes.profile,
         workflow_slots={each.target: each.workflows.total for each in sandboxes.replicas()},
     )
-    executors = PolicyFleet(targets(settings.executor), "executor", settings.outage_seconds, shown=identity.own())
+    executors = _policy_fleet(settings, cluster, "executor", settings.executor)
     await executors.connect()
-    designers = await _designers(settings, executors)
+    designers = await _designers(settings, executors, cluster)
     admission = Admission(sandboxes)
     services = Services(
         admission=admission,
@@ -86,23 +120,40 @@ async def connect_engines(settings: OrchestratorSettings, grader: MathGrader) ->
         turn_seconds=settings.turn_seconds,
     )
     policies = await _policies(settings, designers, executors)
-    return Engines(services, designers, executors, policies, sandboxes)
+    return Engines(services, designers, executors, policies, sandboxes, cluster)
 
 
-async def _designers(settings: OrchestratorSettings, executors: PolicyFleet) -> PolicyFleet:
+def _hosts(target: str) -> tuple[str, ...]:
+    """The targets that a setting lists; none where it names a Service."""
+    return () if names_service(target) else targets(target)
+
+
+def _follow(cluster: Cluster | None, rotation: Rotation[M], target: str, make: Callable[[str], M]) -> None:
+    """Have a fleet's members come and go where its setting names a Service."""
+    if names_service(target):
+        assert cluster is not None
+        cluster.follow(rotation, target, make)
+
+
+def _policy_fleet(settings: OrchestratorSettings, cluster: Cluster | None, service: str, target: str) -> PolicyFleet:
+    fleet = PolicyFleet(_hosts(target), service, settings.outage_seconds, shown=identity.own())
+    _follow(cluster, fleet, target, partial(replica_at, shown=identity.own()))
+    return fleet
+
+
+async def _designers(settings: OrchestratorSettings, executors: PolicyFleet, cluster: Cluster | None) -> PolicyFleet:
     """The designers: with engines of their own, or forwarding to the executors.
 
     Raises:
         PolicyMismatchError: some of them forward and some do not, or a learner is missing for those that do not.
     """
-    own = PolicyFleet(targets(settings.designer), "designer", settings.outage_seconds, shown=identity.own())
-    described = dict(zip([each.target for each in own.replicas()], await own.connect(), strict=True))
+    own = _policy_fleet(settings, cluster, "designer", settings.designer)
+    described = await own.connect()
     known = {replica.target for replica in executors.replicas()}
     forwards = {target: target in known or _forwards(info, executors) for target, info in described.items()}
     if all(forwards.values()):
-        return PolicyFleet(
-            targets(settings.designer), "designer", settings.outage_seconds, follows=executors, shown=identity.own()
-        )
+        own.follow(executors)
+        return own
     if any(forwards.values()):
         raise PolicyMismatchError(
             f"of the designers {[target for target, does in forwards.items() if does]} forward to the executor's engine "
@@ -127,11 +178,11 @@ async def _policies(
     """Who trains and who serves which role; none without a learner."""
     if not settings.learner:
         return ()
-    executor_learner = await LearnerClient.connect(settings.learner, settings.stall_seconds)
+    executor_learner = await _learner(settings, settings.learner)
     if not settings.designer_learner:
         policies = [Policy(executor_learner.policy_id, executor_learner, executor_fleet, ("designer", "executor"))]
     else:
-        designer_learner = await LearnerClient.connect(settings.designer_learner, settings.stall_seconds)
+        designer_learner = await _learner(settings, settings.designer_learner)
         policies = [
             Policy(designer_learner.policy_id, designer_learner, designer_fleet, ("designer",)),
             Policy(executor_learner.policy_id, executor_learner, executor_fleet, ("executor",)),
@@ -139,6 +190,21 @@ async def _policies(
     for policy in policies:
         await _check_digests(policy)
     return policies
+
+
+async def _learner(settings: OrchestratorSettings, target: str) -> LearnerClient:
+    """The learner at a target. On a cluster, where services start in any order, it is waited for."""
+    while True:
+        try:
+            return await LearnerClient.connect(target, settings.stall_seconds)
+        except grpc.RpcError as error:
+            if not settings.watches or error.code() not in _STARTING:
+                raise
+            logger.info("waiting for the learner", target=target, why=describe(error))
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+
+_STARTING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 async def _check_digests(policy: Policy) -> None:

@@ -1,4 +1,5 @@
-"""Who the replicas of a service are. Static here: the targets that the orchestrator was started with, a channel each.
+"""Who the replicas of a service are, a channel each: the targets that the orchestrator was started with, or those that come
+and go where somebody watches (`kubernetes.membership`).
 
 A policy's replica that comes back has to be what it was at the start (tokenizer, template, architecture, policy), and to
 have the version that the others serve: it is brought to it as the last sync brought them, or stays out.
@@ -61,43 +62,46 @@ class SandboxReplica:
     stub: sandbox_pb2_grpc.SandboxAsyncStub
     workflows: Seats = field(default_factory=lambda: Seats(0))
     tests: Seats = field(default_factory=lambda: Seats(0))
-    profile: str = ""
 
 
 class SandboxFleet(Rotation[SandboxReplica]):
     """The sandboxes."""
 
     def __init__(self, targets: Sequence[str], outage_seconds: float = OUTAGE_SECONDS) -> None:
-        members = [SandboxReplica(target, sandbox_pb2_grpc.SandboxStub(connect(target, own()))) for target in targets]
-        super().__init__("sandbox", members, outage_seconds)
+        super().__init__("sandbox", [sandbox_at(target) for target in targets], outage_seconds)
+        self.profile = ""
+        """The isolation profile that all of them have; empty before `connect`."""
 
     async def connect(self) -> None:
-        """Ask each one what it takes.
+        """Ask each one what it takes. Where they come and go, wait for the first.
 
         Raises:
             MismatchError: they isolate differently.
             grpc.RpcError: one does not answer.
         """
-        for member in self.replicas():
-            await self.restore(member)
-        profiles = {member.target: member.profile for member in self.replicas()}
+        if self.watched:
+            await self.first()
+            return
+        profiles = {member.target: await self._ask(member) for member in self.replicas()}
         if len(set(profiles.values())) > 1:
             raise MismatchError(f"sandboxes differ in their isolation profile: {profiles}; start them alike")
-
-    @property
-    def profile(self) -> str:
-        """The isolation profile that all of them have."""
-        return self.replicas()[0].profile
+        self.profile = next(iter(profiles.values()))
 
     async def restore(self, member: SandboxReplica) -> None:
-        report = await member.stub.GetIsolation(sandbox_pb2.GetIsolationRequest(), timeout=_ASK_SECONDS)
-        if member.profile and report.profile != member.profile:
+        profile = await self._ask(member)
+        if self.profile and profile != self.profile:
             raise NotReadyError(
-                f"came back with isolation profile {report.profile}, was started with {member.profile}: executions of "
-                "one run are isolated alike; start it as before, or restart the orchestrator"
+                f"came with isolation profile {profile}, the others have {self.profile}: executions of one run are "
+                "isolated alike; start it as they were, or restart the orchestrator"
             )
-        member.profile = report.profile
+        self.profile = profile
+
+    @staticmethod
+    async def _ask(member: SandboxReplica) -> str:
+        """What a sandbox takes is kept; its isolation profile."""
+        report = await member.stub.GetIsolation(sandbox_pb2.GetIsolationRequest(), timeout=_ASK_SECONDS)
         member.workflows.total, member.tests.total = report.workflow_slots, report.test_slots
+        return report.profile
 
 
 class PolicyFleet(Rotation[Replica]):
@@ -105,7 +109,6 @@ class PolicyFleet(Rotation[Replica]):
 
     Args:
         replicas: targets, or replicas that somebody made.
-        follows: the fleet that owns the weights, where these replicas only forward to it.
         shown: our credentials, for replicas of this deployment. Those of targets that a client named get none.
     """
 
@@ -114,14 +117,13 @@ class PolicyFleet(Rotation[Replica]):
         replicas: Sequence[str | Replica],
         service: str = "executor",
         outage_seconds: float = OUTAGE_SECONDS,
-        follows: PolicyFleet | None = None,
         shown: Identity = NOBODY,
     ) -> None:
-        members = [_replica_at(each, shown) if isinstance(each, str) else each for each in replicas]
+        members = [replica_at(each, shown) if isinstance(each, str) else each for each in replicas]
         super().__init__(service, members, outage_seconds)
         self.updating = asyncio.Lock()
         """Held while weights are loaded: by a sync, or for one replica that came back."""
-        self._follows = follows
+        self._follows: PolicyFleet | None = None
         self._current: common_pb2.PolicyVersion | None = None
         self._bring_up: Callable[[Replica], Awaitable[None]] | None = None
         self.identity: policy_pb2.PolicyInfo | None = None
@@ -141,6 +143,10 @@ class PolicyFleet(Rotation[Replica]):
     def engines(self) -> PolicyFleet:
         """The fleet whose seats these replicas' generations take."""
         return self if self._follows is None else self._follows
+
+    def follow(self, fleet: PolicyFleet) -> None:
+        """These replicas only forward to others, which own the weights."""
+        self._follows = fleet
 
     def synced(self, version: common_pb2.PolicyVersion, bring_up: Callable[[Replica], Awaitable[None]]) -> None:
         """All replicas in rotation have this version, and `bring_up` brings another one there."""
@@ -173,39 +179,55 @@ class PolicyFleet(Rotation[Replica]):
         described = []
         for replica in self.serving():
             try:
-                info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
+                described.append(await self._ask(replica))
             except grpc.RpcError as error:
                 self.suspect(replica, describe(error))
-                continue
-            self._read(replica, info)
-            described.append(info)
         if not described:
             raise self.nobody()
         return described
 
-    async def connect(self) -> list[policy_pb2.PolicyInfo]:
+    async def connect(self) -> dict[str, policy_pb2.PolicyInfo]:
         """Ask each replica who it is; what the first one says is what they all have to be.
 
         Raises:
             grpc.RpcError: one does not answer.
         """
-        described = []
+        if self.watched:
+            return await self._first_ones()
+        described = {}
         for replica in self.replicas():
-            info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
-            self._read(replica, info)
-            described.append(info)
-        self.identity = described[0]
-        self._current = described[0].version
+            described[replica.target] = await self._ask(replica)
+        self.identity = next(iter(described.values()))
+        self._current = self.identity.version
+        return described
+
+    async def _first_ones(self) -> dict[str, policy_pb2.PolicyInfo]:
+        """Who is there, of members that come and go, once one serves. The newest version that one has is current: an
+        orchestrator that was restarted finds engines that were synced, and one that has just come.
+        """
+        described: dict[str, policy_pb2.PolicyInfo] = {}
+        while not described:
+            await self.first()
+            for replica in self.serving():
+                try:
+                    described[replica.target] = await self._ask(replica)
+                except grpc.RpcError as error:
+                    self.suspect(replica, describe(error))
+        self._current = max((info.version for info in described.values()), key=lambda version: version.number)
+        for replica in self.serving():
+            if (info := described.get(replica.target)) is not None and info.version != self._current:
+                self.suspect(replica, f"has version {_text(info.version)}, {_text(self._current)} is served")
         return described
 
     async def restore(self, replica: Replica) -> None:
-        info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
-        self._read(replica, info)
-        if self.identity is not None:
+        info = await self._ask(replica)
+        if self.identity is None:
+            self.identity = info if self.watched else None
+        else:
             differs = [name for name in _SAME if getattr(info, name) != getattr(self.identity, name)]
             if differs:
                 raise NotReadyError(
-                    f"came back as another: {', '.join(differs)} differ from what the {self.service} had at the start "
+                    f"is another: {', '.join(differs)} differ from what the {self.service} had at the start "
                     f"({info.model} instead of {self.identity.model}); start it from the same model"
                 )
         if info.state in _SERVING and self.current in (None, info.version):
@@ -235,8 +257,11 @@ class PolicyFleet(Rotation[Replica]):
                 self.suspect(replica, f"has version {_text(info.version)}, {_text(self._current)} is served")
 
     @staticmethod
-    def _read(replica: Replica, info: policy_pb2.PolicyInfo) -> None:
+    async def _ask(replica: Replica) -> policy_pb2.PolicyInfo:
+        """What a replica says of itself; how much it takes is kept."""
+        info = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
         replica.seats.total = _PER_GENERATION * (info.capacity or _UNPUBLISHED_CAPACITY)
+        return info
 
 
 def without_engine(designer: designer_pb2_grpc.DesignerAsyncStub) -> PolicyFleet:
@@ -245,7 +270,13 @@ def without_engine(designer: designer_pb2_grpc.DesignerAsyncStub) -> PolicyFleet
     return PolicyFleet([Replica("this process", nobody, designer)], "designer")
 
 
-def _replica_at(target: str, shown: Identity) -> Replica:
+def sandbox_at(target: str) -> SandboxReplica:
+    """A sandbox, and a channel to it."""
+    return SandboxReplica(target, sandbox_pb2_grpc.SandboxStub(connect(target, own())))
+
+
+def replica_at(target: str, shown: Identity) -> Replica:
+    """A replica, and a channel to it. The channel closes when nothing holds the replica any more."""
     channel = connect(target, shown)
     return Replica(target, policy_pb2_grpc.PolicyStub(channel), designer_pb2_grpc.DesignerStub(channel))
 

@@ -1,17 +1,22 @@
 """What the orchestrator process is told at start: where its store is and who the other services are."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from troupe_contracts.settings import ServiceSettings
 
 from troupe_orchestrator.fleet import OUTAGE_SECONDS, TURN_SECONDS
+from troupe_orchestrator.kubernetes.addresses import names_service, parse_address
 from troupe_orchestrator.training.learner import STALL_SECONDS
 
 
 class OrchestratorSettings(ServiceSettings):
-    """Read from `TROUPE_*` environment variables. Targets are `host:port`; several replicas are separated by commas."""
+    """Read from `TROUPE_*` environment variables. Targets are `host:port`; several replicas are separated by commas.
+
+    On Kubernetes those of designer, executor and sandbox may name a Service instead, `k8s:///SERVICE[.NAMESPACE][:PORT]`
+    with the name of a port, `grpc` unless given: its pods come and go, each with a channel of its own.
+    """
 
     store_url: str = ""
     """The metadata store: sqlite:///file or postgresql://user:password@host/database; empty is SQLite in `data_dir`."""
@@ -39,6 +44,12 @@ class OrchestratorSettings(ServiceSettings):
     TROUPE_STALL_SECONDS, after which it starts its ranks again."""
     lease_seconds: float = 15.0
     """How long the store stays ours after the last renewal."""
+    kubeconfig: Path | None = None
+    """Where the API server is, for targets that name a Service; without it the service account of this pod says so."""
+    scaling: Literal["none", "stage"] = "none"
+    """`stage`: this orchestrator, and nobody else, sets the replicas of its engines and sandboxes, by what a run trains."""
+    replicas: Path | None = None
+    """YAML with how many there are to be in which stage (`kubernetes.scaling.ReplicaPlan`)."""
 
     @model_validator(mode="after")
     def _names_all_engines_or_none(self) -> Self:
@@ -47,6 +58,32 @@ class OrchestratorSettings(ServiceSettings):
         if missing and (len(missing) < len(engines) or self.learner):
             raise ValueError(f"{', '.join(missing)} needs at least one host:port, as the others have")
         return self
+
+    @model_validator(mode="after")
+    def _names_services_where_it_may(self) -> Self:
+        for name in ("learner", "designer_learner"):
+            if any(names_service(target) for target in targets(getattr(self, name))):
+                raise ValueError(f"TROUPE_{name.upper()} is one process: name its Service by DNS, learner:50051")
+        for name in ("designer", "executor", "sandbox"):
+            given = targets(getattr(self, name))
+            for target in filter(names_service, given):
+                if len(given) > 1:
+                    raise ValueError(f"TROUPE_{name.upper()} names a Service, {target}, and others: name it alone")
+                parse_address(target)
+        if self.kubeconfig is not None and not self.watches:
+            raise ValueError("TROUPE_KUBECONFIG is set, and no target names a Service (k8s:///…): unset it")
+        if self.scaling == "stage" and not self.watches:
+            raise ValueError(
+                "TROUPE_SCALING=stage needs targets that name a Service (k8s:///…): others cannot be scaled"
+            )
+        if (self.scaling == "stage") != (self.replicas is not None):
+            raise ValueError("TROUPE_SCALING=stage and TROUPE_REPLICAS come together: set both or neither")
+        return self
+
+    @property
+    def watches(self) -> bool:
+        """Some of the services have members that come and go."""
+        return any(names_service(each) for each in (self.designer, self.executor, self.sandbox))
 
     @property
     def records_only(self) -> bool:

@@ -19,7 +19,7 @@ from troupe_contracts.errors import FailedPrecondition, describe
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.evaluation.stored_weights import StoredWeights, StoredWeightsError, read_stored_weights
 from troupe_orchestrator.fleet import PolicyFleet, Replica
-from troupe_orchestrator.rotation import NotReadyError
+from troupe_orchestrator.rotation import NoReplicasError, NotReadyError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.loans import Loan, forget_loan, list_loans, record_loans
@@ -117,7 +117,7 @@ class Lending:
                     # What is lent is not current from here on: a replica that has it does not serve.
                     fleet.synced(parse_version(loan.version), _left_behind)
                 await self._load(fleets, await self._own_weights(loan))
-            except (GiveBackError, WeightSyncError, grpc.RpcError) as error:
+            except (GiveBackError, WeightSyncError, NoReplicasError, grpc.RpcError) as error:
                 reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
                 for fleet in fleets or (self._engines.executor, self._engines.designer):
                     for replica in fleet.replicas():
@@ -188,7 +188,10 @@ async def _described(fleet: PolicyFleet) -> policy_pb2.PolicyInfo:
 
     Raises:
         grpc.RpcError: none answers.
+        NoMembersError: there is none.
     """
+    if not fleet.replicas():
+        raise fleet.nobody()
     *others, last = fleet.replicas()
     for replica in others:
         with contextlib.suppress(grpc.RpcError):

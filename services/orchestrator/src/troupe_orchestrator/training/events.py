@@ -15,52 +15,53 @@ from troupe.v1 import training_pb2
 from troupe_orchestrator.event_feed import EventFeed
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import last_event_id, read_events, write_events
+from troupe_orchestrator.training.listener import NOBODY, RunListener
 
 
 class EventLog:
-    """Events of one run. One writer: the run's loop."""
+    """Events of one run, from whoever has something to tell: one event is stored at a time."""
 
-    def __init__(self, database: Database, run_id: str, last_id: int) -> None:
+    def __init__(self, database: Database, run_id: str, last_id: int, listener: RunListener = NOBODY) -> None:
         self._database = database
         self._run_id = run_id
+        self._listener = listener
         self._appending = asyncio.Lock()
         self._prepared: list[training_pb2.RunEvent] = []
         """Numbered and not known to be stored."""
         self._feed = EventFeed(last_id, self._read, training_pb2.RunEvent.FromString)
 
     @classmethod
-    async def open(cls, database: Database, run_id: str) -> "EventLog":
-        return cls(database, run_id, await last_event_id(database, run_id))
+    async def open(cls, database: Database, run_id: str, listener: RunListener = NOBODY) -> "EventLog":
+        return cls(database, run_id, await last_event_id(database, run_id), listener)
 
-    def prepare(self, step: int, *events: Message) -> list[tuple[int, bytes]]:
-        """Number and serialise events that another transaction will store; call `published` after it has.
+    @contextlib.asynccontextmanager
+    async def storing(self, step: int, *events: Message) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Events, numbered and serialised, which the block stores with what else it stores. After it the watchers are told.
 
         Args:
             events: messages of RunEvent's kinds.
         """
-        numbered = enumerate(events, start=self._feed.last_number + 1)
-        self._prepared = [_envelope(number, step, event) for number, event in numbered]
-        return [(event.event_id, event.SerializeToString()) for event in self._prepared]
-
-    async def published(self, count: int = 1) -> None:
-        """Events made by the last `prepare` are in the store: tell the watchers."""
-        self._feed.publish(*self._prepared[:count])
-        self._prepared = []
-
-    async def reread(self) -> None:
-        """Take the numbers from the store anew: after a write whose outcome is not known."""
-        self._feed.reset(await last_event_id(self._database, self._run_id))
-        self._prepared = []
-
-    async def append(self, step: int, event: Message) -> None:
-        """Store one event and tell the watchers."""
         # Tasks of a step are dropped side by side: a number is taken when the one before it is stored.
         async with self._appending:
             if self._prepared:
-                await self.reread()
-            async with self._database.writing() as connection:
-                await write_events(connection, self._run_id, self.prepare(step, event))
-            await self.published()
+                await self._reread()
+            numbered = enumerate(events, start=self._feed.last_number + 1)
+            self._prepared = [_envelope(number, step, event) for number, event in numbered]
+            yield [(event.event_id, event.SerializeToString()) for event in self._prepared]
+            stored, self._prepared = self._prepared, []
+            self._feed.publish(*stored)
+        for event in stored:
+            self._listener.stored(self._run_id, event)
+
+    async def reread(self) -> None:
+        """Take the numbers from the store anew: after a write whose outcome is not known."""
+        async with self._appending:
+            await self._reread()
+
+    async def append(self, step: int, event: Message) -> None:
+        """Store one event and tell the watchers."""
+        async with self.storing(step, event) as events, self._database.writing() as connection:
+            await write_events(connection, self._run_id, events)
 
     async def progress(self, step: int, progress: training_pb2.StepProgress) -> None:
         """Tell who watches now how far the step is."""
@@ -79,6 +80,10 @@ class EventLog:
         async with contextlib.aclosing(self._feed.watch(after)) as events:
             async for event in events:
                 yield event
+
+    async def _reread(self) -> None:
+        self._feed.reset(await last_event_id(self._database, self._run_id))
+        self._prepared = []
 
     async def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         return await read_events(self._database, self._run_id, after, limit)

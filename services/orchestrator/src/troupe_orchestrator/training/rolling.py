@@ -136,10 +136,9 @@ class Rolling:
         sealed = replace(
             record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=metrics
         )
-        events = self.events.prepare(record.step, *map(_condition, drops))
         listed = TreeFile(str(self._file(folder, "trees")), execution_ids(trees))
-        await store.advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
-        await self.events.published(len(events))
+        async with self.events.storing(record.step, *map(_condition, drops)) as events:
+            await store.advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
         # The journal has served: its trees are in the step's file.
         await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)
 

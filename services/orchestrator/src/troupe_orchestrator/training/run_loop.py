@@ -20,7 +20,7 @@ from troupe_contracts.errors import Unavailable, is_infrastructure
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.rollout.task import Services
-from troupe_orchestrator.rotation import NoReplicasError
+from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store import runs as store
@@ -35,7 +35,8 @@ from troupe_orchestrator.training.endings import ConditionsViolatedError, ending
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.fork import plan_of, prepare_base
 from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
-from troupe_orchestrator.training.learning import Applied, Learning, view_of
+from troupe_orchestrator.training.learning import Applied, Learning
+from troupe_orchestrator.training.listener import NOBODY, RunListener
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
 from troupe_orchestrator.training.probes import batch_probes
 from troupe_orchestrator.training.protocol import NEEDS, Action, Apply, PolicyView, Sync, Work, next_action
@@ -84,6 +85,7 @@ class RunLoop:
         first_queue: TaskQueue | None = None,
         acknowledged_step: int = 0,
         patience_seconds: float = 120.0,
+        listener: RunListener = NOBODY,
     ) -> None:
         """One run.
 
@@ -93,7 +95,9 @@ class RunLoop:
             first_queue: from which the first step draws; a fresh one unless given.
             acknowledged_step: the run was resumed after it by somebody who knows which conditions hold.
             patience_seconds: how long a service that fails is waited for.
+            listener: told of each step that is rolled out.
         """
+        self._listener = listener
         self._run_id = run_id
         self._config = config
         self._fork = fork
@@ -204,7 +208,7 @@ class RunLoop:
         for policy_id, policy in self._policies.items():
             learner = await self._learning.look(policy)
             views[policy_id] = PolicyView(
-                learner=view_of(learner),
+                learner=self._learning.view(policy, learner),
                 sealed=await self._learning.sealed(policy_id),
                 saved=await self._learning.saved(policy_id),
                 engines_current=not NEEDS[state].engines
@@ -231,6 +235,7 @@ class RunLoop:
     async def _work(self, work: Work, record: StepRecord, plan: StepPlan) -> None:
         match work:
             case Work.ROLL:
+                self._listener.rolls(self._run_id, plan)
                 self._synced.clear()
                 versions = {policy_id: await _version(policy) for policy_id, policy in self._policies.items()}
                 await self._rolling.roll_and_seal(record, plan, versions)
@@ -335,9 +340,8 @@ class RunLoop:
             for each in self._violated
         ]
         # With the step, so that a restart that pauses the run has told why.
-        events = self._events.prepare(record.step, *validated.events, told, *conditions)
-        await store.advance_step(self._database, committed, StepState.COMMITTED, events)
-        await self._events.published(len(events))
+        async with self._events.storing(record.step, *validated.events, told, *conditions) as events:
+            await store.advance_step(self._database, committed, StepState.COMMITTED, events)
 
     async def _keep(self, step: int) -> None:
         """Save the checkpoint that is due after a step."""
@@ -382,8 +386,8 @@ class RunLoop:
         trouble = self._troubles[action]
         trouble.failures += 1
         lasting = trouble.failures >= _FEWEST_ATTEMPTS and now - trouble.since >= self._patience_seconds
-        # Without its store a run can neither end nor pause: it waits.
-        if lasting and not isinstance(error, StoreUnavailableError):
+        # Without its store a run can neither end nor pause. Where all replicas were taken away none has failed. It waits.
+        if lasting and not isinstance(error, StoreUnavailableError | NoMembersError):
             raise error
         await asyncio.sleep(pause_seconds(trouble.failures))
 

@@ -27,6 +27,7 @@ from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.fork import fork_of
 from troupe_orchestrator.training.inputs import load_data, overridden, parse
+from troupe_orchestrator.training.listener import NOBODY, RunListener
 from troupe_orchestrator.training.plan import PolicyDescription, describe, plan_message
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import (
@@ -68,7 +69,14 @@ class Runs:
         boundary: asyncio.Lock,
         jobs: EvalJobs,
         patience_seconds: float,
+        listener: RunListener = NOBODY,
     ) -> None:
+        """Runs of a store.
+
+        Args:
+            listener: told of what they do.
+        """
+        self._listener = listener
         self._jobs = jobs
         self._patience_seconds = patience_seconds
         self._database = database
@@ -230,12 +238,24 @@ class Runs:
         """The run's events."""
         record = await self.get(run_id)
         if run_id not in self._logs:
-            opened = await EventLog.open(self._database, run_id)
+            opened = await EventLog.open(self._database, run_id, self._listener)
             # Of two who open it at once, both get the first's: there is one writer.
             log = self._logs.setdefault(run_id, opened)
             if log is opened and run_id not in self._active and record.state is not RunState.QUEUED:
                 await log.end()
         return self._logs[run_id]
+
+    @property
+    def under_way(self) -> bool:
+        """A run has the policies."""
+        return bool(self._active)
+
+    async def tell(self, condition: training_pb2.Condition) -> None:
+        """Put a condition that is not of its own making into the events of the run that is under way."""
+        for run_id in list(self._active):
+            record = await store.last_step(self._database, run_id)
+            events = await self.events(run_id)
+            await events.append(0 if record is None else record.step, condition)
 
     async def close(self) -> None:
         """End the loops where they stand; the store knows how to go on."""
@@ -335,6 +355,7 @@ class Runs:
             None if fork is None or fork.queue is None else TaskQueue.from_json(fork.queue),
             record.acknowledged_step,
             self._patience_seconds,
+            self._listener,
         )
         task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")
         self._active[record.run_id] = _Active(loop, task)

@@ -73,6 +73,7 @@ async def load_weights(
 
     Raises:
         WeightSyncError: not one replica has them afterwards.
+        NoMembersError: there is none.
     """
     begun = time.perf_counter()
 
@@ -82,15 +83,25 @@ async def load_weights(
             raise NotReadyError(result)
 
     async with fleet.updating:
+        # Who comes or goes meanwhile is not among these. One that is not ready is brought there when it answers: a step
+        # does not wait for an engine that starts.
+        replicas = fleet.ready() or fleet.replicas()
+        if not replicas:
+            raise fleet.nobody()
         results = await asyncio.gather(
-            *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in fleet.replicas())
+            *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in replicas)
         )
         committed = [result for result in results if not isinstance(result, str)]
         if committed:
             # Whoever is left behind, or comes back later, is brought here too.
             fleet.synced(manifest.version, bring_up)
+    for replica in fleet.replicas():
+        if committed and replica not in replicas:
+            fleet.suspect(replica, "came while weights were loaded")
     failures = []
-    for replica, result in zip(fleet.replicas(), results, strict=True):
+    for replica, result in zip(replicas, results, strict=True):
+        if replica not in fleet.replicas():
+            continue
         if not isinstance(result, str):
             fleet.put_back(replica)
             continue

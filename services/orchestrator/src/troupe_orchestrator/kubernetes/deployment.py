@@ -1,0 +1,99 @@
+"""What the orchestrator does for the deployment that it runs in: tells runs of what keeps pods from serving, writes their
+events as Events, and sets replicas by stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+from troupe.v1 import training_pb2
+from troupe_contracts.errors import Unavailable
+
+from troupe_orchestrator.kubernetes.cluster import Cluster
+from troupe_orchestrator.kubernetes.notices import Notice
+from troupe_orchestrator.kubernetes.run_events import EventWriter, stage_started, told_of
+from troupe_orchestrator.kubernetes.scaling import ReplicaPlan, Scaler
+from troupe_orchestrator.stages import StepPlan
+
+logger = structlog.get_logger()
+
+IDLE = "idle"
+_ENDED = frozenset(
+    {
+        training_pb2.RUN_STATE_SUCCEEDED,
+        training_pb2.RUN_STATE_CANCELLED,
+        training_pb2.RUN_STATE_PAUSED,
+        training_pb2.RUN_STATE_FAILED,
+    }
+)
+
+
+class Deployment:
+    """A listener of all runs. Used on the event loop only.
+
+    Args:
+        plan: replicas by stage; None leaves them alone.
+    """
+
+    def __init__(self, cluster: Cluster, plan: ReplicaPlan | None) -> None:
+        self._cluster = cluster
+        self._writer = EventWriter(cluster.api, cluster.own_object, socket.gethostname())
+        self._stages: dict[str, int] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+
+        def tell(notice: Notice | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(partial(cluster.set_notice, "scaling", notice))
+
+        self._scaler = None if plan is None else Scaler(cluster.api, plan, tell)
+
+    def tell_notices(self, tell: Callable[[training_pb2.Condition], Awaitable[None]]) -> None:
+        """Have `tell` told of what is wrong in the cluster."""
+
+        async def told(notice: Notice) -> None:
+            try:
+                await tell(training_pb2.Condition(reason=notice.reason, message=notice.message, remedy=notice.remedy))
+            except Unavailable as error:
+                logger.warning("a run could not be told", reason=notice.reason, why=str(error))
+
+        def listener(notice: Notice) -> None:
+            task = asyncio.create_task(told(notice), name="kubernetes-tells")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+        self._cluster.on_notice(listener)
+
+    def idle(self) -> None:
+        """No run is under way."""
+        if self._scaler is not None:
+            self._scaler.enter(IDLE)
+
+    def rolls(self, run_id: str, plan: StepPlan) -> None:
+        if self._stages.get(run_id) != plan.stage:
+            self._stages[run_id] = plan.stage
+            self._writer.write(stage_started(run_id, plan))
+        if self._scaler is not None:
+            self._scaler.enter(plan.trains.value)
+
+    def stored(self, run_id: str, event: training_pb2.RunEvent) -> None:
+        told = told_of(run_id, event)
+        if told is not None:
+            self._writer.write(told)
+        if event.WhichOneof("event") == "state_changed" and event.state_changed.state in _ENDED:
+            self._stages.pop(run_id, None)
+            if not self._stages:
+                self.idle()
+
+    async def close(self) -> None:
+        """Tell, write and set no more."""
+        for task in list(self._telling):
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
+        if self._scaler is not None:
+            self._scaler.close()
+        await asyncio.to_thread(self._writer.close)

@@ -1,0 +1,1 @@
+"""A stand-in for a Kubernetes API server, and objects to put into it."""

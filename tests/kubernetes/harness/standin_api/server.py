@@ -1,0 +1,257 @@
+"""A stand-in API server: lists, watches, `scale`, events, over HTTP, with the ways in which real ones fail.
+
+It keeps objects and a history of changes, and speaks as much of the API as the product uses. What it cannot show is what a
+real one decides by itself: validation, defaults, rights. Tests with the marker `cluster` are for that.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Object = dict[str, Any]
+
+
+class StandInApi:
+    """One server, on a port of loopback. Paths of objects are as the API has them."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.objects: dict[str, dict[str, Object]] = {}
+        self.history: list[tuple[int, str, str, Object]] = []
+        self.forgotten = 0
+        """Changes up to this version cannot be watched any more."""
+        self.version = 1
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.watched: list[str] = []
+        """Paths of the watches that are open."""
+        self.away = False
+        self.silent = False
+        """Watches stay open and say nothing, as after a network that drops packets."""
+        self.generation = 0
+        """Of the watches: those of an older one are cut."""
+        self.allowed: set[tuple[str, str]] | None = None
+        """(verb, resource) that access reviews allow; None allows all."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def kubeconfig(self, folder: Path, namespace: str = "troupe") -> Path:
+        """A kubeconfig with one context, `standin`."""
+        file = folder / "kubeconfig"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "standin",
+            "clusters": [{"name": "standin", "cluster": {"server": self.url}}],
+            "users": [{"name": "user", "user": {"token": "a-token"}}],
+            "contexts": [
+                {"name": "standin", "context": {"cluster": "standin", "user": "user", "namespace": namespace}}
+            ],
+        }
+        file.write_text(json.dumps(config))
+        return file
+
+    def put(self, collection: str, found: Object) -> Object:
+        """Create an object, or replace it."""
+        with self.changed:
+            kept = copy.deepcopy(found)
+            name = kept["metadata"].setdefault(
+                "name", f"{kept['metadata'].get('generateName', '')}{uuid.uuid4().hex[:5]}"
+            )
+            before = self.objects.setdefault(collection, {}).get(name)
+            kept["metadata"].setdefault("uid", before["metadata"]["uid"] if before else str(uuid.uuid4()))
+            self._record("ADDED" if before is None else "MODIFIED", collection, kept)
+            self.objects[collection][name] = kept
+            return kept
+
+    def delete(self, collection: str, name: str) -> None:
+        with self.changed:
+            self._record("DELETED", collection, self.objects[collection].pop(name))
+
+    def cut_watches(self) -> None:
+        """Break every open watch off."""
+        with self.changed:
+            self.generation += 1
+            self.changed.notify_all()
+
+    def forget_history(self) -> None:
+        """Watches from versions before now get 410 Gone."""
+        with self.changed:
+            self.forgotten = self.version
+            self.history.clear()
+
+    def asked(self, method: str, path: str, watch: bool = False) -> int:
+        """How often something was asked for."""
+        with self.changed:
+            return sum(
+                1 for one, where, query in self.requests if (one, where, "watch" in query) == (method, path, watch)
+            )
+
+    def wait_until_watched(self, path: str) -> None:
+        """Until a watch is open."""
+        with self.changed:
+            opened = self.changed.wait_for(lambda: path in self.watched, 20)
+            assert opened, f"nobody watches {path}"
+
+    def close(self) -> None:
+        self.cut_watches()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _record(self, kind: str, collection: str, found: Object) -> None:
+        self.version += 1
+        found["metadata"]["resourceVersion"] = str(self.version)
+        self.history.append((self.version, kind, collection, copy.deepcopy(found)))
+        self.changed.notify_all()
+
+
+@contextmanager
+def standin_api() -> Iterator[StandInApi]:
+    """A server for the length of a block."""
+    api = StandInApi()
+    try:
+        yield api
+    finally:
+        api.close()
+
+
+def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            path, query = self._asked()
+            if path is None:
+                return
+            if path == "/version":
+                self._answer(200, {"gitVersion": "v1.34.4"})
+                return
+            if query.get("watch") == "true":
+                self._watch(path, query)
+                return
+            with api.changed:
+                collection, _, name = path.rpartition("/")
+                if path not in api.objects and name in api.objects.get(collection, {}):
+                    self._answer(200, api.objects[collection][name])
+                    return
+                if path not in api.objects and collection in api.objects and "/namespaces/" in collection:
+                    self._fail(404, "NotFound", f"{name} not found")
+                    return
+                listed = [each for each in api.objects.get(path, {}).values() if _selected(each, query)]
+                self._answer(200, {"metadata": {"resourceVersion": str(api.version)}, "items": listed})
+
+        def do_POST(self) -> None:
+            path, _ = self._asked()
+            if path is None:
+                return
+            body = self._body()
+            if path.endswith("/selfsubjectaccessreviews"):
+                wanted = body["spec"]["resourceAttributes"]
+                resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
+                allowed = api.allowed is None or (wanted["verb"], resource) in api.allowed
+                self._answer(201, {**body, "status": {"allowed": allowed}})
+                return
+            self._answer(201, api.put(path, body))
+
+        def do_PATCH(self) -> None:
+            path, _ = self._asked()
+            if path is None:
+                return
+            workload = path.removesuffix("/scale")
+            collection, _, name = workload.rpartition("/")
+            found = api.objects.get(collection, {}).get(name)
+            if found is None:
+                self._fail(404, "NotFound", f"{name} not found")
+                return
+            replicas = self._body()["spec"]["replicas"]
+            self._answer(200, api.put(collection, {**found, "spec": {**found["spec"], "replicas": replicas}}))
+
+        def _watch(self, path: str, query: dict[str, str]) -> None:
+            version, generation = int(query["resourceVersion"]), api.generation
+            ends = time.monotonic() + float(query.get("timeoutSeconds", "60"))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            with api.changed:
+                gone = version < api.forgotten
+                api.watched.append(path)
+                api.changed.notify_all()
+            try:
+                if gone:
+                    status = {"code": 410, "reason": "Expired", "message": "too old resource version"}
+                    self._chunk({"type": "ERROR", "object": status})
+                while not gone and time.monotonic() < ends and api.generation == generation:
+                    with api.changed:
+                        api.changed.wait(0.05)
+                        new = [] if api.silent else [each for each in api.history if each[0] > version]
+                    version = max([version, *(each[0] for each in new)])
+                    for _, kind, collection, found in new:
+                        if collection == path and _selected(found, query):
+                            self._chunk({"type": kind, "object": found})
+                if api.generation == generation:
+                    self.wfile.write(b"0\r\n\r\n")
+                else:
+                    self.close_connection = True
+            except OSError:
+                self.close_connection = True
+            finally:
+                with api.changed:
+                    api.watched.remove(path)
+
+        def _asked(self) -> tuple[str | None, dict[str, str]]:
+            parts = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+            with api.changed:
+                api.requests.append((self.command, parts.path, query))
+            if api.away:
+                self._fail(503, "ServiceUnavailable", "the stand-in is away")
+                return None, query
+            if self.headers.get("Authorization") != "Bearer a-token":
+                self._fail(401, "Unauthorized", "no token")
+                return None, query
+            return parts.path, query
+
+        def _body(self) -> Object:
+            body: Object = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            return body
+
+        def _chunk(self, event: Object) -> None:
+            line = json.dumps(event).encode() + b"\n"
+            self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+
+        def _fail(self, status: int, reason: str, message: str) -> None:
+            self._answer(status, {"kind": "Status", "code": status, "reason": reason, "message": message})
+
+        def _answer(self, status: int, body: Object) -> None:
+            payload = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+    return Handler
+
+
+def _selected(found: Object, query: dict[str, str]) -> bool:
+    labels = found["metadata"].get("labels") or {}
+    wanted = [each.split("=", 1) for each in query.get("labelSelector", "").split(",") if each]
+    return all(labels.get(key) == value for key, value in wanted)
