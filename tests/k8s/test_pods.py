@@ -130,12 +130,13 @@ def test_its_selector_matches_its_own_pods_and_no_others(overlay: str, workload:
     assert [each.name for each in render(overlay).workloads if selects(selector, each.labels)] == [workload.name]
 
 
-@pytest.mark.parametrize("service", ["orchestrator", "designer", "sandbox", "learner"])
-def test_a_pod_that_ends_has_time_to_leave_the_service_and_to_drain(manifests: Manifests, service: str) -> None:
-    (workload,) = [each for each in manifests.workloads if each.name == service]
+@each_workload
+def test_a_pod_that_ends_has_time_to_leave_the_service_and_to_drain(overlay: str, workload: Workload) -> None:
+    if not workload.serves or workload.name == "postgres":
+        return
     (container,) = workload.pod["containers"]
     leaving = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    draining = float(manifests.environment(workload, container)["TROUPE_DRAIN_SECONDS"])
+    draining = float(render(overlay).environment(workload, container)["TROUPE_DRAIN_SECONDS"])
     assert leaving + draining + 10 == workload.pod["terminationGracePeriodSeconds"]
 
 
