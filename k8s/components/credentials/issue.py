@@ -5,7 +5,6 @@ Nothing is printed but names.
 """
 
 import base64
-import hashlib
 import json
 import os
 import secrets
@@ -13,9 +12,13 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+from troupe_contracts.access import Role
+from troupe_contracts.tokens import line_for, new_token
 
 ACCESS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-ROLES = ("observer", "client", "engine", "orchestrator")
+ROLES = (Role.OBSERVER, Role.CLIENT, Role.ENGINE, Role.ORCHESTRATOR)
 NAMESPACE = (ACCESS / "namespace").read_text()
 CONTEXT = ssl.create_default_context(cafile=str(ACCESS / "ca.crt"))
 HOST = os.environ["KUBERNETES_SERVICE_HOST"]
@@ -23,7 +26,7 @@ SERVER = f"https://{f'[{HOST}]' if ':' in HOST else HOST}:{os.environ['KUBERNETE
 LABELS = {"app.kubernetes.io/part-of": "troupe", "app.kubernetes.io/managed-by": "credentials"}
 
 
-def call(method: str, path: str, body: object = None) -> dict[str, object] | None:
+def call(method: str, path: str, body: object = None) -> dict[str, Any] | None:
     """The API server's answer; None where there is no such thing, or where one that is made is there already."""
     request = urllib.request.Request(
         f"{SERVER}/api/v1/namespaces/{NAMESPACE}/{path}",
@@ -36,25 +39,29 @@ def call(method: str, path: str, body: object = None) -> dict[str, object] | Non
     )
     try:
         with urllib.request.urlopen(request, context=CONTEXT, timeout=10) as response:
-            return json.load(response)
+            answer: dict[str, Any] = json.load(response)
+            return answer
     except urllib.error.HTTPError as error:
         if error.code in (404, 409):
             return None
         raise SystemExit(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from error
 
 
-def secret(name: str, key: str, prefix: str = "") -> str:
-    """The value under `key`, made if it is not there."""
-    made = {"metadata": {"name": name, "labels": LABELS}, "stringData": {key: prefix + secrets.token_hex(32)}}
-    if call("POST", "secrets", made) is not None:
+def secret(name: str, key: str, value: str) -> str:
+    """What stands under `key`: `value`, unless something stood there before."""
+    if call("POST", "secrets", {"metadata": {"name": name, "labels": LABELS}, "stringData": {key: value}}) is not None:
         print(f"made {name}", flush=True)
     found = call("GET", f"secrets/{name}")
+    if found is None:
+        raise SystemExit(f"secret {name} was deleted meanwhile: it will be made at the next attempt")
     return base64.b64decode(found["data"][key]).decode()
 
 
-secret("postgres-password", "password")
-tokens = {role: secret(f"{role}-token", "token", "troupe-token-") for role in ROLES}
-lines = [f"{role} sha256:{hashlib.sha256(token.encode()).hexdigest()}\n" for role, token in tokens.items()]
-callers = {"metadata": {"name": "callers", "labels": LABELS}, "data": {"tokens": "".join(lines)}}
+secret("postgres-password", "password", secrets.token_hex(32))
+lines = [line_for(role, secret(f"{role}-token", "token", new_token())) for role in ROLES]
+callers = {
+    "metadata": {"name": "callers", "labels": LABELS},
+    "data": {"tokens": "".join(f"{line}\n" for line in lines)},
+}
 if call("POST", "configmaps", callers) is None:
     call("PATCH", "configmaps/callers", {"data": callers["data"]})
