@@ -6,20 +6,9 @@ from typing import Final
 import pytest
 import yaml
 from rendered.overlays import K8S, Manifests, render_with
-from troupe_designer.settings import DesignerSettings
-from troupe_executor.settings import ExecutorSettings
-from troupe_learner.settings import LearnerSettings
-from troupe_orchestrator.settings import OrchestratorSettings
-from troupe_sandbox.__main__ import parse_arguments
+from rendered.readers import READERS
 
 TRIED_HERE: Final = {"tls-cert-manager"}
-READERS = {
-    "designer": DesignerSettings.read,
-    "executor": ExecutorSettings.read,
-    "learner": LearnerSettings.read,
-    "orchestrator": OrchestratorSettings.read,
-    "sandbox": lambda environ: parse_arguments([], environ),
-}
 
 
 @pytest.fixture

@@ -1,24 +1,12 @@
 """What the manifests tell each service is what that service takes: its own settings read the rendered environment."""
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import pytest
 from rendered.overlays import OVERLAYS, render
+from rendered.readers import READERS
 from troupe_contracts.settings import SettingsError, is_loopback
-from troupe_designer.settings import DesignerSettings
-from troupe_executor.settings import ExecutorSettings
-from troupe_learner.settings import LearnerSettings
-from troupe_orchestrator.settings import OrchestratorSettings
-from troupe_sandbox.__main__ import parse_arguments
 
-READERS: Final[Mapping[str, Callable[[Mapping[str, str]], object]]] = {
-    "designer": DesignerSettings.read,
-    "executor": ExecutorSettings.read,
-    "learner": LearnerSettings.read,
-    "orchestrator": OrchestratorSettings.read,
-    "sandbox": lambda environ: parse_arguments([], environ),
-}
 # Read by others than the service: libpq, and the gang.
 FOREIGN: Final = {"PGPASSFILE", "NODE_RANK"}
 
