@@ -3,32 +3,24 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from troupe_orchestrator.run_config import RunConfig, Trains
-from troupe_orchestrator.store.batches import BatchRecord
-from troupe_orchestrator.store.runs import StepRecord, StepState
 from troupe_orchestrator.training.fork import forkable_steps, plan_of, ranges
 from troupe_orchestrator.training.record import Fork
 
 
-def steps(count: int, first: int = 1) -> list[StepRecord]:
-    return [
-        StepRecord("run", step, StepState.COMMITTED, (), {}, batches=(BatchRecord("p", step, "", f"b{step}", 1, {}),))
-        for step in range(first, first + count)
-    ]
-
-
-def files(*numbers: int) -> set[str]:
-    return {f"b{number}" for number in numbers}
+def gone_after(checkpoints: set[int], kept: set[int], steps: int) -> dict[int, int | None]:
+    """Each checkpoint to the first step after it whose batch is not kept."""
+    return {each: next((step for step in range(each + 1, steps + 1) if step not in kept), None) for each in checkpoints}
 
 
 def test_a_step_can_be_forked_where_a_checkpoint_and_all_batches_after_it_are_kept() -> None:
-    assert forkable_steps(0, steps(6), {0, 4}, files(1, 2, 5, 6)) == [0, 1, 2, 4, 5, 6]
-    assert forkable_steps(0, steps(6), {4}, files(1, 2, 5)) == [4, 5]
-    assert forkable_steps(3, steps(2, first=4), {3}, files(4, 5)) == [3, 4, 5]
+    assert forkable_steps(0, 6, gone_after({0, 4}, {1, 2, 5, 6}, 6)) == [0, 1, 2, 4, 5, 6]
+    assert forkable_steps(0, 6, gone_after({4}, {1, 2, 5}, 6)) == [4, 5]
+    assert forkable_steps(3, 5, gone_after({3}, {4, 5}, 5)) == [3, 4, 5]
 
 
 def test_a_step_under_way_cannot_be_forked() -> None:
-    rolling = StepRecord("run", 3, StepState.SEALED, (), {})
-    assert forkable_steps(0, [*steps(2), rolling], {0}, files(1, 2)) == [0, 1, 2]
+    assert forkable_steps(0, 2, {0: None}) == [0, 1, 2]
+    assert forkable_steps(0, 2, {0: 3}) == [0, 1, 2]
 
 
 def test_numbers_are_shown_as_ranges() -> None:
@@ -38,7 +30,7 @@ def test_numbers_are_shown_as_ranges() -> None:
 
 @given(st.sets(st.integers(0, 12)), st.sets(st.integers(1, 12)))
 def test_from_every_forkable_step_there_is_a_way_back_to_a_checkpoint(checkpoints: set[int], kept: set[int]) -> None:
-    for step in forkable_steps(0, steps(12), checkpoints, files(*kept)):
+    for step in forkable_steps(0, 12, gone_after(checkpoints, kept, 12)):
         reached = max(each for each in checkpoints if each <= step)
         assert all(number in kept for number in range(reached + 1, step + 1))
 

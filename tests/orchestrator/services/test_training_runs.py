@@ -71,6 +71,16 @@ async def test_a_run_commits_each_step_once_and_a_watch_goes_on_after_an_event(o
         assert len(learner.checkpoints) == 1
 
 
+async def test_a_look_at_the_learner_carries_only_what_it_has_applied_since_the_last_one(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS, steps=6, stages=[{"train": "both", "steps": 1}]))
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+    assert len(stand_ins.learner.applied) == 6
+    assert max(stand_ins.learner.told) <= 2
+
+
 async def test_the_drift_of_the_role_that_is_not_trained_is_reported_each_step(open_world) -> None:
     async with open_world(learner=True) as world:
         stages = [{"train": "executor", "steps": 2}]

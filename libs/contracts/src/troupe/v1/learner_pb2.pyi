@@ -36,6 +36,8 @@ class _GangStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GangState.V
     GANG_STATE_RESTARTING: _GangState.ValueType  # 4
     """A rank died; a new generation is being formed."""
     GANG_STATE_FAILED: _GangState.ValueType  # 5
+    GANG_STATE_DISK_FULL: _GangState.ValueType  # 6
+    """A rank died, and a new generation cannot be formed before somebody makes room on the learner's disk; `detail` says where."""
 
 class GangState(_GangState, metaclass=_GangStateEnumTypeWrapper):
     """Whether the gang of ranks can work."""
@@ -47,6 +49,8 @@ GANG_STATE_TRAINING: GangState.ValueType  # 3
 GANG_STATE_RESTARTING: GangState.ValueType  # 4
 """A rank died; a new generation is being formed."""
 GANG_STATE_FAILED: GangState.ValueType  # 5
+GANG_STATE_DISK_FULL: GangState.ValueType  # 6
+"""A rank died, and a new generation cannot be formed before somebody makes room on the learner's disk; `detail` says where."""
 Global___GangState: _TypeAlias = GangState  # noqa: Y015
 
 @_typing.final
@@ -766,15 +770,19 @@ class GetLearnerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POLICY_ID_FIELD_NUMBER: _builtins.int
+    APPLIED_AFTER_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
+    applied_after: _builtins.int
+    """Leaves the steps up to this one out of `applied_steps`, for whoever has them; 0 leaves out none."""
     def __init__(
         self,
         *,
         policy_id: _builtins.str = ...,
+        applied_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_id", b"policy_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_after", b"applied_after", "policy_id", b"policy_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,7 +823,7 @@ class LearnerInfo(_message.Message):
     engine: _builtins.str
     """Engine, threads and core binding, as started."""
     detail: _builtins.str
-    """Why the state is FAILED or RESTARTING."""
+    """Why the state is FAILED, RESTARTING or DISK_FULL."""
     chat_template_digest: _builtins.str
     """SHA-256, hex, of the chat template's text."""
     operation: _builtins.str
@@ -824,7 +832,7 @@ class LearnerInfo(_message.Message):
     def version(self) -> _common_pb2.PolicyVersion: ...
     @_builtins.property
     def applied_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedStep]:
-        """All steps applied since version 0 of this run: step -> digest. For audits."""
+        """The steps applied since version 0 of this run, after the one that was asked for: step -> digest."""
 
     def __init__(
         self,

@@ -94,6 +94,18 @@ async def get_batch(database: Database, run_id: str, policy_id: str, update: int
     return _batch(row)
 
 
+async def first_collected(database: Database, run_id: str, after: int) -> int | None:
+    """The first step after another one of which a batch was collected; None where all are there."""
+    query = (
+        select(_TABLE.step)
+        .where(_TABLE.run_id == run_id, _TABLE.collected, _TABLE.step > after)
+        .order_by(_TABLE.step)
+        .limit(1)
+    )
+    async with database.reading() as connection:
+        return await connection.scalar(query)
+
+
 async def trained_updates(database: Database, run_id: str) -> dict[str, int]:
     """Policy id to the number of its newest update that its learner has applied."""
     query = (

@@ -275,6 +275,14 @@ async def read_events(database: Database, run_id: str, after: int, limit: int = 
         return [(row.event_id, row.payload) for row in rows]
 
 
+async def queue_after(database: Database, run_id: str, step: int) -> dict[str, Any] | None:
+    """Where the task queue stands after a step; None where the run has no such step."""
+    query = select(schema.steps.c.queue).where(schema.steps.c.run_id == run_id, schema.steps.c.step == step)
+    async with database.reading() as connection:
+        queue: dict[str, Any] | None = await connection.scalar(query)
+    return queue
+
+
 async def step_metrics(database: Database, run_id: str, step: int) -> dict[str, float]:
     """Metrics of a step, none where the run has no such step."""
     query = select(schema.steps.c.metrics).where(schema.steps.c.run_id == run_id, schema.steps.c.step == step)

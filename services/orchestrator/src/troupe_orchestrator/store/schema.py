@@ -178,5 +178,6 @@ weight_loans = Table(
 )
 
 Index("batches_by_step", batches.c.run_id, batches.c.step)
+Index("batches_collected", batches.c.run_id, batches.c.collected, batches.c.step)
 Index("tree_files_by_path", tree_files.c.scope, tree_files.c.step, tree_files.c.path, unique=True)
 Index("eval_jobs_by_run", eval_jobs.c.run_id, eval_jobs.c.step)

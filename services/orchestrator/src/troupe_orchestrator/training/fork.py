@@ -11,7 +11,7 @@ the place in the rollout, never of the run's id.
 import asyncio
 import shutil
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from troupe_contracts.errors import FailedPrecondition
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, updated_policies
+from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, first_collected, updated_policies
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.retained import listed_files
-from troupe_orchestrator.store.runs import RunRecord, StepRecord, StepState
+from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.policies import Policy, version_text
@@ -43,27 +43,20 @@ def plan_of(config: RunConfig, fork: Fork | None, step: int) -> StepPlan:
     return replace(plan_step(config, step - fork.plan_start, fork.before_plan), step=step)
 
 
-def forkable_steps(
-    start: int, steps: Sequence[StepRecord], checkpoints: Collection[int], kept: Collection[str]
-) -> list[int]:
+def forkable_steps(start: int, committed: int, checkpoints: Mapping[int, int | None]) -> list[int]:
     """Steps after which a run can be forked.
 
     Args:
         start: the step that the run started after, 0 unless it is a fork itself.
-        steps: of the run, in order.
-        checkpoints: steps whose checkpoint is kept; the run's start is one if its weights are to be had.
-        kept: files that are kept, those of sealed batches among them.
+        committed: the newest committed step.
+        checkpoints: each step whose checkpoint is kept, the run's start if its weights are to be had, to the first step
+            after it of which a batch was collected; None where all are there.
     """
-    found = [start] if start in checkpoints else []
-    reached = start in checkpoints
-    for record in steps:
-        if record.state is not StepState.COMMITTED:
-            break
-        replayable = all(batch.file in kept for batch in record.batches)
-        reached = record.step in checkpoints or (reached and replayable)
-        if reached:
-            found.append(record.step)
-    return found
+    found: set[int] = set()
+    for checkpoint, gone in checkpoints.items():
+        if start <= checkpoint <= committed:
+            found.update(range(checkpoint, committed + 1 if gone is None else min(gone, committed + 1)))
+    return sorted(found)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -158,9 +151,9 @@ def _tasks_differ(parent: RunConfig, config: RunConfig, began: RunOrigin | None,
 async def _queue_after(
     database: Database, parent: RunRecord, step: int, fork: Fork | None, seed: int
 ) -> dict[str, Any]:
-    for record in await store.list_steps(database, parent.run_id):
-        if record.step == step:
-            return record.queue
+    queue = await store.queue_after(database, parent.run_id, step)
+    if queue is not None:
+        return queue
     return fork.queue if fork is not None and fork.queue is not None else TaskQueue(seed).to_json()
 
 
@@ -169,8 +162,9 @@ async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:
     checkpoints = {step for step, _ in await store.list_checkpoints(database, run_id)}
     # A run that is no fork starts from the learner's model folder, which is there as long as the learner is.
     origins = {0} if start == 0 else set()
-    steps = await store.list_steps(database, run_id)
-    return forkable_steps(start, steps, checkpoints | origins, await listed_files(database, run_id))
+    committed = max(start, await store.committed_steps(database, run_id))
+    gone = {step: await first_collected(database, run_id, step) for step in checkpoints | origins}
+    return forkable_steps(start, committed, gone)
 
 
 async def prepare_base(

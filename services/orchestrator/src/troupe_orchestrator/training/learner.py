@@ -76,8 +76,11 @@ class LearnerClient:
         state = await stub.GetLearner(learner_pb2.GetLearnerRequest())
         return cls(target, state.policy_id, stub, stall_seconds)
 
-    async def get(self) -> learner_pb2.LearnerInfo:
-        return await self.stub.GetLearner(learner_pb2.GetLearnerRequest(policy_id=self.policy_id))
+    async def get(self, applied_after: int = 0) -> learner_pb2.LearnerInfo:
+        """The learner's state, with the steps that it has applied after a given one."""
+        return await self.stub.GetLearner(
+            learner_pb2.GetLearnerRequest(policy_id=self.policy_id, applied_after=applied_after)
+        )
 
     async def train(
         self,

@@ -50,6 +50,7 @@ class Learning:
         self._run_id = run_id
         self._bases = bases
         self._sealed: dict[str, tuple[str, ...]] = {}
+        self._applied: dict[str, tuple[str, ...]] = {}
 
     async def sealed(self, policy_id: str) -> tuple[str, ...]:
         """Digests of a policy's sealed updates, from the first on."""
@@ -76,7 +77,7 @@ class Learning:
         give_up = time.monotonic() + _READY_SECONDS
         while True:
             try:
-                state = await policy.learner.get()
+                state = await self._asked(policy)
                 if state.operation:
                     await policy.learner.settled(state.operation)
                     give_up = time.monotonic() + _READY_SECONDS
@@ -89,6 +90,25 @@ class Learning:
                 name = learner_pb2.GangState.Name(state.state)
                 raise LearnerError(f"the learner of policy {policy.policy_id} is {name}: {state.detail}")
             await asyncio.sleep(_POLL_SECONDS)
+
+    def view(self, policy: Policy, state: learner_pb2.LearnerInfo) -> LearnerView:
+        """What a learner said at the last look, for the protocol."""
+        return LearnerView(state.run_id, self._applied[policy.policy_id])
+
+    async def _asked(self, policy: Policy) -> learner_pb2.LearnerInfo:
+        """The learner's state. What it has applied is asked for from the last one on that is known: where that is no longer
+        what it was, the learner has another history.
+        """
+        known = self._applied.get(policy.policy_id, ())
+        kept = max(0, len(known) - 1)
+        state = await policy.learner.get(kept)
+        applied = digests_of(state)
+        if known and applied[:1] != known[kept:]:
+            kept, state = 0, await policy.learner.get()
+            applied = digests_of(state)
+        if applied != known[kept:] or policy.policy_id not in self._applied:
+            self._applied[policy.policy_id] = known[:kept] + applied
+        return state
 
     async def do(self, policy: Policy, action: CatchUp) -> Applied | None:
         """Do what a learner needs next; what it applied, if it was that.
@@ -131,6 +151,6 @@ class Learning:
         return Applied(result, tuple(sequences), time.perf_counter() - begun)
 
 
-def view_of(state: learner_pb2.LearnerInfo) -> LearnerView:
-    """What a learner says of itself, for the protocol."""
-    return LearnerView(state.run_id, tuple(step.digest.hex() for step in state.applied_steps))
+def digests_of(state: learner_pb2.LearnerInfo) -> tuple[str, ...]:
+    """Of the applied steps that an answer holds, in order; hex."""
+    return tuple(step.digest.hex() for step in state.applied_steps)

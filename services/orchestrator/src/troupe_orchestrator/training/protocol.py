@@ -160,6 +160,8 @@ def next_action(run_id: str, state: StepState, policies: Mapping[str, PolicyView
 
 def _contradiction(applied: Sequence[str], sealed: Sequence[str]) -> str:
     """Why what a learner has applied is not the beginning of what is sealed; empty if it is."""
+    if tuple(applied) == tuple(sealed[: len(applied)]):
+        return ""
     for update, (theirs, ours) in enumerate(zip(applied, sealed, strict=False), start=1):
         if theirs != ours:
             return (

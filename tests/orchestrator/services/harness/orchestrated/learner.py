@@ -30,6 +30,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         """(run, uri) of every BindRun that changed something."""
         self.tokenizer_digest = "t" * 64
         self.gradients_are_finite = True
+        self.told: list[int] = []
+        """How many applied steps each answer to GetLearner held."""
         self.optimizations: list[learner_pb2.Optimization] = []
         """Of every TrainStep, replays too."""
         self.batches: dict[bytes, list[learner_pb2.Sequence]] = {}
@@ -52,6 +54,11 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         return _version(self.ledger.version)
 
     async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
+        steps = [
+            learner_pb2.AppliedStep(step=each.step, digest=each.digest)
+            for each in self.ledger.steps[request.applied_after :]
+        ]
+        self.told.append(len(steps))
         return learner_pb2.LearnerInfo(
             policy_id=POLICY_ID,
             version=self.version,
@@ -62,7 +69,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             model="no model",
             tokenizer_digest=self.tokenizer_digest,
             architecture_digest="a" * 64,
-            applied_steps=[learner_pb2.AppliedStep(step=each.step, digest=each.digest) for each in self.ledger.steps],
+            applied_steps=steps,
         )
 
     async def SubmitBatch(
