@@ -1,14 +1,17 @@
 """What a failed write means to whoever asked for it: which code, which path, which remedy. No torch, no gRPC server."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from troupe_contracts.errors import Exhausted, FailedPrecondition
 
 RETRY_SECONDS: Final = 10.0
+_ROOM_BYTES: Final = 1 << 20
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -21,6 +24,18 @@ def described(error: OSError) -> str:
     """The failure in words, with the remedy."""
     remedy = "make room there" if is_full(error) else "make it writable, or choose another place"
     return f"cannot be written ({error.strerror or error}): {remedy}, then call again; nothing was left half-written"
+
+
+def no_room(folder: Path) -> str:
+    """Why nothing more fits into a folder; empty if something does. Writes: call it off the event loop."""
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{folder} {described(error)}" if is_full(error) else ""
+    return ""
 
 
 @contextmanager

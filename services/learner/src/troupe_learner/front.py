@@ -6,6 +6,7 @@ States and what they let through:
     READY         everything
     TRAINING      Score and ExportWeights wait their turn; another change of the weights is refused, naming the operation
     RESTARTING    a rank ended: the ledger is back at the last checkpoint (or the initial weights), calls are UNAVAILABLE
+    DISK_FULL     the same, and ranks cannot be started before there is room on the disk; calls are UNAVAILABLE
     FAILED        generations kept ending; calls are UNAVAILABLE with the reason
 
 A generation that ends takes the trained steps since the last checkpoint with it. The ledger says so at once, under a
@@ -52,6 +53,7 @@ class State(Enum):
     READY = "ready"
     TRAINING = "training"
     RESTARTING = "restarting"
+    DISK_FULL = "disk full"
     FAILED = "failed"
 
 
@@ -133,6 +135,8 @@ class Front:
     def state(self) -> State:
         if self._supervisor.failed:
             return State.FAILED
+        if self._supervisor.disk_full:
+            return State.DISK_FULL
         if self._supervisor.generation is None:
             return State.RESTARTING if self._supervisor.detail else State.STARTING
         return State.READY if self._changing is None else State.TRAINING

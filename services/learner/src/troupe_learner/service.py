@@ -24,6 +24,7 @@ _STATES: Final = {
     State.READY: learner_pb2.GANG_STATE_READY,
     State.TRAINING: learner_pb2.GANG_STATE_TRAINING,
     State.RESTARTING: learner_pb2.GANG_STATE_RESTARTING,
+    State.DISK_FULL: learner_pb2.GANG_STATE_DISK_FULL,
     State.FAILED: learner_pb2.GANG_STATE_FAILED,
 }
 

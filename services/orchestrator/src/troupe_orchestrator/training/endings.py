@@ -16,7 +16,12 @@ from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.store.batches import BatchCollectedError
 from troupe_orchestrator.store.runs import RunState
 from troupe_orchestrator.training.conditions import Violation
-from troupe_orchestrator.training.learner import LearnerError, NonFiniteStepError, OperationStalledError
+from troupe_orchestrator.training.learner import (
+    LearnerDiskFullError,
+    LearnerError,
+    NonFiniteStepError,
+    OperationStalledError,
+)
 from troupe_orchestrator.training.queue import NoTasksError
 from troupe_orchestrator.training.weights import WeightSyncError
 
@@ -56,6 +61,7 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
         "lower optimization.learning_rate or another seed",
     ),
     (BatchCollectedError, "BatchCollected", f"restart the learner from a checkpoint of this run that is kept, {_THEN}"),
+    (LearnerDiskFullError, "DiskFull", f"free space there, which the learner notices by itself, {_THEN}"),
     (
         OperationStalledError,
         "LearnerStalled",

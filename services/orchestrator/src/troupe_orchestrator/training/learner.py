@@ -52,6 +52,10 @@ class ContradictionError(LearnerError):
     """What a learner has applied is not what the store has sealed."""
 
 
+class LearnerDiskFullError(LearnerError):
+    """The learner's ranks cannot be started before there is room on its disk."""
+
+
 class OperationStalledError(LearnerError):
     """An operation of the learner tells of no progress."""
 

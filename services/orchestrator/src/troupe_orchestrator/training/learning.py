@@ -18,7 +18,7 @@ from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import BatchRecord, get_batch, sealed_digests
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch
-from troupe_orchestrator.training.learner import ContradictionError, LearnerError
+from troupe_orchestrator.training.learner import ContradictionError, LearnerDiskFullError, LearnerError
 from troupe_orchestrator.training.policies import Policy
 from troupe_orchestrator.training.protocol import Apply, Bind, CatchUp, LearnerView, Refuse, Restore, Saved
 
@@ -72,6 +72,7 @@ class Learning:
 
         Raises:
             LearnerError: it does not answer, or does not get ready.
+            LearnerDiskFullError: its ranks cannot be started before somebody makes room.
             OperationStalledError: what it does tells of no progress.
         """
         give_up = time.monotonic() + _READY_SECONDS
@@ -86,6 +87,8 @@ class Learning:
                 raise LearnerError(f"the learner of policy {policy.policy_id}: {describe(error)}") from error
             if state.state == learner_pb2.GANG_STATE_READY:
                 return state
+            if state.state == learner_pb2.GANG_STATE_DISK_FULL:
+                raise LearnerDiskFullError(f"the learner of policy {policy.policy_id}: {state.detail}")
             if state.state == learner_pb2.GANG_STATE_FAILED or time.monotonic() > give_up:
                 name = learner_pb2.GangState.Name(state.state)
                 raise LearnerError(f"the learner of policy {policy.policy_id} is {name}: {state.detail}")
