@@ -32,6 +32,7 @@ def run(run_id: str = "r-1", **fields: object) -> training_pb2.Run:
         data_tasks=12,
         seed=3,
         isolation_profile="full",
+        plugins=[training_pb2.PluginProvenance(kind="grader", name="units", distribution="my-graders", version="1.2")],
         policies=[
             training_pb2.PolicyProvenance(
                 policy_id="p", roles=["designer", "executor"], model="m", serving_engine="vllm"
@@ -72,6 +73,7 @@ def test_a_run_is_shown_with_reason_provenance_faults_disk_and_checkpoints() -> 
         "2, trains designer",
         "after steps 0, 3-4",
         "4, 62.5 % in validation",
+        "units, of my-graders 1.2",
         f"{'c' * 40} with changes that are not committed, version 0.1.0",
         f"{'d' * 64}, 12 tasks",
         "vllm",
@@ -108,12 +110,15 @@ def test_of_two_runs_only_what_differs_is_shown_with_both_sides() -> None:
     fork = training_pb2.RunFork(parent_run_id="r-1", step=3)
     other = run("r-2", config="seed: 4\nstages:\n- train: executor\n- train: both\n", last_metrics={"success": 0.75})
     other.provenance.fork.CopyFrom(fork)
+    other.provenance.plugins[0].version = "1.3"
     found = difference(run(), other)
     assert [(each.name, each.first, each.second) for each in found.config] == [
         ("seed", "3", "4"),
         ("stages.1.train", None, "both"),
     ]
     assert ("fork.parent_run_id", None, "r-1") in [(each.name, each.first, each.second) for each in found.provenance]
+    plugin = ("plugins.grader units", "my-graders 1.2", "my-graders 1.3")
+    assert plugin in [(each.name, each.first, each.second) for each in found.provenance]
     assert ("success", "0.5", "0.75") in [(each.name, each.first, each.second) for each in found.metrics]
     text = drawn(show_difference, found)
     assert "stages.1.train" in text

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from troupe_orchestrator.run_config import Trains
 from troupe_orchestrator.training import record
-from troupe_orchestrator.training.record import Fork, PolicyRecord, RunOrigin, Source, changes
+from troupe_orchestrator.training.record import Fork, PluginRecord, PolicyRecord, RunOrigin, Source, changes
 
-SOURCE = Source("c" * 40, False, "0.1.0", "1" * 64, "uv.lock")
+BREVITY = PluginRecord("reward term", "brevity", "my-package", "1.0")
+SOURCE = Source("c" * 40, False, "0.1.0", "1" * 64, "uv.lock", (BREVITY,))
 POLICY = PolicyRecord("p", ("designer", "executor"), "model", "t" * 64, "h" * 64, "a" * 64, "torch 2", "vllm 0")
 FORK = Fork("parent", 3, 3, Trains.EXECUTOR, False, True, "", {"seed": 0, "epoch": 0, "position": 2, "postponed": []})
 ORIGIN = RunOrigin(SOURCE, "d" * 64, 10, "e" * 64, 0, (POLICY,), "full", FORK)
@@ -36,6 +37,24 @@ def test_changes_name_what_differs_with_both_sides() -> None:
         "isolation_profile: full → pod",
         "p.tokenizer_digest: tttttttttttt → uuuuuuuuuuuu",
     ]
+
+
+def test_a_plugin_of_another_version_is_a_change() -> None:
+    newer = dataclasses.replace(SOURCE, plugins=(dataclasses.replace(BREVITY, version="1.1"),))
+    assert changes(ORIGIN, dataclasses.replace(ORIGIN, source=newer)) == [
+        "source.plugin.reward term brevity: my-package 1.0 → my-package 1.1"
+    ]
+
+
+def test_the_plugins_that_are_installed_are_recorded_with_the_version_of_their_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recorded_terms-2.3.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: recorded-terms\nVersion: 2.3\n")
+    (folder / "entry_points.txt").write_text("[troupe.rewards]\nrecorded = recorded_terms:term\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert PluginRecord("reward term", "recorded", "recorded-terms", "2.3") in record.installed_plugins()
 
 
 def test_the_source_of_a_checkout_is_its_commit_and_its_lock() -> None:

@@ -147,6 +147,7 @@ def _provenance(provenance: training_pb2.RunProvenance) -> list[tuple[str, str]]
         facts.append(("its plan", "goes on where the parent's stood" if fork.plan_continued else "begins anew"))
         tasks = "go on where the parent's stood" if fork.tasks_continued else "begin anew"
         facts.append(("its tasks", f"{tasks}: {fork.tasks_reason}"))
+    facts += [(each.kind, f"{each.name}, of {each.distribution} {each.version}") for each in provenance.plugins]
     for policy in provenance.policies:
         facts += [
             (f"policy {policy.policy_id}", f"{', '.join(policy.roles)}: {policy.model}"),

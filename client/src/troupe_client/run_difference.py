@@ -49,6 +49,10 @@ def _provenance(run: training_pb2.Run) -> dict[str, Any]:
     values: dict[str, Any] = MessageToDict(run.provenance, preserving_proto_field_name=True)
     # That the configs differ is shown key by key.
     values.pop("config_digest", None)
+    values["plugins"] = {
+        f"{plugin['kind']} {plugin['name']}": f"{plugin['distribution']} {plugin['version']}"
+        for plugin in values.get("plugins", [])
+    }
     values["policies"] = {policy.pop("policy_id"): policy for policy in values.get("policies", [])}
     return values
 

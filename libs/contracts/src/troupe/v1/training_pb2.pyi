@@ -224,6 +224,7 @@ class RunProvenance(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     ISOLATION_PROFILE_FIELD_NUMBER: _builtins.int
     FORK_FIELD_NUMBER: _builtins.int
+    PLUGINS_FIELD_NUMBER: _builtins.int
     source_revision: _builtins.str
     """Commit of the orchestrator's checkout or image; empty where neither is known."""
     source_dirty: _builtins.bool
@@ -249,6 +250,10 @@ class RunProvenance(_message.Message):
     def fork(self) -> Global___RunFork:
         """Set for a fork."""
 
+    @_builtins.property
+    def plugins(self) -> _containers.RepeatedCompositeFieldContainer[Global___PluginProvenance]:
+        """Plug-ins that are installed beside the orchestrator, by kind and name."""
+
     def __init__(
         self,
         *,
@@ -264,14 +269,48 @@ class RunProvenance(_message.Message):
         policies: _abc.Iterable[Global___PolicyProvenance] | None = ...,
         isolation_profile: _builtins.str = ...,
         fork: Global___RunFork | None = ...,
+        plugins: _abc.Iterable[Global___PluginProvenance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_digest", b"config_digest", "data_digest", b"data_digest", "data_tasks", b"data_tasks", "fork", b"fork", "isolation_profile", b"isolation_profile", "lock_digest", b"lock_digest", "lock_source", b"lock_source", "policies", b"policies", "seed", b"seed", "source_dirty", b"source_dirty", "source_revision", b"source_revision", "source_version", b"source_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_digest", b"config_digest", "data_digest", b"data_digest", "data_tasks", b"data_tasks", "fork", b"fork", "isolation_profile", b"isolation_profile", "lock_digest", b"lock_digest", "lock_source", b"lock_source", "plugins", b"plugins", "policies", b"policies", "seed", b"seed", "source_dirty", b"source_dirty", "source_revision", b"source_revision", "source_version", b"source_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunProvenance: _TypeAlias = RunProvenance  # noqa: Y015
+
+@_typing.final
+class PluginProvenance(_message.Message):
+    """A part that another distribution adds by an entry point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`data set format`, `grader`, `reward term`, `estimator`, `engine` or `workflow node`."""
+    name: _builtins.str
+    """As configs name it."""
+    distribution: _builtins.str
+    """The distribution that it is of, and its version."""
+    version: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        distribution: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "kind", b"kind", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginProvenance: _TypeAlias = PluginProvenance  # noqa: Y015
 
 @_typing.final
 class PolicyProvenance(_message.Message):

@@ -114,6 +114,12 @@ def provenance_message(began: RunOrigin) -> training_pb2.RunProvenance:
             for policy in began.policies
         ],
         isolation_profile=began.isolation_profile,
+        plugins=[
+            training_pb2.PluginProvenance(
+                kind=each.kind, name=each.name, distribution=each.distribution, version=each.version
+            )
+            for each in began.source.plugins
+        ],
         fork=None
         if fork is None
         else training_pb2.RunFork(

@@ -14,6 +14,8 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
+from troupe_contracts.plugins import GROUPS, installed
+
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.run_config import RunConfig, Trains, dump_run_config
@@ -22,6 +24,16 @@ from troupe_orchestrator.training.held_out import HeldOut
 _DISTRIBUTION = "troupe-orchestrator"
 IMAGE_REVISION = Path(sys.prefix) / "troupe-revision"
 """Written when an image is built: the commit, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecord:
+    """A part that another distribution adds."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,8 @@ class Source:
     """SHA-256, hex."""
     lock_source: str
     """`uv.lock`, or `installed distributions`."""
+    plugins: tuple[PluginRecord, ...] = ()
+    """All that are installed beside the orchestrator, used or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,9 @@ class RunOrigin:
             before_plan = None if fork["before_plan"] is None else Trains(fork["before_plan"])
             fork = Fork(**{**fork, "before_plan": before_plan, "updated": tuple(fork["updated"])})
         policies = tuple(PolicyRecord(**{**each, "roles": tuple(each["roles"])}) for each in value["policies"])
-        return RunOrigin(**{**value, "source": Source(**value["source"]), "policies": policies, "fork": fork})
+        plugins = tuple(PluginRecord(**each) for each in value["source"].get("plugins", ()))
+        source = Source(**{**value["source"], "plugins": plugins})
+        return RunOrigin(**{**value, "source": source, "policies": policies, "fork": fork})
 
 
 def origin_of(provenance: dict[str, Any]) -> RunOrigin | None:
@@ -154,7 +170,7 @@ async def _policies(engines: Engines) -> tuple[PolicyRecord, ...]:
 
 def changes(before: RunOrigin, now: RunOrigin) -> list[str]:
     """What differs, each as `name: from → to`. Data, config and fork do not change under a run."""
-    found = _differences(_flat(asdict(before.source), "source"), _flat(asdict(now.source), "source"))
+    found = _differences(_of_source(before.source), _of_source(now.source))
     found += _differences({"isolation_profile": before.isolation_profile}, {"isolation_profile": now.isolation_profile})
     ours, theirs = ({each.policy_id: each for each in side.policies} for side in (before, now))
     for policy_id in sorted(ours.keys() | theirs.keys()):
@@ -169,6 +185,13 @@ def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+
+
+def _of_source(source: Source) -> dict[str, object]:
+    values = asdict(source)
+    del values["plugins"]
+    plugins = {f"plugin.{each.kind} {each.name}": f"{each.distribution} {each.version}" for each in source.plugins}
+    return _flat({**values, **plugins}, "source")
 
 
 def _flat(values: dict[str, object], prefix: str) -> dict[str, object]:
@@ -193,7 +216,17 @@ def source_of_process() -> Source:
         digest, lock_source = hashlib.sha256(lock.read_bytes()).hexdigest(), "uv.lock"
     else:
         digest, lock_source = _installed_digest(), "installed distributions"
-    return Source(revision, dirty, version(_DISTRIBUTION), digest, lock_source)
+    return Source(revision, dirty, version(_DISTRIBUTION), digest, lock_source, installed_plugins())
+
+
+def installed_plugins() -> tuple[PluginRecord, ...]:
+    """All plug-ins of this environment, by kind and name."""
+    return tuple(
+        PluginRecord(kind, plugin.name, *(("", "") if owner is None else (owner.name, owner.version)))
+        for kind in GROUPS
+        for plugin in installed(kind)
+        for owner in [plugin.entry_point.dist]
+    )
 
 
 def _checkout() -> Path | None:
