@@ -94,6 +94,23 @@ async def test_a_fork_starts_from_the_newest_checkpoint_before_its_step_and_repl
         assert len(stand_ins.learner.checkpoints[base].steps) == 1
 
 
+async def test_a_fork_in_the_middle_of_a_stage_measures_the_drift_of_the_other_role_from_the_begin_of_that_stage(
+    open_world,
+) -> None:
+    async with open_world(learner=True) as world:
+        await parent(world)
+        for run_id, step in (("one", 1), ("two", 2)):
+            await world.training.ForkRun(Fork(parent_run_id="parent", step=step, run_id=run_id))
+            events = await world.run_events(run_id)
+            drifts = {
+                event.step: sorted(name for name in event.step_committed.metrics if name.startswith("drift_"))
+                for event in events
+                if event.HasField("step_committed")
+            }
+            expected = {2: ["drift_designer"], 3: ["drift_executor"], 4: ["drift_designer"]}
+            assert drifts == {number: names for number, names in expected.items() if number > step}
+
+
 async def test_a_fork_of_a_paused_run_without_a_checkpoint_replays_from_its_start(
     open_world, stand_ins: Backends
 ) -> None:

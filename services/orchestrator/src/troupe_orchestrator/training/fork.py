@@ -32,6 +32,7 @@ from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.policies import Policy, version_text
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork, RunOrigin, TrainingData, origin_of
+from troupe_orchestrator.training.rolling import HELD, StepFolders
 
 logger = structlog.get_logger()
 
@@ -181,6 +182,26 @@ async def prepare_base(
         recorded = {policy.policy_id: await _base_of(database, folder, fork, policy) for policy in policies}
         await store.record_checkpoint(database, run_id, fork.step, recorded)
     return {policy_id: saved["uri"] for policy_id, saved in (recorded or {}).items()}
+
+
+async def inherit_held(database: Database, run_folder: Path, fork: Fork, config: RunConfig) -> None:
+    """Give a fork in the middle of a stage the sequences by which its parent measures the drift of the other role in it."""
+    plan = plan_of(config, fork, fork.step + 1)
+    first = plan.step - plan.step_in_stage + 1
+    parent = await store.get_run(database, fork.parent)
+    if first <= fork.step and parent is not None:
+        held = StepFolders(Path(parent.folder)).of(first) / HELD
+        await asyncio.to_thread(_copied, held, StepFolders(run_folder).of(first) / HELD)
+
+
+def _copied(source: Path, target: Path) -> None:
+    """Copy a file that may not be there, once, whole or not at all."""
+    if target.exists() or not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
 
 
 async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy) -> dict[str, Any]:

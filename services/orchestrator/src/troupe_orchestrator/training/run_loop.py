@@ -33,7 +33,7 @@ from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics,
 from troupe_orchestrator.training.drift import drift, idle_role
 from troupe_orchestrator.training.endings import ConditionsViolatedError, ending_of
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.fork import plan_of, prepare_base
+from troupe_orchestrator.training.fork import inherit_held, plan_of, prepare_base
 from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
 from troupe_orchestrator.training.learning import Applied, Learning
 from troupe_orchestrator.training.listener import NOBODY, RunListener
@@ -167,6 +167,7 @@ class RunLoop:
             policies = list(self._policies.values())
             bases = await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
             self._learning = Learning(self._database, self._run_id, bases)
+            await inherit_held(self._database, self._folder, self._fork, self._config)
         for record in await store.list_steps(self._database, self._run_id):
             if record.state is StepState.COMMITTED:
                 self._violated = self._watch.observe(_measured(record, self._plan(record.step)))
