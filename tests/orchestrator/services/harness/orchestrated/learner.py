@@ -24,7 +24,8 @@ _OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
 class StandInLearner(learner_pb2_grpc.LearnerServicer):
     """Applies each batch once and raises its version by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy_id: str = POLICY_ID) -> None:
+        self.policy_id = policy_id
         self.ledger = Ledger("", "start")
         self.bases: list[tuple[str, str]] = []
         """(run, uri) of every BindRun that changed something."""
@@ -60,7 +61,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         ]
         self.told.append(len(steps))
         return learner_pb2.LearnerInfo(
-            policy_id=POLICY_ID,
+            policy_id=self.policy_id,
             version=self.version,
             state=learner_pb2.GANG_STATE_READY,
             run_id=self.run_id,
@@ -123,7 +124,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self, request: learner_pb2.ExportWeightsRequest, context: Context
     ) -> AsyncIterator[learner_pb2.ExportWeightsResponse]:
         yield learner_pb2.ExportWeightsResponse(
-            manifest=policy_pb2.WeightManifest(policy_id=POLICY_ID, version=self.version)
+            manifest=policy_pb2.WeightManifest(policy_id=self.policy_id, version=self.version)
         )
 
     async def SaveCheckpoint(

@@ -59,8 +59,9 @@ class Weights:
 class StandInPolicy(policy_pb2_grpc.PolicyServicer):
     """Continues conversations by rule."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, policy_id: str = POLICY_ID) -> None:
         self.weights = weights
+        self.policy_id = policy_id
         self.reply: Reply = right_unless_guessed
         self.requests: list[policy_pb2.GenerateRequest] = []
         self.probe_bounds: list[float] = []
@@ -83,7 +84,7 @@ class StandInPolicy(policy_pb2_grpc.PolicyServicer):
 
     async def GetPolicy(self, request: policy_pb2.GetPolicyRequest, context: Context) -> policy_pb2.PolicyInfo:
         return policy_pb2.PolicyInfo(
-            policy_id=POLICY_ID,
+            policy_id=self.policy_id,
             replica_id="stand-in",
             version=self.weights.version,
             state=policy_pb2.UPDATE_STATE_SERVING,

@@ -29,7 +29,7 @@ from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
 from troupe_orchestrator.settings import OrchestratorSettings
 
 from orchestrated.learner import StandInLearner
-from orchestrated.models import StandInDesigner, StandInPolicy, Weights
+from orchestrated.models import POLICY_ID, StandInDesigner, StandInPolicy, Weights
 
 
 @dataclass
@@ -118,10 +118,10 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def backends() -> AsyncIterator[Backends]:
+async def backends(policy_id: str = POLICY_ID) -> AsyncIterator[Backends]:
     """Stand-ins for designer, executor and learner, served."""
     weights = Weights()
-    parts = Backends(StandInPolicy(weights), StandInDesigner(weights), StandInLearner())
+    parts = Backends(StandInPolicy(weights, policy_id), StandInDesigner(weights), StandInLearner(policy_id))
 
     def register(server: grpc.aio.Server) -> None:
         policy_pb2_grpc.add_PolicyServicer_to_server(parts.policy, server)
