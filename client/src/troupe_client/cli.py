@@ -12,7 +12,17 @@ from troupe_contracts.identity import assume, read_identity
 from troupe_contracts.tokens import CredentialError
 from typer.core import TyperGroup
 
-from troupe_client import cli_doctor, cli_eval, cli_jobs, cli_records, cli_runs, cli_services, frame
+from troupe_client import (
+    cli_doctor,
+    cli_eval,
+    cli_jobs,
+    cli_kubernetes,
+    cli_records,
+    cli_runs,
+    cli_services,
+    frame,
+)
+from troupe_client.kubernetes.place import ClusterPlace, choose
 from troupe_client.quickstart import quickstart
 
 
@@ -50,6 +60,7 @@ for command in (
 ):
     app.command(name="eval" if command is cli_eval.evaluate else None)(command)
 app.add_typer(cli_runs.runs_app)
+app.add_typer(cli_kubernetes.k8s_app)
 
 
 @app.callback()
@@ -70,8 +81,15 @@ def credentials(
         str | None,
         typer.Option(envvar="TROUPE_TLS_SERVER_NAME", help="Name in --target's certificate, if not its host."),
     ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Context of the kubeconfig: use the deployment on that cluster.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Namespace of the deployment, if not the context's own.")
+    ] = None,
 ) -> None:
-    """What every command shows at `--target`; local services have tokens in their state folder."""
+    """What every command shows at `--target`, and where its services are if not on this machine."""
+    choose(None if context is None and namespace is None else ClusterPlace(context, namespace))
     try:
         assume(read_identity(token_file, tls_ca, tls_cert, tls_key, tls_server_name))
     except CredentialError as error:

@@ -1,4 +1,4 @@
-"""`troupe doctor`: whether this machine can run a profile, and what to do where it cannot."""
+"""`troupe doctor`: whether this machine can run a profile, or a cluster a deployment, and what to do where it cannot."""
 
 import json
 from dataclasses import asdict
@@ -12,6 +12,8 @@ from troupe_client import frame
 from troupe_client.doctor.examination import examine
 from troupe_client.doctor.findings import Finding, Level
 from troupe_client.frame import DEFAULT_STATE_OPTION, ProfileOption, StateOption
+from troupe_client.interrupt import Interrupts
+from troupe_client.kubernetes.place import chosen, open_api
 
 _STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
@@ -24,13 +26,34 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at versions, devices, memory, disk, limits, ports, isolation and plug-ins; each problem has a remedy."""
-    found = examine(state, profile, port or ())
+    """Look at versions, devices, memory, disk, limits, ports, isolation and plug-ins; each problem has a remedy.
+
+    With --context or --namespace: at a cluster's version, rights, storage, isolation, devices, clocks and pods.
+    """
+    cluster = chosen()
+    if cluster is None:
+        raise typer.Exit(_shown(examine(state, profile, port or ()), as_json))
+    if profile is not None or port:
+        raise typer.BadParameter("--profile and --port are about this machine: leave out --context and --namespace")
+    place = cluster
+
+    async def command(_interrupts: Interrupts) -> int:
+        # Here, since the API's client takes a second to import, which only commands with a cluster need.
+        from troupe_client.kubernetes import examination
+
+        async with open_api(place) as api:
+            return _shown(await examination.examine(api), as_json)
+
+    frame.execute(command)
+
+
+def _shown(found: list[Finding], as_json: bool) -> int:
+    """Writes the findings; the exit status."""
     if as_json:
         typer.echo(json.dumps([{**asdict(each), "level": each.level.value} for each in found], indent=2))
     else:
         _show(found)
-    raise typer.Exit(1 if any(each.level is Level.ERROR for each in found) else 0)
+    return 1 if any(each.level is Level.ERROR for each in found) else 0
 
 
 def _show(found: list[Finding]) -> None:

@@ -111,7 +111,7 @@ def _show_plan(place: Place, config: str) -> None:
     """Shows what a run would take. Where no services run, only an orchestrator is started, and models are read here."""
 
     async def command(interrupts: Interrupts) -> int:
-        nobody = place.target is None and not StateFolder(place.state).is_held()
+        nobody = not place.is_elsewhere and not StateFolder(place.state).is_held()
         descriptions = describe_profile(load_profile(place.profile_path())) if nobody else []
         async with (
             orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,

@@ -12,6 +12,7 @@ from troupe_client import frame, render_status
 from troupe_client.credentials import identity
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption
 from troupe_client.interrupt import Interrupts
+from troupe_client.kubernetes.place import ClusterPlace, assume_role, chosen, open_api
 from troupe_client.local import stop_other
 from troupe_client.probe import probe
 from troupe_client.session import running
@@ -30,6 +31,7 @@ def up(
     training: Annotated[bool, typer.Option(help="Start the learners too.")] = True,
 ) -> None:
     """Start all services of a profile; Ctrl-C stops them."""
+    frame.here_only("up")
     place = frame.place(None, state, profile)
 
     purpose = Purpose.TRAINING if training else Purpose.INFERENCE
@@ -61,6 +63,7 @@ def up(
 
 def down(state: StateOption = DEFAULT_STATE_OPTION) -> None:
     """Stop the services of a state folder, whichever shell started them."""
+    frame.here_only("down")
 
     async def command(_interrupts: Interrupts) -> int:
         stopped = await stop_other(StateFolder(state))
@@ -71,9 +74,26 @@ def down(state: StateOption = DEFAULT_STATE_OPTION) -> None:
 
 
 def status(state: StateOption = DEFAULT_STATE_OPTION) -> None:
-    """Show health, policy versions, isolation in force and capacity of each service."""
+    """Show health, policy versions, isolation in force and capacity of each service; on a cluster of each pod."""
+
+    async def on_cluster(cluster: ClusterPlace) -> int:
+        # Here, since the API's client takes a second to import, which only commands with a cluster need.
+        from troupe_client.kubernetes.overview import pod_reports, serves
+
+        async with open_api(cluster) as api:
+            await assume_role(api, Role.OBSERVER)
+            reports = await pod_reports(api)
+        if not reports:
+            raise CommandError(
+                f"namespace {api.namespace} of {api.server} has no pod of Troupe: install with `kubectl apply -k`, or "
+                "name another with --namespace"
+            )
+        frame.out.print(render_status.pods(reports))
+        return 0 if serves(reports) else 1
 
     async def command(_interrupts: Interrupts) -> int:
+        if (cluster := chosen()) is not None:
+            return await on_cluster(cluster)
         folder = StateFolder(state)
         deployment = folder.read()
         if deployment is None or not (folder.is_held() or any(process.alive() for process in deployment.processes())):

@@ -18,6 +18,7 @@ from troupe_contracts.tokens import CredentialError
 
 from troupe_client import reading
 from troupe_client.interrupt import InterruptedCommandError, Interrupts, run
+from troupe_client.kubernetes.place import NoDeploymentError, chosen
 from troupe_client.local import ServiceEndedError, Tell
 from troupe_client.profile import ProfileError
 from troupe_client.session import DEFAULT_STATE, NoServicesError, Place
@@ -62,6 +63,7 @@ def execute(command: Callable[[Interrupts], Coroutine[Any, Any, int]]) -> None:
         ServiceEndedError,
         ProfileError,
         NoServicesError,
+        NoDeploymentError,
         AlreadyRunningError,
         StateFolderError,
     ) as error:
@@ -87,7 +89,23 @@ def place(target: str | None, state: Path, profile: Path | None) -> Place:
         raise typer.BadParameter("--target starts nothing: leave out --profile")
     if target is not None and not _is_address(target):
         raise typer.BadParameter(f"--target must be host:port, such as 127.0.0.1:50051, got {target!r:.80}")
-    return Place(target=target, state=state, profile=profile)
+    cluster = chosen()
+    if cluster is not None and (target is not None or profile is not None):
+        given = "--target" if target is not None else "--profile"
+        raise typer.BadParameter(f"--context and --namespace say where the services are: leave out {given}")
+    return Place(target=target, state=state, profile=profile, cluster=cluster)
+
+
+def here_only(command: str) -> None:
+    """Refuses a cluster, for a command that is about this machine's services.
+
+    Raises:
+        typer.BadParameter: one was named.
+    """
+    if chosen() is not None:
+        raise typer.BadParameter(
+            f"`troupe {command}` is for services of this machine: leave out --context and --namespace"
+        )
 
 
 def _is_address(target: str) -> bool:

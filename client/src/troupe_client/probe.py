@@ -65,7 +65,7 @@ async def _answer(name: str, state: ServiceState, identity: Identity) -> Report:
         return Report(name, state.pid, state.target, "ended", serves=f"see {state.log}")
     async with connect(state.target, identity) as channel:
         try:
-            serves, capacity = await _details(name, state, channel)
+            serves, capacity = await details(name, state.policy_id, channel)
             return Report(name, state.pid, state.target, await _health(channel), serves, capacity)
         except grpc.RpcError as error:
             return Report(name, state.pid, state.target, "error", serves=describe(error))
@@ -77,8 +77,12 @@ async def _health(channel: grpc.aio.Channel) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)).lower()
 
 
-async def _details(name: str, state: ServiceState, channel: grpc.aio.Channel) -> tuple[str, str]:
-    """What it serves, and how much at once."""
+async def details(name: str, policy_id: str, channel: grpc.aio.Channel) -> tuple[str, str]:
+    """What a service serves, and how much at once.
+
+    Args:
+        policy_id: of a learner; empty asks for the only one that it has.
+    """
     if name in (EXECUTOR, DESIGNER):
         policy: Any = policy_pb2_grpc.PolicyStub(channel)
         return _policy(await policy.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_SECONDS))
@@ -87,7 +91,7 @@ async def _details(name: str, state: ServiceState, channel: grpc.aio.Channel) ->
         return _isolation(await sandbox.GetIsolation(sandbox_pb2.GetIsolationRequest(), timeout=_SECONDS))
     if name in LEARNERS:
         learner: Any = learner_pb2_grpc.LearnerStub(channel)
-        asked = learner_pb2.GetLearnerRequest(policy_id=state.policy_id)
+        asked = learner_pb2.GetLearnerRequest(policy_id=policy_id)
         return _learner(await learner.GetLearner(asked, timeout=_SECONDS))
     training: Any = training_pb2_grpc.TrainingStub(channel)
     page = await training.ListRuns(training_pb2.ListRunsRequest(page_size=1000), timeout=_SECONDS)

@@ -41,6 +41,7 @@ def quickstart(
     state: StateOption = DEFAULT_STATE_OPTION,
 ) -> None:
     """Train the starter profile on this machine and compare before with after on held-out tasks."""
+    frame.here_only("quickstart")
 
     async def command(interrupts: Interrupts) -> int:
         StateFolder(state).create()

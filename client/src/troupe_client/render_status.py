@@ -1,7 +1,7 @@
 """`troupe status` and `troupe runs` on the terminal."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 from troupe.v1 import training_pb2
@@ -10,6 +10,10 @@ from troupe_client.probe import Report
 from troupe_client.render_runs import byte_size, state_name
 from troupe_client.render_text import plain
 
+if TYPE_CHECKING:
+    from troupe_client.kubernetes.overview import PodReport
+
+_POD_STYLES: Final = {"ready": "green", "done": "dim", "ending": "dim", "not ready": "yellow"}
 _HEALTH_STYLES: Final = {"serving": "green", "starting": "yellow"}
 
 
@@ -23,6 +27,21 @@ def services(reports: Iterable[Report]) -> Table:
             report.service,
             plain(health, _HEALTH_STYLES.get(report.health, "red")),
             plain("\n".join(filter(None, (where, report.serves, report.capacity, report.restarts)))),
+        )
+    return table
+
+
+def pods(reports: Iterable["PodReport"]) -> Table:
+    """A row for each pod: where it is, what it serves, or why it does not."""
+    table = Table("service", "pod", "health", "restarts", "")
+    for report in reports:
+        remedy = f"→ {report.remedy}" if report.remedy else ""
+        table.add_row(
+            plain(report.service),
+            plain("\n".join(filter(None, (report.pod, report.node and f"on {report.node}")))),
+            plain(report.health, _POD_STYLES.get(report.health, "red")),
+            str(report.restarts or ""),
+            plain("\n".join(filter(None, (report.text, report.capacity, remedy)))),
         )
     return table
 

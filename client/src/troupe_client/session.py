@@ -1,6 +1,7 @@
 """The services that a command talks to: those that run already, or its own for its own life.
 
-A command with `--target` talks to that orchestrator and starts nothing. Otherwise, when a supervisor holds
+A command with `--target` talks to that orchestrator and starts nothing, nor does one with `--context` or `--namespace`,
+which is led to the orchestrator of that cluster. Otherwise, when a supervisor holds
 the state folder, its services are used; else the profile's services are started, and stopped when the command
 ends.
 
@@ -21,6 +22,7 @@ from troupe_contracts.identity import assume
 
 from troupe_client.credentials import identity
 from troupe_client.interrupt import Interrupts
+from troupe_client.kubernetes.place import ClusterPlace, assume_role, open_api
 from troupe_client.local import LocalServices, Tell
 from troupe_client.profile import load_profile
 from troupe_client.state import Deployment, StateFolder
@@ -44,6 +46,12 @@ class Place:
     target: str | None = None
     state: Path = DEFAULT_STATE
     profile: Path | None = None
+    cluster: ClusterPlace | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """The services are somebody else's to start."""
+        return self.target is not None or self.cluster is not None
 
     def profile_path(self) -> Path:
         """The profile to start; that of the state folder unless one is named.
@@ -72,6 +80,10 @@ async def orchestrator(
     if place.target is not None:
         yield place.target
         return
+    if place.cluster is not None:
+        async with _of_cluster(place.cluster) as target:
+            yield target
+        return
     state = StateFolder(place.state)
     if state.is_held():
         deployment = await _when_ready(state)
@@ -80,6 +92,17 @@ async def orchestrator(
         return
     async with running(place, interrupts, starting, purpose) as services:
         yield services.services[ORCHESTRATOR].target
+
+
+@asynccontextmanager
+async def _of_cluster(cluster: ClusterPlace) -> AsyncIterator[str]:
+    # Here, since the API's client takes a second to import, which only commands with a cluster need.
+    from troupe_client.kubernetes.forwarding import forwarded_service
+
+    async with open_api(cluster) as api:
+        await assume_role(api, Role.CLIENT)
+        async with forwarded_service(api, ORCHESTRATOR) as target:
+            yield target
 
 
 @asynccontextmanager

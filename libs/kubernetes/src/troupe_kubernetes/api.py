@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,8 @@ class Api:
         Raises:
             ClusterConfigError: there is none, or it has no such context.
         """
+        # The client read it when it was imported.
+        file = file or os.environ.get("KUBECONFIG") or None
         try:
             contexts, current = list_kube_config_contexts(config_file=file)
             chosen = current if context is None else next((each for each in contexts if each["name"] == context), None)

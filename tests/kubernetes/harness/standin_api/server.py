@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import socket
 import threading
 import time
 import uuid
@@ -17,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from standin_api.forwarding import forward
 
 Object = dict[str, Any]
 
@@ -41,6 +44,9 @@ class StandInApi:
         """Of the watches: those of an older one are cut."""
         self.allowed: set[tuple[str, str]] | None = None
         """(verb, resource) that access reviews allow; None allows all."""
+        self.pods: dict[str, str] = {}
+        """Name to host:port of what a port-forward to any port of the pod leads to."""
+        self._forwards: list[socket.socket] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -101,6 +107,22 @@ class StandInApi:
                 1 for one, where, query in self.requests if (one, where, "watch" in query) == (method, path, watch)
             )
 
+    @contextmanager
+    def forwarding(self, connection: socket.socket) -> Iterator[None]:
+        with self.changed:
+            self._forwards.append(connection)
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._forwards.remove(connection)
+
+    def cut_forwards(self) -> None:
+        """Break every port-forward off, as when its pod ends."""
+        with self.changed:
+            for connection in self._forwards:
+                connection.shutdown(socket.SHUT_RDWR)
+
     def wait_until_watched(self, path: str) -> None:
         """Until a watch is open."""
         with self.changed:
@@ -109,6 +131,7 @@ class StandInApi:
 
     def close(self) -> None:
         self.cut_watches()
+        self.cut_forwards()
         self._server.shutdown()
         self._server.server_close()
 
@@ -143,16 +166,28 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
             if path == "/version":
                 self._answer(200, {"gitVersion": "v1.34.4"})
                 return
+            if path.endswith("/portforward"):
+                pod = path.split("/")[-2]
+                with api.changed:
+                    target = api.pods.get(pod)
+                if target is None:
+                    self._fail(404, "NotFound", f"pod {pod} not found")
+                    return
+                host, _, port = target.rpartition(":")
+                with socket.create_connection((host, int(port))) as there, api.forwarding(self.connection):
+                    forward(self, int(query["ports"]), there)
+                return
             if query.get("watch") == "true":
                 self._watch(path, query)
                 return
             with api.changed:
                 collection, _, name = path.rpartition("/")
-                if path not in api.objects and name in api.objects.get(collection, {}):
-                    self._answer(200, api.objects[collection][name])
-                    return
-                if path not in api.objects and collection in api.objects and "/namespaces/" in collection:
-                    self._fail(404, "NotFound", f"{name} not found")
+                if _names_one(path):
+                    found = api.objects.get(collection, {}).get(name)
+                    if found is None:
+                        self._fail(404, "NotFound", f"{name} not found")
+                    else:
+                        self._answer(200, found)
                     return
                 listed = [each for each in api.objects.get(path, {}).values() if _selected(each, query)]
                 self._answer(200, {"metadata": {"resourceVersion": str(api.version)}, "items": listed})
@@ -249,6 +284,12 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(payload)
 
     return Handler
+
+
+def _names_one(path: str) -> bool:
+    """Whether a path is of one object: /api/v1/namespaces/NAME, …/namespaces/NAME/RESOURCE/NAME."""
+    _, _, rest = path.partition("/namespaces/")
+    return rest.count("/") in (0, 2) if rest else False
 
 
 def _selected(found: Object, query: dict[str, str]) -> bool:
