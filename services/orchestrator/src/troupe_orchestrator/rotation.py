@@ -159,9 +159,15 @@ class Rotation(Generic[M]):
 
     def suspect(self, member: M, why: str) -> None:
         """A member failed: take it out, and ask for it until it can be put back."""
-        if not self.in_rotation(member):
+        if self.in_rotation(member):
+            self.expect(member, why)
+
+    def expect(self, member: M, why: str) -> None:
+        """A member is not fit for work now: ask for it until it can be put back, also where it was taken out before."""
+        if not self._is_member(member):
             return
         self.take_out(member, why)
+        self._out[member.target] = why
         self._bring_back_later(member)
 
     def put_back(self, member: M) -> None:

@@ -107,7 +107,8 @@ async def load_weights(
             continue
         failures.append(f"{replica.target}: {result}")
         if committed:
-            fleet.suspect(replica, result)
+            # Also one that an earlier sync, which no replica took, has taken out.
+            fleet.expect(replica, result)
         else:
             fleet.take_out(replica, result)
     if not committed:
