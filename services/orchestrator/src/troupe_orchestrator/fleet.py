@@ -35,7 +35,8 @@ _SERVING = (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN, poli
 _PER_GENERATION = 2
 """Executions for each generation that an engine runs at once: while the script of one computes the other generates."""
 _UNPUBLISHED_CAPACITY = 64
-"""Of a replica that does not say how much it generates at once."""
+"""Of a replica that does not say how much it generates at once, which none of ours is: one that takes less answers
+RESOURCE_EXHAUSTED with a delay, and is asked again after it."""
 _SAME = ("policy_id", "tokenizer_digest", "chat_template_digest", "renderer", "architecture_digest", "returns_tokens")
 
 
