@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 from standin_api.objects import PODS, pod, running, unschedulable, waiting
 from standin_api.server import StandInApi
 from troupe_client.cli import app
 from typer.testing import CliRunner, Result
 
+ROOT = Path(__file__).parents[3]
 NODES = "/api/v1/nodes"
 NAMESPACES = "/api/v1/namespaces"
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
@@ -121,3 +125,20 @@ def findings(*options: str) -> dict[str, tuple[str, str]]:
     """What each check says; of several the last."""
     shown = troupe(*options, "doctor", "--json")
     return {each["check"]: (each["level"], each["text"]) for each in json.loads(shown.stdout)}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the PATH")
+def test_an_overlay_is_printed_as_kubectl_makes_it() -> None:
+    folder = ROOT / "k8s" / "overlays" / "local"
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    assert troupe("k8s", "render", "local", "--checkout", str(ROOT)).stdout == made
+    assert troupe("k8s", "render", str(folder)).stdout == made
+
+
+def test_an_overlay_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "k8s" / "overlays" / "local").mkdir(parents=True)
+    (tmp_path / "k8s" / "overlays" / "local" / "kustomization.yaml").touch()
+    refused = troupe("k8s", "render", "lokal", "--checkout", str(tmp_path))
+    assert refused.exit_code == 1
+    assert "there is no overlay 'lokal'" in refused.stderr
+    assert "has local" in refused.stderr

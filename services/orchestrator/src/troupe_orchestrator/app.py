@@ -19,18 +19,21 @@ from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.service import EvaluationServicer
 from troupe_orchestrator.evaluation.solver import SolverServicer
 from troupe_orchestrator.grading.workers import MathGrader
-from troupe_orchestrator.run_config import ServingConfig, parse_config
+from troupe_orchestrator.run_config import RunConfig, ServingConfig, parse_config
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.listener import NOBODY
 from troupe_orchestrator.training.runs import Runs
 from troupe_orchestrator.training.service import TrainingServicer
+from troupe_orchestrator.training.weights import know_way_back
 
 if TYPE_CHECKING:
     from troupe_orchestrator.kubernetes.deployment import Deployment
 
 logger = structlog.get_logger()
 
+PROBE_BOUND: float = RunConfig.model_fields["probe_bound"].default
+"""For loads that no run asked for."""
 SERVICE_NAMES = ("troupe.v1.Training", "troupe.v1.Evaluation", "troupe.v1.Solver")
 
 
@@ -74,6 +77,8 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         boundary = asyncio.Lock()
         jobs = EvalJobs(database, settings.data_dir, engines, serving, boundary)
         stack.push_async_callback(jobs.close)
+        if engines is not None:
+            await _know_ways_back(engines, database)
         deployment = await _deployment(settings, engines)
         listener = NOBODY if deployment is None else deployment
         runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, listener)
@@ -87,6 +92,13 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
                 deployment.idle()
             await jobs.resume_interrupted()
         yield Orchestrator(database, engines, runs, jobs, serving)
+
+
+async def _know_ways_back(engines: Engines, database: Database) -> None:
+    """Where replicas come and go, one may come before the first sync."""
+    for policy in engines.policies:
+        if policy.fleet.watched and (await policy.learner.get()).version == policy.fleet.current:
+            know_way_back(policy.learner, policy.fleet, database.fence, policy.fixed_probes, PROBE_BOUND)
 
 
 async def _deployment(settings: OrchestratorSettings, engines: Engines | None) -> Deployment | None:

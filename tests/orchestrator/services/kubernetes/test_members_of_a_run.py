@@ -208,6 +208,23 @@ async def test_without_any_engine_a_step_waits_and_says_so_and_goes_on_with_the_
     assert "TaskDropped" not in reasons(events)
 
 
+async def test_after_a_restart_without_a_run_one_that_comes_has_the_trained_weights(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    await deployed.start("a")
+    async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
+        await one.run(one.config(TASKS))
+    async with opened(deployed, tmp_path, stand_ins, sandbox):
+        second = await deployed.start("b")
+        deployed.say("a", terminating=True)
+        deployed.remove("a")
+        await deployed.kill("a")
+        async with asyncio.timeout(30):
+            while second.policy.weights.version.number != 2:
+                await asyncio.sleep(0.01)
+    assert second.policy.weights.committed == [2]
+
+
 async def test_a_pod_that_no_node_takes_is_told_of_in_the_run(
     deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, at_once: None
 ) -> None:

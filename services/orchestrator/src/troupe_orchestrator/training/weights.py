@@ -17,7 +17,7 @@ from troupe_contracts.errors import describe
 
 from troupe_orchestrator.fleet import PolicyFleet, Replica
 from troupe_orchestrator.rotation import NotReadyError
-from troupe_orchestrator.training.learner import LearnerClient
+from troupe_orchestrator.training.learner import LearnerClient, LearnerError
 
 logger = structlog.get_logger()
 _PHASE_SECONDS = 300.0
@@ -59,6 +59,34 @@ async def sync_weights(
     probes = await learner.probes(probe_sequences) if probe_sequences else []
     source = policy_pb2.WeightSource(learner_target=learner.target)
     return await load_weights(fleet, manifest, source, fence, probes, probe_bound)
+
+
+def know_way_back(
+    learner: LearnerClient,
+    fleet: PolicyFleet,
+    fence: common_pb2.Fence,
+    probe_sequences: Sequence[Sequence[int]],
+    probe_bound: float,
+) -> None:
+    """Have a replica that comes, or comes back, brought to the learner's weights for as long as those are what is served:
+    an orchestrator that was restarted has synced nothing yet, and may have no run that does.
+    """
+
+    async def bring_up(replica: Replica) -> None:
+        try:
+            manifest = await learner.manifest()
+            probes = await learner.probes(probe_sequences)
+        except LearnerError as error:
+            raise NotReadyError(str(error)) from error
+        if manifest.version != fleet.current:
+            raise NotReadyError(f"the learner of policy {manifest.policy_id} has other weights: it waits for a sync")
+        source = policy_pb2.WeightSource(learner_target=learner.target)
+        result = await _bring_up(replica, source, manifest, fence, probes, probe_bound)
+        if isinstance(result, str):
+            raise NotReadyError(result)
+
+    if fleet.current is not None:
+        fleet.synced(fleet.current, bring_up)
 
 
 async def load_weights(
