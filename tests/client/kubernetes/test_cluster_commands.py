@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from standin_api.objects import PODS, pod, running, unschedulable, waiting
 from standin_api.server import StandInApi
 from troupe_client.cli import app
