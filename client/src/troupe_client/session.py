@@ -22,7 +22,7 @@ from troupe_contracts.identity import assume
 
 from troupe_client.credentials import identity
 from troupe_client.interrupt import Interrupts
-from troupe_client.kubernetes.place import ClusterPlace, assume_role, open_api
+from troupe_client.kubernetes.place import ClusterPlace, assume_role, identity_for, open_api
 from troupe_client.local import LocalServices, Tell
 from troupe_client.profile import load_profile
 from troupe_client.state import Deployment, StateFolder
@@ -101,6 +101,7 @@ async def _of_cluster(cluster: ClusterPlace) -> AsyncIterator[str]:
 
     async with open_api(cluster) as api:
         await assume_role(api, Role.CLIENT)
+        assume(identity_for(ORCHESTRATOR))
         async with forwarded_service(api, ORCHESTRATOR) as target:
             yield target
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 import grpc
 from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
-from troupe_contracts.identity import own
 from troupe_kubernetes.api import Api
 from troupe_kubernetes.pods import PART_OF, SERVICES, is_ready, reason_of, restarts, service_of
 
 from troupe_client.kubernetes.forwarding import forwarded_pod
+from troupe_client.kubernetes.place import identity_for
 from troupe_client.probe import details
 
 MOST_ASKED: Final = 16
@@ -87,7 +87,7 @@ async def _asked(api: Api, pod: Mapping[str, Any]) -> tuple[str, str]:
     assert port is not None
     async with (
         forwarded_pod(api, pod["metadata"]["name"], port) as target,
-        connect(target, own()) as channel,
+        connect(target, identity_for(service_of(pod))) as channel,
     ):
         try:
             return await details(service_of(pod), "", channel)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from troupe_contracts.identity import assume, own
+from troupe_contracts.identity import Identity, assume, own
 
 if TYPE_CHECKING:
     from troupe_kubernetes.api import Api
@@ -57,6 +57,14 @@ async def open_api(place: ClusterPlace) -> AsyncIterator[Api]:
         yield await asyncio.to_thread(Api.from_kubeconfig, place.context, place.namespace)
     except (ApiError, ApiUnreachableError, ClusterConfigError) as error:
         raise NoDeploymentError(str(error)) from error
+
+
+def identity_for(service: str) -> Identity:
+    """Our credentials, for a service that is reached through a forwarded port: its certificate has the Service's name, and
+    not that of loopback.
+    """
+    mine = own()
+    return replace(mine, server_name=service) if mine.tls and mine.server_name is None else mine
 
 
 async def assume_role(api: Api, role: str) -> None:
