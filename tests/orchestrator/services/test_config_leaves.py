@@ -36,6 +36,7 @@ from troupe_orchestrator.stages import plan_step
 from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics
+from troupe_orchestrator.training.plateau import has_plateaued
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.tree import Tree
 
@@ -55,7 +56,8 @@ RUN: dict[str, Any] = {
     "dataset": {"train": "train.jsonl", "limit": 4},
     "steps": 3,
     "stages": [
-        {"train": "executor", "steps": 1, "learning_rate": 1e-3, "warmup_steps": 1, "designs": 2, "executions": 2},
+        {"train": "executor", "steps": 1, "learning_rate": 1e-3, "warmup_steps": 1, "designs": 2, "executions": 2}
+        | {"until": {"window": 2, "min_improvement": 0.1, "min_steps": 1}},
         {"train": "designer", "steps": 1},
     ],
     "rollout": {"tasks_per_step": 4, "designs": 2, "executions": 2, "max_attempts": 2, "quarantine_after": 2},
@@ -114,6 +116,8 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
         yield from (each for each in arguments if each != value)
     elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         yield from (each.value for each in annotation if each != value)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield {}
     elif annotation is bool:
         yield not value
     elif annotation is int:
@@ -297,6 +301,16 @@ def pauses(config: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def plateaus(config: dict[str, Any]) -> list[list[int]]:
+    """After which validations of a history each stage would end."""
+    history = [0.1, 0.3, 0.35, 0.42, 0.5, 0.5, 0.5, 0.5]
+    rules = [stage.until for stage in RunConfig.model_validate(config).stages]
+    return [
+        [count for count in range(1, 9) if rule is not None and has_plateaued(rule, count, history[:count])]
+        for rule in rules
+    ]
+
+
 RUN_LEAVES = list(leaves(RunConfig, RUN))
 
 
@@ -326,6 +340,8 @@ async def differs(stage: Stage, leaf: Leaf, config: dict[str, Any], undisturbed:
     """Whether a config with another value of a leaf does anything else than RUN."""
     if leaf[0][0] == "conditions":
         return pauses(config) != pauses(RUN)
+    if "until" in leaf[0]:
+        return plateaus(config) != plateaus(RUN)
     if leaf[0] == ("name",):
         return await chosen_id(stage, config) != await chosen_id(stage, RUN)
     # In what is asked of services for given trees, or else in what a whole run does.

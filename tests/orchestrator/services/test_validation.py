@@ -59,6 +59,59 @@ def committed(events: list[training_pb2.RunEvent]) -> dict[int, dict[str, float]
     return {event.step: dict(event.step_committed.metrics) for event in events if event.HasField("step_committed")}
 
 
+PLATEAU = [
+    {"train": "executor", "steps": 20, "until": {"window": 1, "min_improvement": 0.1, "min_steps": 2}},
+    {"train": "designer", "steps": 1},
+]
+
+
+def trained(events: list[training_pb2.RunEvent]) -> str:
+    """What each committed step trained, by the first letter."""
+    return "".join(event.step_committed.trains[0] for event in events if event.HasField("step_committed"))
+
+
+async def test_a_stage_ends_where_its_validations_stop_growing_also_in_another_orchestrator(
+    open_world, stand_ins: Backends
+) -> None:
+    # Steps 1 to 3 grow, 4 does not; of the next stage of the executor neither 7 nor 6 does.
+    success_by_step(stand_ins, {1: 0, 2: 1, 3: 2, 4: 2, 5: 4, 6: 3, 7: 3, 8: 3})
+    async with open_world(learner=True) as world:
+        given = config(world.folder, HELD, steps=8, stages=PLATEAU, checkpoint={"every": 1, "keep": 10})
+        await world.training.CreateRun(training_pb2.CreateRunRequest(run_id="run", config=given))
+        async for event in world.training.WatchRun(training_pb2.WatchRunRequest(run_id="run"), timeout=60):
+            if event.HasField("step_committed") and event.step == 4:
+                break
+    async with open_world(learner=True) as world:
+        events = await world.run_events()
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        assert trained(events) == "eeeedeed"
+        told = [(event.step, event.condition.message) for event in events if event.condition.reason == "StagePlateau"]
+        assert [step for step, _ in told] == [4, 7]
+        assert (
+            "stage 1 ends with step 4: the last 1 validations had a success of 0.5 at most, those before 0.5"
+            in told[0][1]
+        )
+        # A fork in the middle of the stage goes on with the validations that its parent had in it.
+        await world.training.ForkRun(training_pb2.ForkRunRequest(parent_run_id="run", step=6, run_id="fork"))
+        assert trained(await world.run_events("fork")) == "ed"
+        assert ((await world.get_run("fork")).state) == training_pb2.RUN_STATE_SUCCEEDED
+
+
+async def test_a_run_ends_when_the_last_stage_of_a_plan_that_does_not_repeat_has_ended(
+    open_world, stand_ins: Backends
+) -> None:
+    success_by_step(stand_ins, dict.fromkeys(range(1, 9), 2))
+    async with open_world(learner=True) as world:
+        stages = [PLATEAU[0]]
+        events = await world.run(config(world.folder, HELD, steps=8, stages=stages, repeat=False))
+        run = await world.get_run()
+        assert (run.state, run.committed_steps, run.total_steps) == (training_pb2.RUN_STATE_SUCCEEDED, 2, 8), run.reason
+        assert trained(events) == "ee"
+        assert [saved.step for saved in run.checkpoints] == [2, 1]
+        with refused("FAILED_PRECONDITION", "has ended its last stage with step 2", "stages"):
+            await world.training.ForkRun(training_pb2.ForkRunRequest(parent_run_id="run", step=2, run_id="fork"))
+
+
 async def test_each_due_step_is_validated_under_its_own_weights_and_the_best_one_keeps_its_checkpoint(
     open_world, stand_ins: Backends
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from troupe_orchestrator.credit.config import CreditConfig
 from troupe_orchestrator.rewards import RewardConfig
@@ -97,11 +97,30 @@ class DeliveryInstruction(Section):
     )
 
 
+class Plateau(Section):
+    """When a stage has nothing more to gain: the success of the run's validations no longer grows."""
+
+    window: Positive = 3
+    """Validations of the stage, the newest ones, that bring nothing."""
+    min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """What one of them has to have more than the best of those before, to bring something."""
+    min_steps: Positive = 1
+    """Steps that the stage has at least."""
+
+
+def _named_rule(value: Any) -> Any:
+    """`until: plateau` is the rule with its defaults."""
+    return {} if value == "plateau" else value
+
+
 class Stage(Section):
     """A span of steps in which one role, or both, is trained. Values that are given override `optimization`."""
 
     train: Trains
     steps: Positive
+    """That it has; with `until` the most."""
+    until: Annotated[Plateau | None, BeforeValidator(_named_rule)] = None
+    """What ends it before; `plateau`, or that with values."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     designs: Positive | None = None
@@ -207,6 +226,19 @@ class RunConfig(Section):
                 f"stages: the plan has {planned} steps and `steps` asks for {self.steps}; "
                 "set `repeat: true` or lengthen the plan"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_of_stages_can_be_used(self) -> Self:
+        for number, stage in enumerate(self.stages):
+            if stage.until is None:
+                continue
+            if self.validation is None:
+                raise ValueError(f"stages.{number}.until: looks at validations; add a `validation` section")
+            if stage.until.min_steps > stage.steps:
+                raise ValueError(
+                    f"stages.{number}.until.min_steps: is {stage.until.min_steps}, the stage has {stage.steps} steps at most"
+                )
         return self
 
 

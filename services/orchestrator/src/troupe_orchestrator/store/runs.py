@@ -99,6 +99,8 @@ class StepRecord:
     """Policy id to `lineage:number`: what rolled the step out, and from TRAINED on what it produced."""
     batches: tuple[BatchRecord, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    ends_stage: bool = False
+    """Its stage ended with this step, before it had all the steps that it may have."""
 
 
 async def create_run(database: Database, record: RunRecord, provenance: dict[str, Any]) -> None:
@@ -275,6 +277,26 @@ async def read_events(database: Database, run_id: str, after: int, limit: int = 
         return [(row.event_id, row.payload) for row in rows]
 
 
+async def stage_ends(database: Database, run_id: str) -> tuple[int, ...]:
+    """Steps with which a stage ended before it had all its steps, in order."""
+    table = schema.steps.c
+    query = select(table.step).where(table.run_id == run_id, table.ends_stage).order_by(table.step)
+    async with database.reading() as connection:
+        return tuple(await connection.scalars(query))
+
+
+async def metrics_of_steps(database: Database, run_id: str, first_step: int, last_step: int) -> list[dict[str, float]]:
+    """Metrics of the steps from one to another, in order."""
+    table = schema.steps.c
+    query = (
+        select(table.metrics)
+        .where(table.run_id == run_id, table.step.between(first_step, last_step))
+        .order_by(table.step)
+    )
+    async with database.reading() as connection:
+        return list(await connection.scalars(query))
+
+
 async def queue_after(database: Database, run_id: str, step: int) -> dict[str, Any] | None:
     """Where the task queue stands after a step; None where the run has no such step."""
     query = select(schema.steps.c.queue).where(schema.steps.c.run_id == run_id, schema.steps.c.step == step)
@@ -419,6 +441,7 @@ def _step(row: Any, batches: Mapping[int, tuple[BatchRecord, ...]]) -> StepRecor
         versions=row.versions,
         batches=batches.get(row.step, ()),
         metrics=row.metrics,
+        ends_stage=row.ends_stage,
     )
 
 
@@ -431,4 +454,5 @@ def _step_values(record: StepRecord) -> dict[str, Any]:
         "queue": record.queue,
         "versions": record.versions,
         "metrics": record.metrics,
+        "ends_stage": record.ends_stage,
     }

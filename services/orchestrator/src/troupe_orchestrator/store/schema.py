@@ -54,6 +54,7 @@ steps = Table(
     Column("queue", JSON, nullable=False),
     Column("versions", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
+    Column("ends_stage", Boolean, nullable=False, server_default=false()),
 )
 
 batches = Table(

@@ -21,7 +21,7 @@ from troupe.v1 import common_pb2
 from troupe_contracts.errors import FailedPrecondition
 
 from troupe_orchestrator.run_config import RunConfig, Trains
-from troupe_orchestrator.stages import StepPlan, plan_step
+from troupe_orchestrator.stages import StepPlan, last_step, plan_step
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, first_collected, updated_policies
 from troupe_orchestrator.store.database import Database
@@ -29,6 +29,7 @@ from troupe_orchestrator.store.retained import listed_files
 from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.inputs import parse
+from troupe_orchestrator.training.plateau import first_of_stage, validated
 from troupe_orchestrator.training.policies import Policy, version_text
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork, RunOrigin, TrainingData, origin_of
@@ -37,11 +38,29 @@ from troupe_orchestrator.training.rolling import HELD, StepFolders
 logger = structlog.get_logger()
 
 
-def plan_of(config: RunConfig, fork: Fork | None, step: int) -> StepPlan:
-    """The plan of a run's step: a fork with stages of its own begins them with its first step."""
+def plan_of(config: RunConfig, fork: Fork | None, step: int, ended: Sequence[int] = ()) -> StepPlan:
+    """The plan of a run's step: a fork with stages of its own begins them with its first step.
+
+    Args:
+        ended: steps of the run with which a stage ended early.
+    """
     if fork is None:
-        return plan_step(config, step)
-    return replace(plan_step(config, step - fork.plan_start, fork.before_plan), step=step)
+        return plan_step(config, step, ended=ended)
+    return replace(
+        plan_step(config, step - fork.plan_start, fork.before_plan, _in_plan(fork, ended)),
+        step=step,
+    )
+
+
+def last_step_of(config: RunConfig, fork: Fork | None, ended: Sequence[int]) -> int:
+    """The last step of a run, as its plan stands now."""
+    if fork is None:
+        return last_step(config, config.steps, ended)
+    return fork.plan_start + last_step(config, config.steps - fork.plan_start, _in_plan(fork, ended))
+
+
+def _in_plan(fork: Fork, ended: Sequence[int]) -> list[int]:
+    return [step - fork.plan_start for step in (*fork.stages_ended, *ended)]
 
 
 def forkable_steps(start: int, committed: int, checkpoints: Mapping[int, int | None]) -> list[int]:
@@ -101,8 +120,9 @@ async def fork_of(
     grandparent = None if began is None else began.fork
     reason = _tasks_differ(parent_config, config, began, data)
     continued = "stages" not in given
+    ended = tuple(end for end in await store.stage_ends(database, parent.run_id) if end <= step)
     if not continued:
-        plan_start, before_plan = step, _trained_at(parent_config, grandparent, step, start)
+        plan_start, before_plan = step, _trained_at(parent_config, grandparent, step, start, ended)
     elif grandparent is not None:
         plan_start, before_plan = grandparent.plan_start, grandparent.before_plan
     else:
@@ -116,27 +136,37 @@ async def fork_of(
         tasks_continued=not reason,
         tasks_reason=reason or "seed and tasks are those of the parent",
         queue=None if reason else await _queue_after(database, parent, step, grandparent, config.seed),
+        stages_ended=(*(grandparent.stages_ended if grandparent is not None else ()), *ended) if continued else (),
     )
-    return replace(fork, updated=await _updated(database, parent.run_id, config, fork, grandparent))
+    if last_step_of(config, fork, ()) <= step:
+        raise FailedPrecondition(
+            parent.run_id, f"has ended its last stage with step {step}: give the fork `stages` of its own"
+        )
+    return await _in_its_stage(database, parent.run_id, config, fork, grandparent)
 
 
-async def _updated(
+async def _in_its_stage(
     database: Database, parent: str, config: RunConfig, fork: Fork, grandparent: Fork | None
-) -> tuple[str, ...]:
-    """Policies that were updated, before the fork, in the stage of its first step."""
-    plan = plan_of(config, fork, fork.step + 1)
-    first = plan.step - plan.step_in_stage + 1
+) -> Fork:
+    """The fork with what its parent did in the stage of its first step: the policies that it updated, its validations."""
+    first = first_of_stage(plan_of(config, fork, fork.step + 1))
     if first > fork.step:
-        return ()
+        return fork
     updated = await updated_policies(database, parent, first, fork.step)
-    earlier = grandparent.updated if grandparent is not None and first <= grandparent.step else ()
-    return tuple(sorted(updated | set(earlier)))
+    successes = validated(await store.metrics_of_steps(database, parent, first, fork.step))
+    inherits = grandparent is not None and first <= grandparent.step
+    earlier = grandparent if inherits else None
+    return replace(
+        fork,
+        updated=tuple(sorted(updated | set(earlier.updated if earlier else ()))),
+        validated=(*(earlier.validated if earlier else ()), *successes),
+    )
 
 
-def _trained_at(config: RunConfig, fork: Fork | None, step: int, start: int) -> Trains | None:
+def _trained_at(config: RunConfig, fork: Fork | None, step: int, start: int, ended: Sequence[int]) -> Trains | None:
     """What a run's step trained; at its start what its parent had trained last, as far as that is known."""
     if step > start:
-        return plan_of(config, fork, step).trains
+        return plan_of(config, fork, step, ended).trains
     return fork.before_plan if fork is not None and fork.plan_start == step else None
 
 
@@ -186,8 +216,7 @@ async def prepare_base(
 
 async def inherit_held(database: Database, run_folder: Path, fork: Fork, config: RunConfig) -> None:
     """Give a fork in the middle of a stage the sequences by which its parent measures the drift of the other role in it."""
-    plan = plan_of(config, fork, fork.step + 1)
-    first = plan.step - plan.step_in_stage + 1
+    first = first_of_stage(plan_of(config, fork, fork.step + 1))
     parent = await store.get_run(database, fork.parent)
     if first <= fork.step and parent is not None:
         held = StepFolders(Path(parent.folder)).of(first) / HELD

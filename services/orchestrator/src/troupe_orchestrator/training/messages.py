@@ -13,7 +13,7 @@ from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.store.summaries import RunSummary
-from troupe_orchestrator.training.fork import forkable_of, plan_of, ranges
+from troupe_orchestrator.training.fork import forkable_of, last_step_of, plan_of, ranges
 from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.record import RunOrigin, origin_of
 
@@ -60,7 +60,8 @@ async def detailed_run_message(database: Database, summary: RunSummary) -> train
     run_id = summary.run.run_id
     began = origin_of(summary.run.provenance)
     start = 0 if began is None or began.fork is None else began.fork.step
-    plan = await asyncio.to_thread(_next_plan, summary.run, began, message.committed_steps)
+    ended = await store.stage_ends(database, run_id)
+    plan = await asyncio.to_thread(_next_plan, summary.run, began, message.committed_steps, ended)
     if plan is not None:
         message.stage, message.trains = plan.stage, plan.trains.value
     if message.committed_steps:
@@ -139,11 +140,12 @@ def timestamp(seconds: float) -> Timestamp:
     return stamp
 
 
-def _next_plan(record: RunRecord, began: RunOrigin | None, committed: int) -> StepPlan | None:
+def _next_plan(record: RunRecord, began: RunOrigin | None, committed: int, ended: Sequence[int]) -> StepPlan | None:
     """The plan of the step under way or of the next one; None after the last."""
-    if committed >= record.total_steps:
+    config, fork = parse(record.config), None if began is None else began.fork
+    if committed >= last_step_of(config, fork, ended):
         return None
-    return plan_of(parse(record.config), None if began is None else began.fork, committed + 1)
+    return plan_of(config, fork, committed + 1, ended)
 
 
 def _shown(payloads: Sequence[bytes]) -> list[Any]:

@@ -83,6 +83,10 @@ class Fork:
     tasks_reason: str
     queue: dict[str, Any] | None
     """Where the parent's task queue stood, if the tasks go on from there."""
+    stages_ended: tuple[int, ...] = ()
+    """Steps before the fork with which stages of the plan that it goes on with ended early."""
+    validated: tuple[float, ...] = ()
+    """Success of the parent's validations in the stage that the fork goes on with, in order."""
     updated: tuple[str, ...] = ()
     """Policies that the parent had updated in the stage that the fork goes on with: their moments are that stage's."""
 
@@ -109,7 +113,8 @@ class RunOrigin:
         fork = value["fork"]
         if fork is not None:
             before_plan = None if fork["before_plan"] is None else Trains(fork["before_plan"])
-            fork = Fork(**{**fork, "before_plan": before_plan, "updated": tuple(fork["updated"])})
+            lists = {name: tuple(fork.get(name, ())) for name in ("stages_ended", "validated", "updated")}
+            fork = Fork(**{**fork, "before_plan": before_plan, **lists})
         policies = tuple(PolicyRecord(**{**each, "roles": tuple(each["roles"])}) for each in value["policies"])
         plugins = tuple(PluginRecord(**each) for each in value["source"].get("plugins", ()))
         source = Source(**{**value["source"], "plugins": plugins})

@@ -33,10 +33,11 @@ from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics,
 from troupe_orchestrator.training.drift import drift, idle_role
 from troupe_orchestrator.training.endings import ConditionsViolatedError, ending_of
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.fork import inherit_held, plan_of, prepare_base
+from troupe_orchestrator.training.fork import inherit_held, last_step_of, plan_of, prepare_base
 from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
 from troupe_orchestrator.training.learning import Applied, Learning
 from troupe_orchestrator.training.listener import NOBODY, RunListener
+from troupe_orchestrator.training.plateau import stage_end
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
 from troupe_orchestrator.training.probes import batch_probes
 from troupe_orchestrator.training.protocol import NEEDS, Action, Apply, PolicyView, Sync, Work, next_action
@@ -107,6 +108,7 @@ class RunLoop:
         self._acknowledged_step = acknowledged_step
         self._watch = ConditionWatch(config.conditions)
         self._violated: list[Violation] = []
+        self._stages_ended: tuple[int, ...] = ()
         self._folder = folder
         self._folders = StepFolders(folder)
         self._database = database
@@ -149,7 +151,7 @@ class RunLoop:
         """
         async with self._boundary:
             step = await self._reach(0)
-        while step < self._config.steps:
+        while step < self._last_step():
             if self._stop.is_set():
                 return False
             if self._violated and step > self._acknowledged_step:
@@ -168,6 +170,7 @@ class RunLoop:
             bases = await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
             self._learning = Learning(self._database, self._run_id, bases)
             await inherit_held(self._database, self._folder, self._fork, self._config)
+        self._stages_ended = await store.stage_ends(self._database, self._run_id)
         for record in await store.list_steps(self._database, self._run_id):
             if record.state is StepState.COMMITTED:
                 self._violated = self._watch.observe(_measured(record, self._plan(record.step)))
@@ -326,7 +329,8 @@ class RunLoop:
         metrics["seconds"] = sum(metrics.get(f"seconds_{part}", 0.0) for part in ("rollout", "seal", "update", "sync"))
         validated = NOT_DUE if self._validation is None else await self._validation.after(record.step)
         metrics |= validated.metrics
-        committed = replace(record, metrics=metrics)
+        plateau = await stage_end(self._database, self._run_id, self._fork, plan, metrics)
+        committed = replace(record, metrics=metrics, ends_stage=plateau is not None)
         trained = record.batches[0] if record.batches else None
         told = training_pb2.StepCommitted(
             stage=plan.stage,
@@ -340,16 +344,20 @@ class RunLoop:
             training_pb2.Condition(reason=each.reason, message=each.message, remedy=each.remedy)
             for each in self._violated
         ]
+        if plateau is not None:
+            conditions.append(plateau)
         # With the step, so that a restart that pauses the run has told why.
         async with self._events.storing(record.step, *validated.events, told, *conditions) as events:
             await store.advance_step(self._database, committed, StepState.COMMITTED, events)
+        if plateau is not None:
+            self._stages_ended = (*self._stages_ended, record.step)
 
     async def _keep(self, step: int) -> None:
         """Save the checkpoint that is due after a step."""
         if step == self._start:
             return
         best = await best_validation(self._database, self._run_id)
-        due = step % self._config.checkpoint.every == 0 or step == self._config.steps
+        due = step % self._config.checkpoint.every == 0 or step == self._last_step()
         if due or (best is not None and best.step == step):
             await save_checkpoint(
                 self._database, self._run_id, step, self._folder, self._policies.values(), self._config.checkpoint.keep
@@ -393,7 +401,10 @@ class RunLoop:
         await asyncio.sleep(pause_seconds(trouble.failures))
 
     def _plan(self, step: int) -> StepPlan:
-        return plan_of(self._config, self._fork, step)
+        return plan_of(self._config, self._fork, step, self._stages_ended)
+
+    def _last_step(self) -> int:
+        return last_step_of(self._config, self._fork, self._stages_ended)
 
 
 _LASTING = (NonFiniteStepError, ContradictionError)
