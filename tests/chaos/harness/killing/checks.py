@@ -17,7 +17,7 @@ from troupe_client.profile import load_profile
 from troupe_client.wiring import LEARNER, Folders, launch, own_environment
 from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.training.batch import read_batch
-from troupe_orchestrator.training.learner import LearnerClient
+from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
 from troupe_orchestrator.training.queue import TaskQueue, epoch_order
 
 from killing.deployment import Live
@@ -99,7 +99,7 @@ async def _fresh_learner(live: Live, folder: Path) -> AsyncIterator[LearnerClien
             assert process.poll() is None, folders.log(LEARNER).read_text()[-2000:]
             assert time.monotonic() < deadline, "the fresh learner does not serve"
             await asyncio.sleep(0.05)
-        yield await LearnerClient.connect(_target(folders.ready_file(LEARNER)))
+        yield await LearnerClient.connect(_target(folders.ready_file(LEARNER)), STALL_SECONDS)
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait)

@@ -16,7 +16,7 @@ import yaml
 from troupe_client.sdk import Client
 from troupe_contracts.access import Role
 from troupe_orchestrator.datasets.loading import load
-from troupe_orchestrator.training.learner import LearnerClient
+from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
 
 from killing import checks
 from killing.deployment import Live, Victim, live
@@ -128,7 +128,7 @@ class Chaos:
         await self.live.all_serve()
         await self.check()
         await checks.engines_are_at_the_learner(self.live, self.record, PROBE_BOUND)
-        tensors = await checks.weights(await LearnerClient.connect(self.live.service("learner").target))
+        tensors = await checks.weights(await LearnerClient.connect(self.live.service("learner").target, STALL_SECONDS))
         assert await checks.replayed(self.live, self.record.keep_batches(), replay) == tensors
         return Ended(self.record, tensors)
 
