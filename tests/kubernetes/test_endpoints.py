@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standin_api.objects import endpoint, endpoint_slice
-from troupe_kubernetes.endpoints import endpoints, port_names
+from troupe_kubernetes.endpoints import EndpointReader, endpoints, port_names
 
 
 def test_each_pod_is_one_endpoint_at_the_port_of_that_name() -> None:
@@ -71,3 +71,20 @@ def test_how_endpoints_are_spread_over_slices_makes_no_difference(
     split = [endpoint_slice("executor", *part, name=f"part-{number}") for number, part in enumerate(parts)]
     assert endpoints(split, "grpc") == whole
     assert len(whole) == sum(not terminating for _, terminating in pods.values())
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 2), st.text("abc", min_size=1, max_size=1), st.booleans()), max_size=4),
+        max_size=6,
+    )
+)
+def test_what_is_read_again_is_what_is_there_whichever_slices_changed(
+    changes: list[list[tuple[int, str, bool]]],
+) -> None:
+    reader = EndpointReader("grpc")
+    slices = {number: endpoint_slice("executor", name=f"part-{number}") for number in range(3)}
+    for change in changes:
+        for number, name, ready in change:
+            slices[number] = endpoint_slice("executor", endpoint("10.0.0.1", name, ready), name=f"part-{number}")
+        assert reader.read(slices.values()) == endpoints(slices.values(), "grpc")

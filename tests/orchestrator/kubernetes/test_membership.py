@@ -50,10 +50,13 @@ class World:
 
     async def say(self, *endpoints: dict[str, object], away: str = "") -> list[str]:
         """The API server says so; who serves then."""
-        self.membership.take(Snapshot((endpoint_slice("executor", *endpoints),), away))
+        self.take(Snapshot((endpoint_slice("executor", *endpoints),), away))
         for _ in range(5):
             await asyncio.sleep(0)
         return self.serving()
+
+    def take(self, snapshot: Snapshot) -> None:
+        self.membership.take(self.membership.read(snapshot))
 
     def serving(self) -> list[str]:
         return [member.target.removesuffix(":50051") for member in self.fleet.serving()]
@@ -157,7 +160,7 @@ async def test_a_service_without_endpoints_is_told_of_once_it_is_known() -> None
 
 async def test_a_service_without_the_port_names_those_that_it_has() -> None:
     world = World()
-    world.membership.take(Snapshot((endpoint_slice("executor", endpoint("10.0.0.1", "a"), port_name="rpc"),)))
+    world.take(Snapshot((endpoint_slice("executor", endpoint("10.0.0.1", "a"), port_name="rpc"),)))
     notice = world.membership.notice()
     assert notice is not None
     assert notice.message == "Service executor has no port named grpc, only http, rpc"

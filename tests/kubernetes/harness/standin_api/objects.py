@@ -1,8 +1,10 @@
 """Objects as a real API server has them, in the parts that matter."""
 
+import itertools
 from typing import Any
 
 Object = dict[str, Any]
+_versions = itertools.count(1)
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/troupe/endpointslices"
 PODS = "/api/v1/namespaces/troupe/pods"
 
@@ -24,7 +26,12 @@ def endpoint_slice(
     """A slice of a Service."""
     name = name or f"{service}-1"
     return {
-        "metadata": {"name": name, "uid": f"slice-{name}", "labels": {"kubernetes.io/service-name": service}},
+        "metadata": {
+            "name": name,
+            "uid": f"slice-{name}",
+            "resourceVersion": str(next(_versions)),
+            "labels": {"kubernetes.io/service-name": service},
+        },
         "addressType": family,
         "ports": [{"name": "http", "port": 9090}, {"name": port_name, "port": port}],
         "endpoints": list(endpoints),

@@ -19,7 +19,7 @@ from troupe_kubernetes.mirror import Mirror, Snapshot
 from troupe_kubernetes.pods import PART_OF, Reason, reasons
 
 from troupe_orchestrator.kubernetes.addresses import NoClusterError, parse_address
-from troupe_orchestrator.kubernetes.membership import Membership
+from troupe_orchestrator.kubernetes.membership import Change, Membership
 from troupe_orchestrator.kubernetes.notices import Notice, Notices, of_pod
 from troupe_orchestrator.rotation import Member, Rotation
 
@@ -29,6 +29,7 @@ _LOOK_SECONDS: Final = 5.0
 _AWAY_REMEDY: Final = "none needed for training: members stay as last known; see that the API server comes back"
 
 M = TypeVar("M", bound=Member)
+R = TypeVar("R")
 
 
 class Cluster:
@@ -47,7 +48,7 @@ class Cluster:
         self._notices = Notices(self._tell)
         self._looking = asyncio.create_task(self._look_again(), name="kubernetes-notices")
         path = api.namespaced("v1", "pods")
-        self._watch(path, {"labelSelector": PART_OF}, self._take_pods)
+        self._watch(path, {"labelSelector": PART_OF}, _read_pods, self._take_pods)
 
     @classmethod
     async def open(cls, kubeconfig: Path | None) -> Cluster:
@@ -75,12 +76,12 @@ class Cluster:
         membership = Membership(rotation, address, make)
         self._memberships.append(membership)
 
-        def take(snapshot: Snapshot) -> None:
-            membership.take(snapshot)
+        def take(change: Change) -> None:
+            membership.take(change)
             self._look()
 
         path = self.api.namespaced("discovery.k8s.io/v1", "endpointslices", namespace=address.namespace)
-        self._watch(path, {"labelSelector": f"{SERVICE_LABEL}={address.service}"}, take)
+        self._watch(path, {"labelSelector": f"{SERVICE_LABEL}={address.service}"}, membership.read, take)
 
     def on_notice(self, listener: Callable[[Notice], None]) -> None:
         """Have `listener` called with each notice, once."""
@@ -110,32 +111,35 @@ class Cluster:
         self._looking.cancel()
         await asyncio.gather(*(asyncio.to_thread(mirror.stop) for mirror in self._mirrors))
 
-    def _watch(self, path: str, query: Mapping[str, str], take: Callable[[Snapshot], None]) -> None:
-        def taken(snapshot: Snapshot) -> None:
-            self._note_away(f"{path} {query}", snapshot)
-            take(snapshot)
+    def _watch(
+        self, path: str, query: Mapping[str, str], read: Callable[[Snapshot], R], take: Callable[[R], None]
+    ) -> None:
+        """Keep a list: `read` makes of it what is wanted, in a thread, and `take` takes that, on the loop."""
+
+        def taken(away: str, made: R) -> None:
+            self._note_away(f"{path} {query}", away)
+            take(made)
 
         def changed(snapshot: Snapshot) -> None:
+            made = read(snapshot)
             # The last word of a mirror may come when the loop has ended.
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(taken, snapshot)
+                self._loop.call_soon_threadsafe(taken, snapshot.away, made)
 
         mirror = Mirror(self.api, path, query, changed)
         self._mirrors.append(mirror)
         mirror.start()
 
-    def _take_pods(self, snapshot: Snapshot) -> None:
-        if not snapshot.away:
-            self._pods = snapshot.objects
-            self._reasons = reasons(snapshot.objects)
+    def _take_pods(self, read: tuple[tuple[Object, ...], Mapping[str, Reason]]) -> None:
+        self._pods, self._reasons = read
         self._look()
 
-    def _note_away(self, what: str, snapshot: Snapshot) -> None:
-        if not snapshot.away:
+    def _note_away(self, what: str, away: str) -> None:
+        if not away:
             self._away.pop(what, None)
         elif what not in self._away:
-            logger.warning("the API server cannot be asked; what was known last stays", what=what, why=snapshot.away)
-            self._away[what] = snapshot.away
+            logger.warning("the API server cannot be asked; what was known last stays", what=what, why=away)
+            self._away[what] = away
 
     def _look(self) -> None:
         """Tell what has become the case."""
@@ -158,6 +162,11 @@ class Cluster:
         logger.warning("the cluster", reason=notice.reason, message=notice.message, remedy=notice.remedy)
         for listener in self._listeners:
             listener(notice)
+
+
+def _read_pods(snapshot: Snapshot) -> tuple[tuple[Object, ...], Mapping[str, Reason]]:
+    """The pods as they were said to be last, and what keeps them from serving."""
+    return snapshot.objects, reasons(snapshot.objects)
 
 
 def _identity(named: Mapping[str, Any]) -> Object:

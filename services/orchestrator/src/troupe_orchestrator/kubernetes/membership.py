@@ -7,10 +7,11 @@ so that it has the weights before it gets any. The same address with another pod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
-from troupe_kubernetes.endpoints import Endpoint, endpoints, port_names
+from troupe_kubernetes.endpoints import Endpoint, EndpointReader, port_names
 from troupe_kubernetes.mirror import Snapshot
 
 from troupe_orchestrator.kubernetes.addresses import ServiceAddress
@@ -22,8 +23,21 @@ M = TypeVar("M", bound=Member)
 _NONE: Final = {"executor": "NoExecutors", "designer": "NoDesigners", "sandbox": "NoSandboxes"}
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs from what was said before."""
+
+    away: bool
+    """The API server could not be asked."""
+    ports: list[str]
+    gone: tuple[Endpoint, ...] = ()
+    come: tuple[Endpoint, ...] = ()
+    turned: tuple[Endpoint, ...] = ()
+    """Ready, or not any more."""
+
+
 class Membership(Generic[M]):
-    """The members of one fleet. Used on the event loop only.
+    """The members of one fleet. `read` is for one thread, everything else for the event loop.
 
     Args:
         make: a member for a host:port, with a channel of its own.
@@ -33,22 +47,46 @@ class Membership(Generic[M]):
         self._rotation = rotation
         self._address = address
         self._make = make
-        self._known: dict[str, tuple[Endpoint, M]] = {}
+        self._reader = EndpointReader(address.port)
+        self._said: dict[str, Endpoint] = {}
+        self._members: dict[str, M] = {}
         self._ports: list[str] = []
         self._asked = False
         rotation.watched = True
 
-    def take(self, snapshot: Snapshot) -> None:
-        """What the API server says now. While it is away the members stay as they were."""
+    def read(self, snapshot: Snapshot) -> Change:
+        """What the API server says now, beside what it said before. While it is away nothing has changed."""
         if snapshot.away:
+            return Change(True, [])
+        before, now = self._said, self._reader.read(snapshot.objects)
+        self._said = now
+        same = {uid for uid, endpoint in now.items() if uid in before and before[uid].target == endpoint.target}
+        return Change(
+            away=False,
+            ports=port_names(snapshot.objects),
+            gone=tuple(endpoint for uid, endpoint in before.items() if uid not in same),
+            come=tuple(endpoint for uid, endpoint in now.items() if uid not in same),
+            turned=tuple(now[uid] for uid in same if now[uid].ready != before[uid].ready),
+        )
+
+    def take(self, change: Change) -> None:
+        """Have the fleet be so."""
+        if change.away:
             return
         self._asked = True
-        self._ports = port_names(snapshot.objects)
-        self._become(endpoints(snapshot.objects, self._address.port))
+        self._ports = change.ports
+        for endpoint in change.gone:
+            why = f"pod {endpoint.pod} is no endpoint of {self._address.service} any more"
+            self._rotation.leave(self._members.pop(endpoint.uid), why)
+        for endpoint in change.come:
+            self._members[endpoint.uid] = self._make(endpoint.target)
+            self._rotation.join(self._members[endpoint.uid], endpoint.ready)
+        for endpoint in change.turned:
+            self._rotation.set_ready(self._members[endpoint.uid], endpoint.ready)
 
     def notice(self) -> Notice | None:
         """What is to be told of this service as a whole; None where it has replicas, or nobody knows yet."""
-        if self._known or not self._asked:
+        if self._members or not self._asked:
             return None
         service = self._rotation.service
         if self._ports and self._address.port not in self._ports:
@@ -64,25 +102,6 @@ class Membership(Generic[M]):
             f"kubectl scale it to 1 or more, or see why its pods do not start: kubectl get pods -l {_selector(service)}",
         )
 
-    def _become(self, now: Mapping[str, Endpoint]) -> None:
-        for uid, (endpoint, member) in list(self._known.items()):
-            if uid not in now or now[uid].target != endpoint.target:
-                del self._known[uid]
-                self._rotation.leave(member, f"pod {endpoint.pod} is no endpoint of {self._address.service} any more")
-        for uid, endpoint in now.items():
-            if uid not in self._known:
-                member = self._make(endpoint.target)
-                self._known[uid] = (endpoint, member)
-                self._rotation.join(member, endpoint.ready)
-                continue
-            before, member = self._known[uid]
-            if before.ready != endpoint.ready:
-                self._known[uid] = (endpoint, member)
-                self._rotation.set_ready(member, endpoint.ready)
-
 
 def _selector(service: str) -> str:
     return f"app.kubernetes.io/component={service}"
-
-
-MembershipOf = Membership[Any]
