@@ -9,40 +9,40 @@ States and what they let through:
     DISK_FULL     the same, and ranks cannot be started before there is room on the disk; calls are UNAVAILABLE
     FAILED        generations kept ending; calls are UNAVAILABLE with the reason
 
-A generation that ends takes the trained steps since the last checkpoint with it. The ledger says so at once, under a
-version that was never used for other weights (`lineages`); whoever holds the sealed batches replays them.
+Each change of the weights is an operation (`changes`); what it leads to stands in `standing`.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
 
 from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, ServiceError, Unavailable
 from troupe_contracts.log import get_logger
 
 from troupe_learner import checkpoint as checkpoints
 from troupe_learner.batches import BatchStore
+from troupe_learner.changes import Changes
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint import Checkpoint, Layout
-from troupe_learner.checkpoint_layout import MODEL
 from troupe_learner.disk import RETRY_SECONDS
 from troupe_learner.exports import Export
-from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Progress, RankPlan
+from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Progress
 from troupe_learner.ledger import Ledger, Version
 from troupe_learner.lineages import Lineages
 from troupe_learner.model_folder import ModelFolder
-from troupe_learner.operations import Loaded, Operation, Operations
+from troupe_learner.operations import Loaded, Operation
 from troupe_learner.optimization import Optimization
+from troupe_learner.rank_checkpoints import Owner, Saving, load, load_again
+from troupe_learner.rank_plan import rank_plan
 from troupe_learner.reads import Reads, Scores
 from troupe_learner.settings import LearnerSettings
+from troupe_learner.standing import Standing
 from troupe_learner.supervisor import Supervisor
 from troupe_learner.work_folder import WorkFolder
 
-_Result = TypeVar("_Result")
 _log = get_logger()
 
 
@@ -76,26 +76,15 @@ class Front:
         self.layout = Layout(settings.engine, settings.ranks, settings.zero_stage, settings.dtype)
         self.policy_id = settings.policy_id
         self.batches = BatchStore(folder.batches)
-        self.operations = Operations()
         self.engine = ""
-        self._folder = folder
-        self._lineages = lineages
-        self.ledger = Ledger("", lineages.first(settings.lineage))
-        self._initial = self.ledger.version
-        # What a new generation starts from: a published checkpoint, or the initial weights.
-        self._base: Checkpoint | None = None
-        # The BindRun that the base is of: run and uri, as requested. Its repetition changes nothing.
-        self._bound: tuple[str, str] | None = None
-        # Why a base could not be loaded, until another is given: no run may begin unasked at weights that are not its own.
-        self._base_lost = ""
+        self._owner = Owner(self.policy_id, self.layout, model)
+        self._standing = Standing(lineages, settings.lineage)
+        self._changes = Changes()
+        self.operations = self._changes.operations
         self._supervisor = Supervisor(
-            _rank_plan(settings, model, folder.ranks), self._roll_back, self._load_base, on_failed
+            rank_plan(settings, model, folder.ranks), self._roll_back, self._load_base, on_failed
         )
-        self._changing: Operation | None = None
-        # Held from a command to the end of what it changes here, so that weights never go under another version's name.
-        self._turn = asyncio.Lock()
         self._reads = Reads(folder, self._run)
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Forms the first generation.
@@ -122,14 +111,17 @@ class Front:
     async def close(self) -> None:
         """Ends the ranks; operations under way fail, so that their watchers go. Safe to call again."""
         await self._supervisor.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._changes.close()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Run, lineage and applied steps of the weights that are current."""
+        return self._standing.ledger
 
     @property
     def operation(self) -> str:
         """Name of the operation that changes the weights now; empty if none does."""
-        return "" if self._changing is None else self._changing.name
+        return "" if self._changes.now is None else self._changes.now.name
 
     @property
     def state(self) -> State:
@@ -139,7 +131,7 @@ class Front:
             return State.DISK_FULL
         if self._supervisor.generation is None:
             return State.RESTARTING if self._supervisor.detail else State.STARTING
-        return State.READY if self._changing is None else State.TRAINING
+        return State.READY if self._changes.now is None else State.TRAINING
 
     @property
     def detail(self) -> str:
@@ -147,21 +139,12 @@ class Front:
         return self._supervisor.detail
 
     def check_run(self, run_id: str) -> Ledger:
-        """The ledger for a run that wants to train: its own, or that of a learner which no run has taken.
-
-        Raises:
-            ServiceError: it is another run's (`Ledger.bound_to`), or its run's base is lost.
-        """
-        ledger = self.ledger.bound_to(run_id)
-        if self._base_lost:
-            raise FailedPrecondition(
-                "base", f"{self._base_lost}: restore a checkpoint of run {run_id}, or begin it again with BindRun"
-            )
-        return ledger
+        """See `Standing.check_run`."""
+        return self._standing.check_run(run_id)
 
     def bind(self, run_id: str) -> None:
-        """Takes a learner that nobody has for a run; see `check_run`."""
-        self.ledger = self.check_run(run_id)
+        """See `Standing.bind`."""
+        self._standing.bind(run_id)
 
     # --- changes of the weights, one at a time ----------------------------------------------------------------------
 
@@ -173,27 +156,24 @@ class Front:
         """
         self.bind(run_id)
         subject = f"train-{step}-{digest.hex()[:16]}"
-        if self._changing is not None and self._changing.subject == subject:
-            return self._changing
+        if (same := self._changes.under_way(subject)) is not None:
+            return same
         stored = self.ledger.stored_result(step, digest)
         if stored is not None:
-            operation = self.operations.begin(subject)
-            operation.finish(step=stored)
-            return operation
+            return self._changes.done(subject, step=stored)
         generation = self._supervisor.ready()
         batch = self.batches.path(step, digest)
         command = {"command": "train", "batch": str(batch), "optimization": asdict(optimization)}
 
         async def work(operation: Operation) -> None:
-            # Recorded first: trained weights whose name cannot be recorded would be weights without a name.
-            await asyncio.to_thread(self._lineages.produced, self.ledger.next_version)
+            await self._standing.produces()
             result = await generation.run(command, operation.advance)
             await self._still(generation)
-            self.ledger = self.ledger.with_step(digest, result["metrics"])
+            self._standing.ledger = self.ledger.with_step(digest, result["metrics"])
             await asyncio.to_thread(self.batches.forget_before, step)
             operation.finish(step=self.ledger.steps[-1])
 
-        return self._change(subject, work)
+        return self._changes.begin(subject, work)
 
     def save(self, uri: str) -> Operation:
         """Starts a checkpoint; a folder that holds this very state already is the result."""
@@ -215,10 +195,10 @@ class Front:
                     )
             else:
                 found = await self._written(generation, target, operation.advance)
-            self._base = found
+            self._standing.base = found
             operation.finish(checkpoint=_loaded(found))
 
-        return self._change("save", work)
+        return self._changes.begin("save", work)
 
     def restore(self, uri: str) -> Operation:
         """Starts loading a checkpoint; the learner is then bound to its run."""
@@ -226,13 +206,13 @@ class Front:
         generation = self._supervisor.ready()
 
         async def work(operation: Operation) -> None:
-            found = await self._load(generation, target)
-            found = replace(found, ledger=await self._renamed(found.ledger))
+            found = await load(self._owner, generation, target)
+            found = replace(found, ledger=await self._standing.renamed(found.ledger))
             await self._still(generation)
             self._begin_at(found, found.ledger)
             operation.finish(checkpoint=_loaded(found))
 
-        return self._change("restore", work)
+        return self._changes.begin("restore", work)
 
     def bind_run(self, run_id: str, uri: str) -> Operation:
         """Starts giving the learner to a run that begins: at a checkpoint's weights, or at the initial ones for "".
@@ -245,8 +225,8 @@ class Front:
         target = checkpoints.local_folder(uri) if uri else None
         generation = self._supervisor.ready()
         subject = f"bind-{run_id}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
-        if self._changing is not None and self._changing.subject == subject:
-            return self._changing
+        if (same := self._changes.under_way(subject)) is not None:
+            return same
         if self.ledger.run_id == run_id:
             if self.ledger.steps:
                 raise FailedPrecondition(
@@ -254,32 +234,21 @@ class Front:
                     f"has {self.ledger.applied_step} applied steps here and begins once: go on with step "
                     f"{self.ledger.applied_step + 1}, or restore one of its checkpoints",
                 )
-            if self._bound == (run_id, uri):
-                operation = self.operations.begin(subject)
-                operation.finish(checkpoint=self._begun(uri))
-                return operation
+            if self._standing.has_begun(run_id, uri):
+                return self._changes.done(subject, checkpoint=self._standing.begun(uri))
 
         async def work(operation: Operation) -> None:
-            if target is None:
-                # Weights are initial wherever they have that name.
-                if self.ledger.version != self._initial:
-                    await generation.run({"command": "reset"})
-                lineage = await asyncio.to_thread(self._lineages.resumed, self._initial)
-                base = None
-            else:
-                base = await self._load(generation, target)
-                lineage = await asyncio.to_thread(self._lineages.begun, base.ledger.lineage)
+            base = None
+            if target is not None:
+                base = await load(self._owner, generation, target)
+            elif not self._standing.is_initial:
+                await generation.run({"command": "reset"})
+            ledger = Ledger(run_id, await self._standing.new_lineage(base))
             await self._still(generation)
-            ledger = Ledger(run_id, lineage)
-            if base is None:
-                self._initial = ledger.version
-            else:
-                base = replace(base, ledger=ledger)
-            self._begin_at(base, ledger)
-            self._bound = (run_id, uri)
-            operation.finish(checkpoint=self._begun(uri))
+            self._begin_at(None if base is None else replace(base, ledger=ledger), ledger, (run_id, uri))
+            operation.finish(checkpoint=self._standing.begun(uri))
 
-        return self._change(subject, work)
+        return self._changes.begin(subject, work)
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -296,7 +265,7 @@ class Front:
                 raise FailedPrecondition(f"version {version}", f"is not current: {current} is, export that one")
             return await self._reads.export(current)
 
-        return await self._to_the_end(work())
+        return await self._changes.read(work())
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
         """Scores sequences under the weights that are current when their turn comes."""
@@ -304,71 +273,15 @@ class Front:
         async def work() -> Scores:
             return await self._reads.score(self.ledger.version, sequences)
 
-        return await self._to_the_end(work())
+        return await self._changes.read(work())
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _change(self, subject: str, work: Callable[[Operation], Awaitable[None]]) -> Operation:
-        if self._changing is not None:
-            raise FailedPrecondition(
-                self._changing.name, "is under way: wait for its end (WatchOperation), then call again"
-            )
-        operation = self._changing = self.operations.begin(subject)
-        self._spawn(self._carry_out(operation, work))
-        return operation
-
-    async def _carry_out(self, operation: Operation, work: Callable[[Operation], Awaitable[None]]) -> None:
-        """Runs the work; whatever can go wrong with it ends in the operation."""
-        try:
-            async with self._turn:
-                await work(operation)
-        except GenerationLost as error:
-            operation.fail(
-                "UNAVAILABLE",
-                f"{operation.subject} was lost with the gang: {error}; wait for READY, then replay from the step "
-                "after GetLearner's applied_step",
-            )
-        except CommandRefused as error:
-            operation.fail(error.code, str(error))
-        except ServiceError as error:
-            operation.fail(error.code.name, error.message)
-        except OSError as error:
-            operation.fail("INTERNAL", f"{operation.subject}: {error}; the state is as before")
-        finally:
-            self._changing = None
-            if not operation.now.done:
-                operation.fail("UNAVAILABLE", f"{operation.subject} ended with the learner")
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Takes a turn that goes on when the caller goes away: the ranks still read and write its files."""
-
-        async def turn() -> _Result:
-            async with self._turn:
-                return await work
-
-        return await asyncio.shield(self._spawn(turn()))
-
-    async def _load(self, generation: Generation, folder: Path) -> Checkpoint:
-        """Brings the ranks to a checkpoint, once all of it has been checked.
-
-        Raises:
-            ServiceError: it is not one, is damaged, or is not of this learner; nothing has changed.
-        """
-        found = await asyncio.to_thread(checkpoints.read, folder)
-        self._check_fits(found)
-        await asyncio.to_thread(checkpoints.verify, folder)
-        await generation.run({"command": "load", "folder": str(folder)})
-        return found
-
-    def _begin_at(self, base: Checkpoint | None, ledger: Ledger) -> None:
-        """The ranks were brought to another state: it is what is current, and what a new generation starts from."""
+    def _begin_at(self, base: Checkpoint | None, ledger: Ledger, bound: tuple[str, str] | None = None) -> None:
+        """The ranks were brought to another state, which may be another run's."""
         if ledger.run_id != self.ledger.run_id and self.ledger.run_id:
             self.batches.forget_all()
-        self._base, self._bound, self._base_lost = base, None, ""
-        self.ledger = ledger
-
-    def _begun(self, uri: str) -> Loaded:
-        return Loaded(uri, self.ledger, self._base.byte_size if self._base else 0)
+        self._standing.begin_at(base, ledger, bound)
 
     async def _run(self, command: Message) -> None:
         """A command that changes nothing here; what the ranks say becomes the call's error."""
@@ -384,71 +297,31 @@ class Front:
 
     async def _written(self, generation: Generation, target: Path, on_progress: Progress) -> Checkpoint:
         """A new checkpoint of the current state at `target`, whole or not at all."""
-        draft = checkpoints.Draft(target)
+        saving = Saving(self._owner, target)
         try:
-            folder = await asyncio.to_thread(draft.create)
-            await asyncio.to_thread(self.model.copy_definition, folder / MODEL)
-            await generation.run({"command": "save", "folder": str(folder)}, on_progress)
+            await saving.write(generation, on_progress)
             await self._still(generation)
-            return await asyncio.to_thread(
-                draft.publish, self.policy_id, self.layout, self.model.architecture_digest, self.ledger
-            )
+            return await saving.publish(self.ledger)
         finally:
-            await asyncio.to_thread(draft.discard)
-
-    def _check_fits(self, found: Checkpoint) -> None:
-        for what, theirs, ours in (
-            ("policy", found.policy_id, self.policy_id),
-            ("layout", found.layout, self.layout),
-            ("architecture", found.architecture_digest, self.model.architecture_digest),
-        ):
-            if theirs != ours:
-                raise FailedPrecondition(
-                    str(found.folder),
-                    f"is of {what} {theirs}, this learner is of {ours}: start one that is the same, or set TROUPE_MODEL "
-                    f"to {found.folder / MODEL} to go on from its weights without the optimizer's moments",
-                )
+            await saving.discard()
 
     async def _roll_back(self) -> None:
-        """What a lost generation leaves: the base, and the run that the learner belongs to."""
-        base = self._base.ledger if self._base else Ledger("", self._initial.lineage)
-        ledger = await self._renamed(base)
-        if self._base is None:
-            self._initial = ledger.version
-        else:
-            self._base = replace(self._base, ledger=ledger)
-        self.ledger = replace(ledger, run_id=self.ledger.run_id)
+        """A generation was lost."""
+        await self._standing.roll_back()
         await self._reads.forget_export()
 
-    async def _renamed(self, ledger: Ledger) -> Ledger:
-        """The ledger under a lineage in which its version is the newest."""
-        return ledger.in_lineage(await asyncio.to_thread(self._lineages.resumed, ledger.version))
-
     async def _load_base(self, generation: Generation) -> None:
-        """Brings a new generation to the base. One that is gone is no reason to stay down, but ends the run's hold.
-
-        At the initial weights a replay of its steps would begin where the run may never have been.
-        """
-        if self._base is None:
+        """Brings a new generation to the base. One that is gone is no reason to stay down, but ends the run's hold."""
+        base = self._standing.base
+        if base is None:
             return
-        folder = self._base.folder
         try:
-            await asyncio.to_thread(checkpoints.verify, folder)
-            await generation.run({"command": "load", "folder": str(folder)})
+            await load_again(generation, base.folder)
         except (CommandRefused, ServiceError, OSError) as error:
-            run_id = self.ledger.run_id
-            self._base_lost = f"run {run_id} began at {folder}, which cannot be loaded: {error}"
-            _log.error("no run has the learner any more, at the initial weights", reason=self._base_lost)
-            self._supervisor.detail += f"; bound to no run, at the initial weights: {self._base_lost}"
-            self._base, self._bound = None, None
-            await self._roll_back()
-            self.ledger = replace(self.ledger, run_id="")
-
-    def _spawn(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            reason = await self._standing.lose_base(error)
+            await self._reads.forget_export()
+            _log.error("no run has the learner any more, at the initial weights", reason=reason)
+            self._supervisor.detail += f"; bound to no run, at the initial weights: {reason}"
 
 
 def _loaded(found: Checkpoint) -> Loaded:
@@ -461,28 +334,3 @@ def _as_service_error(error: GenerationLost | CommandRefused) -> ServiceError:
     if error.code == "RESOURCE_EXHAUSTED":
         return Exhausted(str(error), retry_after_seconds=RETRY_SECONDS)
     return FailedPrecondition("ranks", str(error))
-
-
-def _rank_plan(settings: LearnerSettings, model: ModelFolder, folder: Path) -> RankPlan:
-    return RankPlan(
-        ranks=settings.ranks,
-        threads=settings.threads,
-        folder=folder,
-        stall_seconds=settings.stall_seconds,
-        start={
-            "model": str(model.folder),
-            "engine": settings.engine,
-            "ranks": settings.ranks,
-            "zero_stage": settings.zero_stage,
-            "dtype": settings.dtype,
-            "threads": settings.threads,
-            "tokens_per_microbatch": settings.tokens_per_microbatch,
-            "recompute_old": settings.old_log_probs == "recompute",
-            "adamw": {
-                "beta1": settings.adam_beta1,
-                "beta2": settings.adam_beta2,
-                "eps": settings.adam_eps,
-                "weight_decay": settings.weight_decay,
-            },
-        },
-    )
