@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -13,9 +14,13 @@ from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc
 from troupe_contracts.calls import Context
 from troupe_contracts.server import start
 from troupe_contracts.settings import ServiceSettings
+from troupe_orchestrator.fleet import PolicyFleet
+from troupe_orchestrator.training import learning
 from troupe_orchestrator.training.batch import TrainingSequence
 from troupe_orchestrator.training.endings import ending_of
-from troupe_orchestrator.training.learner import LearnerClient, OperationStalledError
+from troupe_orchestrator.training.learner import LearnerClient, LearnerDiskFullError, OperationStalledError
+from troupe_orchestrator.training.learning import Learning
+from troupe_orchestrator.training.policies import Policy
 
 STALL_SECONDS = 1.0
 FENCE = common_pb2.Fence(store_id="store", token=1)
@@ -28,9 +33,10 @@ class SlowLearner(learner_pb2_grpc.LearnerServicer):
         self.tells = True
         self.events = 12
         self.deadlines: dict[str, float] = {}
+        self.info = learner_pb2.LearnerInfo(policy_id="p", state=learner_pb2.GANG_STATE_READY)
 
     async def GetLearner(self, request: learner_pb2.GetLearnerRequest, context: Context) -> learner_pb2.LearnerInfo:
-        return learner_pb2.LearnerInfo(policy_id="p")
+        return self.info
 
     async def SubmitBatch(
         self, requests: AsyncIterator[learner_pb2.SubmitBatchRequest], context: Context
@@ -61,6 +67,7 @@ class SlowLearner(learner_pb2_grpc.LearnerServicer):
             name=request.name, done=True, train_step=learner_pb2.TrainStepResult(step=1, metrics={"loss": 2.0})
         )
         yield learner_pb2.OperationEvent(event_id=self.events + 2, progress=1.0, operation=done)
+        self.info.operation, self.info.state = "", learner_pb2.GANG_STATE_READY
 
 
 @contextlib.asynccontextmanager
@@ -100,6 +107,36 @@ async def test_an_operation_that_tells_of_no_progress_is_a_fault_that_names_it_a
     ending = ending_of(stalled.value)
     assert ending.condition is not None
     assert (ending.state, ending.condition.reason) == ("paused", "LearnerStalled")
+
+
+def looking(client: LearnerClient) -> tuple[Learning, Policy]:
+    return Learning(cast("Any", None), "run", {}), Policy("p", client, PolicyFleet([]), ("executor",))
+
+
+async def test_a_learner_in_the_middle_of_a_step_that_another_orchestrator_began_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learning, "_READY_SECONDS", 0.1)
+    learner = SlowLearner()
+    learner.info.operation, learner.info.state = "operations/7-train", learner_pb2.GANG_STATE_TRAINING
+    async with connected(learner) as client:
+        looks, policy = looking(client)
+        assert (await looks.look(policy)).state == learner_pb2.GANG_STATE_READY
+
+
+async def test_a_learner_that_waits_for_room_on_its_disk_pauses_the_run_by_name() -> None:
+    learner = SlowLearner()
+    learner.info.state, learner.info.detail = (
+        learner_pb2.GANG_STATE_DISK_FULL,
+        "/work/ranks cannot be written: make room",
+    )
+    async with connected(learner) as client:
+        looks, policy = looking(client)
+        with pytest.raises(LearnerDiskFullError, match="/work/ranks") as full:
+            await looks.look(policy)
+    ending = ending_of(full.value)
+    assert ending.condition is not None
+    assert (ending.state, ending.condition.reason) == ("paused", "DiskFull")
 
 
 async def test_calls_that_carry_tokens_have_the_longer_the_more_tokens_there_are() -> None:
