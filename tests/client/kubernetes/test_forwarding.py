@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from standin_api.objects import PODS, SLICES, endpoint, endpoint_slice, pod, unschedulable, waiting
+from standin_api.objects import PODS, SLICES, endpoint, endpoint_slice, pod, running, unschedulable, waiting
 from standin_api.server import StandInApi
 from troupe.v1 import training_pb2, training_pb2_grpc
 from troupe_client.kubernetes.forwarding import forwarded_service
@@ -43,16 +43,16 @@ class StandInTraining(training_pb2_grpc.TrainingServicer):
 async def orchestrator_pod(standin: StandInApi, name: str) -> AsyncIterator[StandInTraining]:
     """A pod that serves, and that the Service leads to."""
     training = StandInTraining(name)
-    running = await start(
+    served = await start(
         ServiceSettings(),
         lambda server: training_pb2_grpc.add_TrainingServicer_to_server(training, server),
         ["troupe.v1.Training"],
     )
-    standin.pods[name] = running.target
+    standin.pods[name] = served.target
     standin.put(SERVICES, {"metadata": {"name": "orchestrator"}})
     standin.put(SLICES, endpoint_slice("orchestrator", endpoint("10.0.0.9", name)))
     yield training
-    await running.drain(0)
+    await served.drain(0)
 
 
 async def test_calls_reach_the_pod_of_the_service_and_answers_come_back(standin: StandInApi, api: Api) -> None:
@@ -100,6 +100,7 @@ async def test_without_the_service_it_says_what_to_install(standin: StandInApi, 
             "orchestrator-0 Pending: insufficient memory",
         ),
         (waiting("ImagePullBackOff"), "orchestrator-0 ImagePullBackOff: troupe/main:1"),
+        (running(False), "1 pods, none of them ready"),
     ],
 )
 async def test_with_nobody_behind_the_service_it_says_why(
@@ -107,6 +108,7 @@ async def test_with_nobody_behind_the_service_it_says_why(
 ) -> None:
     standin.put(SERVICES, {"metadata": {"name": "orchestrator"}})
     standin.put(PODS, pod("orchestrator-0", "orchestrator", status))
+    standin.put(SLICES, endpoint_slice("orchestrator", endpoint("10.0.0.9", "orchestrator-0", ready=False)))
     with pytest.raises(NoDeploymentError, match=said):
         async with forwarded_service(api, "orchestrator"):
             pass

@@ -94,12 +94,6 @@ class StandInApi:
             self.generation += 1
             self.changed.notify_all()
 
-    def forget_history(self) -> None:
-        """Watches from versions before now get 410 Gone."""
-        with self.changed:
-            self.forgotten = self.version
-            self.history.clear()
-
     def asked(self, method: str, path: str, watch: bool = False) -> int:
         """How often something was asked for."""
         with self.changed:
@@ -233,10 +227,11 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
                 if gone:
                     status = {"code": 410, "reason": "Expired", "message": "too old resource version"}
                     self._chunk({"type": "ERROR", "object": status})
-                while not gone and time.monotonic() < ends and api.generation == generation:
+                while time.monotonic() < ends and api.generation == generation:
                     with api.changed:
                         api.changed.wait(0.05)
-                        new = [] if api.silent else [each for each in api.history if each[0] > version]
+                        # What is said after it is for nobody: a proxy may leave the connection open.
+                        new = [] if api.silent or gone else [each for each in api.history if each[0] > version]
                     version = max([version, *(each[0] for each in new)])
                     for _, kind, collection, found in new:
                         if collection == path and _selected(found, query):

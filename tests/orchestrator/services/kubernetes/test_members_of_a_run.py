@@ -16,10 +16,13 @@ from orchestrated.models import StandInDesigner, StandInPolicy, Weights, right_u
 from orchestrated.world import Backends, World, math_task, world
 from standin_api.objects import PODS, SLICES, endpoint, endpoint_slice, pod, unschedulable
 from standin_api.server import StandInApi
-from troupe.v1 import designer_pb2_grpc, policy_pb2, policy_pb2_grpc, training_pb2
+from troupe.v1 import common_pb2, designer_pb2_grpc, policy_pb2, policy_pb2_grpc, training_pb2
+from troupe_contracts.identity import NOBODY
 from troupe_contracts.server import Running, start
 from troupe_contracts.settings import ServiceSettings
+from troupe_orchestrator.fleet import PolicyFleet, replica_at
 from troupe_orchestrator.kubernetes import cluster, notices
+from troupe_orchestrator.training.weights import load_weights
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -267,6 +270,33 @@ async def test_training_goes_on_while_the_api_server_is_away(
     assert metrics(events, "tasks_dropped") == [0.0, 0.0]
 
 
+async def test_one_that_comes_while_weights_are_loaded_is_brought_to_them_too(deployed: Deployed) -> None:
+    first, late = await deployed.start("a"), await deployed.start("b")
+    fleet = PolicyFleet([], "executor")
+    fleet.watched = True
+    fleet.join(replica_at(first.running.target, NOBODY))
+    await fleet.connect()
+    joined = replica_at(late.running.target, NOBODY)
+    stub = fleet.replicas()[0].stub
+    loads = stub.StageWeights
+
+    async def stage(request: policy_pb2.StageWeightsRequest, **options: float) -> policy_pb2.StageWeightsResponse:
+        fleet.join(joined)
+        while not fleet.in_rotation(joined):
+            await asyncio.sleep(0.01)
+        return await loads(request, **options)
+
+    stub.StageWeights = stage  # type: ignore[method-assign, assignment]
+    version = common_pb2.PolicyVersion(lineage="start", number=1)
+    manifest = policy_pb2.WeightManifest(policy_id="scripted", version=version)
+    await load_weights(fleet, manifest, policy_pb2.WeightSource(), common_pb2.Fence(), [], 0.1)
+    assert not fleet.in_rotation(joined)
+    while not fleet.in_rotation(joined):
+        await asyncio.sleep(0.01)
+    assert late.policy.weights.version == version
+    await fleet.close()
+
+
 async def test_nothing_is_asked_of_the_api_server_by_a_step(
     deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
 ) -> None:
@@ -285,11 +315,11 @@ async def test_stages_and_ends_of_runs_are_events_of_the_orchestrators_workload(
     deployed.api.put(PODS, pod(socket.gethostname(), "orchestrator", ownerReferences=[owner]))
     await deployed.start("a")
     async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
-        stages = [{"train": "executor", "steps": 1}, {"train": "designer", "steps": 1}]
-        await one.run(one.config(TASKS, stages=stages))
+        stages = [{"train": "executor", "steps": 2}, {"train": "designer", "steps": 1}]
+        await one.run(one.config(TASKS, steps=3, stages=stages))
     written = sorted(deployed.api.objects[EVENTS].values(), key=lambda each: int(each["metadata"]["resourceVersion"]))
     assert [each["reason"] for each in written] == ["StageStarted", "StageStarted", "Succeeded"]
-    assert written[1]["note"] == "run run: stage 2, designer, from step 2"
+    assert written[1]["note"] == "run run: stage 2, designer, from step 3"
     assert {each["regarding"]["kind"] for each in written} == {"StatefulSet"}
     assert {each["regarding"]["uid"] for each in written} == {"owner"}
 
