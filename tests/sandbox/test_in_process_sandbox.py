@@ -1,6 +1,9 @@
 """`from troupe_sandbox import Sandbox`: the same supervisor without a service."""
 
+import array
 import os
+import socket
+from pathlib import Path
 
 import pytest
 from troupe_sandbox import AgentCall, Limits, Sandbox
@@ -73,6 +76,19 @@ def test_a_forked_copy_says_so_instead_of_waiting_for_ever(sandbox):
             os._exit(0)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("profile", ["full", "pod"])
+def test_descriptors_that_others_have_under_way_do_not_keep_a_jail_from_being_reported(profile, tmp_path: Path):
+    """The kernel counts them for all processes of a user, and a jailed process has no capability to exceed the count."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Sandbox(profile=profile, work_root=tmp_path) as sandbox:
+        for _ in range(4):
+            attached = array.array("i", [ours.fileno()] * 200)
+            ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, attached)])
+        assert sandbox.run_tool("1").verdict == "ok"
+        assert sandbox.run_workflow("pass", "?", lambda call: "").verdict == "ok"
+        assert sandbox.run_tests("def f(): return 1", ["assert f() == 1"]).passed
 
 
 def test_a_second_sandbox_does_not_disturb_the_first(sandbox, tmp_path):

@@ -66,7 +66,7 @@ pub fn enter(
     let packet = serde_json::to_vec(&Report::Jailed).unwrap_or_default();
     // A supervisor that died meanwhile is noticed here; without one nothing runs.
     descriptors::send(report.as_fd(), &packet, &[listener.as_raw_fd()]).at("report")?;
-    Ok(())
+    spawn.limits.apply_open_files().at("open files")
 }
 
 /// Mounts the work directory where it is private. Runs in the process that owns the mount namespace.

@@ -23,31 +23,40 @@ pub struct ProcessLimits {
 }
 
 impl ProcessLimits {
-    /// Puts the limits in force for the calling process and its children.
+    /// Puts the limits in force for the calling process and its children; all but that of open files.
     pub fn apply(&self) -> io::Result<()> {
         let table = [
             (libc::RLIMIT_CPU, self.cpu_seconds),
             (libc::RLIMIT_DATA, self.data_bytes),
             (libc::RLIMIT_AS, self.address_bytes),
             (libc::RLIMIT_FSIZE, self.file_bytes),
-            (libc::RLIMIT_NOFILE, self.open_files),
             (libc::RLIMIT_CORE, 0),
             (libc::RLIMIT_MEMLOCK, 0),
             (libc::RLIMIT_MSGQUEUE, 0),
         ];
-        for (resource, value) in table {
-            let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-            // SAFETY: `limit` is a valid rlimit for the length of the call.
-            check(unsafe { libc::setrlimit(resource, &limit) } as libc::c_long)?;
-        }
-        Ok(())
+        table.into_iter().try_for_each(|(resource, value)| lower(resource, value))
     }
+
+    /// The limit of open files. It also bounds how many descriptors all processes of the user may have under way in
+    /// sockets when this one sends one: in force before the report, another's would keep the jail from being reported.
+    pub fn apply_open_files(&self) -> io::Result<()> {
+        lower(libc::RLIMIT_NOFILE, self.open_files)
+    }
+}
+
+/// By the system call that is permitted: the C library would use one that a jailed program must ask for.
+fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `limit` is a valid rlimit for the length of the call.
+    check(unsafe { libc::syscall(libc::SYS_setrlimit, resource, &limit) }).map(drop)
 }
 
 /// Tries the layer: with two open files allowed, a third must be refused.
 pub fn probe() -> io::Result<bool> {
-    ProcessLimits { cpu_seconds: 5, data_bytes: 1 << 30, address_bytes: 4 << 30, file_bytes: 0, open_files: 2 }
-        .apply()?;
+    let limits =
+        ProcessLimits { cpu_seconds: 5, data_bytes: 1 << 30, address_bytes: 4 << 30, file_bytes: 0, open_files: 2 };
+    limits.apply()?;
+    limits.apply_open_files()?;
     // SAFETY: dup without pointers.
     Ok(unsafe { libc::dup(0) } < 0)
 }
