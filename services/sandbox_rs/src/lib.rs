@@ -28,5 +28,5 @@ mod proto {
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
-    use super::python::{Sandbox, probe_layers, run_assertions, serve, serve_zygote};
+    use super::python::{Job, Reply, Sandbox, execute_nothing, probe_layers, run_assertions, serve, serve_zygote};
 }

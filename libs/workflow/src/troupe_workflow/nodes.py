@@ -76,13 +76,16 @@ def library(names: Sequence[str], parent: Path, python: Path) -> Iterator[Path]:
         yield LIBRARY
         return
     nodes = [find(name) for name in dict.fromkeys(names)]
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield _copy(nodes, Path(folder).resolve() / "library", python)
-        finally:
-            os.close(lock)
+    folder, owner = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve(), os.getpid()
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield _copy(nodes, folder / "library", python)
+    finally:
+        os.close(lock)
+        # A forked copy of this block leaves its parent's folder alone.
+        if os.getpid() == owner:
+            shutil.rmtree(folder)
 
 
 def find(name: str) -> NodePlugin:

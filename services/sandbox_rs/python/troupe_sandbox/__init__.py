@@ -2,14 +2,16 @@
 
     from troupe_sandbox import Sandbox
 
-    sandbox = Sandbox()
-    report = sandbox.run_tests("print(sum(map(int, input().split())))", [("1 2", "3")])
-    assert report.passed
+    with Sandbox() as sandbox:
+        report = sandbox.run_tests("print(sum(map(int, input().split())))", [("1 2", "3")])
+        assert report.passed
 
-The same supervisor that the gRPC service serves, in this process: `python -m troupe_sandbox` is the service.
+`AsyncSandbox` is its twin for asyncio. The same supervisor that the gRPC service serves, in this process:
+`python -m troupe_sandbox` is the service.
 """
 
-from .sandbox import (
+from .async_sandbox import AsyncSandbox
+from .reports import (
     AgentCall,
     CaseResult,
     ExecutionReport,
@@ -17,13 +19,14 @@ from .sandbox import (
     Layer,
     Limits,
     ResourceUse,
-    Sandbox,
     TestReport,
     ToolReport,
 )
+from .sandbox import Sandbox
 
 __all__ = [
     "AgentCall",
+    "AsyncSandbox",
     "CaseResult",
     "ExecutionReport",
     "IsolationReport",

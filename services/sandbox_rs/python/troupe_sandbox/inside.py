@@ -18,11 +18,12 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 EXIT_FAILED = 1
 EXIT_ASSERTION = 112
@@ -141,8 +142,42 @@ def finish(status: int) -> None:
     os._exit(status)
 
 
+def report_foreign_programs() -> None:
+    """Ends the script as a policy violation where it executes anything but the interpreter.
+
+    The kernel refuses that in any case, and to a child of the script it is an error like any other. This is about the
+    verdict: a script that counts on another program is told so, and does not go on with a `FileNotFoundError`.
+    """
+    interpreter = Path(sys.executable).resolve()
+
+    def is_interpreter(path: object, env: Mapping[str, str] | None, folder: object = None) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return False
+        name = os.fsdecode(path)
+        start = os.fsdecode(folder) if isinstance(folder, str | bytes | os.PathLike) else ""
+        folders = [start] if "/" in name else os.get_exec_path(env)
+        return any(Path(each, name).resolve() == interpreter for each in folders)
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        match event, arguments:
+            case "subprocess.Popen", (path, _, folder, env):
+                allowed = is_interpreter(path, env, folder)
+            case (("os.exec" | "os.posix_spawn"), (path, _, env)):
+                allowed = is_interpreter(path, env)
+            case "os.system", (path,):
+                allowed = False
+            case _:
+                return
+        if not allowed:
+            os.write(2, f"cannot execute {path!r}: a script may start the Python interpreter only\n".encode())
+            native.execute_nothing()
+
+    sys.addaudithook(watch)
+
+
 def run_workflow() -> None:
     """A workflow script; the library reads it from its pipe."""
+    report_foreign_programs()
     finish(import_module("workflow.runtime").main(PAYLOAD))
 
 

@@ -1,0 +1,148 @@
+"""What goes into the sandbox and what comes out of it, as frozen dataclasses.
+
+Verdicts are lower-case names: ok, wrong_answer, runtime_error, cpu_limit, wall_limit, memory_limit, output_limit,
+process_limit, policy_violation, cancelled. Each says what the program did; the sandbox's own failures are exceptions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use; 0 takes the default of its kind.
+
+    Attributes:
+        cpu_seconds: CPU time of the program with its children, seconds.
+        wall_seconds: time from its start, seconds.
+        memory_bytes: private memory of each of its processes, bytes.
+        processes: processes at once, its own included; more than 1 for workflow scripts only.
+        open_files: file descriptors of each process.
+        output_bytes: bytes that it may write to standard output and standard error, and the size of any file.
+    """
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    memory_bytes: int = 0
+    processes: int = 0
+    open_files: int = 0
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ResourceUse:
+    """What one program used, measured from outside. Waiting is the wall time in which agents were asked."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    waiting_seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of isolation as it was tried at start; `errno`, `detail` and `remedy` tell of an inactive one."""
+
+    name: str
+    active: bool
+    errno: int
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class IsolationReport:
+    """The profile in force, a digest of what it is made of, and all layers."""
+
+    profile: str
+    profile_digest: str
+    python: str
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, native: Mapping[str, Any]) -> Self:
+        """From what the native side says."""
+        return cls(**{**native, "layers": tuple(Layer(**layer) for layer in native["layers"])})
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case of a solution's tests. `detail` is the first difference, or the end of the traceback."""
+
+    index: int
+    verdict: str
+    detail: str
+    use: ResourceUse
+
+    @classmethod
+    def of(cls, native: Mapping[str, Any]) -> Self:
+        """From what the native side says."""
+        return cls(**{**native, "use": ResourceUse(**native["use"])})
+
+
+@dataclass(frozen=True)
+class TestReport:
+    """A solution against its tests; `passed` means that every case was run and is ok. Cases are in order."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    passed: bool
+    cases_passed: int
+    cases_run: int
+    cases_total: int
+    profile: str
+    cases: tuple[CaseResult, ...]
+
+    @classmethod
+    def of(cls, native: Mapping[str, Any]) -> Self:
+        """From what the native side says."""
+        ordered = sorted(map(CaseResult.of, native["cases"]), key=lambda case: case.index)
+        return cls(**{**native, "cases": tuple(ordered)})
+
+
+@dataclass(frozen=True)
+class ToolReport:
+    """What a python tool call gave: its output as an agent gets to see it, with the traceback of what it raised."""
+
+    output: str
+    verdict: str
+    use: ResourceUse
+
+    @classmethod
+    def of(cls, native: Mapping[str, Any]) -> Self:
+        """From what the native side says."""
+        return cls(**{**native, "use": ResourceUse(**native["use"])})
+
+
+@dataclass(frozen=True)
+class AgentCall:
+    """A script asks for one turn of one agent. Messages are dicts with `role` and `content`; only new ones are sent."""
+
+    call_id: int
+    conversation_id: str
+    agent: str
+    messages: Sequence[Mapping[str, str]]
+    tool_run_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class ExecutionReport:
+    """One execution of a workflow script; `result` is None when it returned none."""
+
+    verdict: str
+    result: str | None
+    result_type: str | None
+    own_question: bool
+    error: str
+    stdout: str
+    stderr: str
+    use: ResourceUse
+    outstanding_calls: int
+    agent_calls: int
+    profile: str
+
+    @classmethod
+    def of(cls, native: Mapping[str, Any]) -> Self:
+        """From what the native side says."""
+        return cls(**{**native, "use": ResourceUse(**native["use"])})

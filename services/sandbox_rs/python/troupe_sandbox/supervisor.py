@@ -1,0 +1,98 @@
+"""The native supervisor of this process: what `Sandbox` and `AsyncSandbox` have in common. Each call makes a job."""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from troupe_workflow.nodes import library
+
+from . import _native, settings
+from .reports import IsolationReport, Limits
+
+
+def _given(limits: Limits | None) -> dict[str, float] | None:
+    return None if limits is None else asdict(limits)
+
+
+class Supervisor:
+    """Zygotes, threads and folders; they end with `close`, or with the object."""
+
+    def __init__(
+        self,
+        profile: str,
+        require_layers: Sequence[str],
+        workflow_slots: int,
+        test_slots: int | None,
+        work_root: Path | None,
+        nodes: Sequence[str],
+    ) -> None:
+        slots = test_slots or os.cpu_count() or 1
+        root, python = work_root or Path(tempfile.gettempdir()), settings.base_interpreter()
+        copies = ExitStack()
+        with copies:
+            scripting_library = copies.enter_context(library(nodes, root, python))
+            self._native = _native.Sandbox(
+                settings.collect(profile, require_layers, workflow_slots, slots, root, python, scripting_library)
+            )
+            self._finalize = weakref.finalize(self, copies.pop_all().close)
+
+    def close(self) -> None:
+        """Ends all programs and processes; later calls raise RuntimeError."""
+        self._native.close()
+        self._finalize()
+
+    def isolation(self) -> IsolationReport:
+        """Which layers are in force."""
+        return IsolationReport.of(self._native.isolation())
+
+    def tests(
+        self,
+        solution: str,
+        cases: Sequence[tuple[str, str]] | Sequence[str],
+        checker: str,
+        setup: str,
+        limits: Limits | None,
+        stop_at_first_failure: bool,
+    ) -> _native.Job:
+        """A solution against its tests, as a job."""
+        pairs = [case for case in cases if isinstance(case, tuple)]
+        assertions = [case for case in cases if isinstance(case, str)]
+        if pairs and assertions:
+            raise ValueError("cases are either (stdin, expected output) pairs or assertions, not both")
+        if assertions:
+            return self._native.assertion_tests(solution, assertions, setup, _given(limits), stop_at_first_failure)
+        return self._native.stdin_tests(solution, pairs, checker, _given(limits), stop_at_first_failure)
+
+    def tool(self, code: str, limits: Limits | None) -> _native.Job:
+        """A python tool call, as a job."""
+        return self._native.tool(code, _given(limits))
+
+    def workflow(
+        self,
+        script: str,
+        question: str,
+        on_agent_call: Callable[[dict[str, Any], _native.Reply], None],
+        task_type: str,
+        delivery_instruction: str,
+        seed: int,
+        max_agent_calls: int,
+        limits: Limits | None,
+        tool_limits: Limits | None,
+    ) -> _native.Job:
+        """An execution of a script, as a job."""
+        return self._native.workflow(
+            script,
+            question,
+            on_agent_call,
+            task_type,
+            delivery_instruction,
+            seed,
+            max_agent_calls,
+            _given(limits),
+            _given(tool_limits),
+        )

@@ -1,0 +1,262 @@
+//! A supervisor of this process's own. Each call makes a `Job`.
+//!
+//! Threads do not survive a fork. A forked copy refuses every call, and dropping it touches nothing: neither the zygotes,
+//! which are its parent's, nor threads that it does not have.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{mpsc, watch};
+
+use super::job::{Answer, Job, Reply};
+use super::{LAST_CALL, failed, reports, runtime, settings};
+use crate::checkers::Checker;
+use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
+use crate::limits::{self, Asked, Limits};
+use crate::supervisor::Supervisor;
+use crate::supervisor::code_tests::{self, Tests};
+use crate::supervisor::workflow::{self, Event, Said};
+
+#[pyclass(frozen, module = "troupe_sandbox._native")]
+pub struct Sandbox {
+    engine: Mutex<Option<Engine>>,
+    owner: u32,
+}
+
+struct Engine {
+    supervisor: Arc<Supervisor>,
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// Ends all programs and threads. The caller must not hold the GIL, which callbacks on those threads may wait for.
+    fn end(self) {
+        drop(self.supervisor);
+        self.runtime.shutdown_timeout(LAST_CALL);
+    }
+}
+
+/// Refuses in a forked copy.
+pub fn check_owner(owner: u32) -> PyResult<()> {
+    let here = std::process::id();
+    if here == owner {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!(
+        "this Sandbox belongs to process {owner} and does not work in process {here}, which was forked from it: make a \
+         Sandbox after the fork"
+    )))
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let engine = self.engine.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(engine) = engine else { return };
+        if std::process::id() == self.owner {
+            Python::attach(|py| py.detach(|| engine.end()));
+        } else {
+            std::mem::forget(engine);
+        }
+    }
+}
+
+fn resolve(limits: Option<&Bound<'_, PyDict>>, range: &limits::Range) -> PyResult<Limits> {
+    let mut asked = Asked::default();
+    for (key, value) in limits.into_iter().flat_map(|limits| limits.iter()) {
+        match key.extract::<String>()?.as_str() {
+            "cpu_seconds" => asked.cpu_seconds = value.extract()?,
+            "wall_seconds" => asked.wall_seconds = value.extract()?,
+            "memory_bytes" => asked.memory_bytes = value.extract()?,
+            "processes" => asked.processes = value.extract()?,
+            "open_files" => asked.open_files = value.extract()?,
+            "output_bytes" => asked.output_bytes = value.extract()?,
+            other => return Err(PyValueError::new_err(format!("unknown limit {other:?}"))),
+        }
+    }
+    range.resolve(&asked).map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
+}
+
+fn checker_named(name: &str) -> PyResult<Checker> {
+    match name {
+        "lines" => Ok(Checker::Lines),
+        "tokens" => Ok(Checker::Tokens),
+        "float_tokens" => Ok(Checker::FloatTokens),
+        "exact" => Ok(Checker::Exact),
+        other => Err(PyValueError::new_err(format!("unknown checker {other:?}: lines, tokens, float_tokens or exact"))),
+    }
+}
+
+fn at_least_one(cases: usize) -> PyResult<()> {
+    if cases == 0 { Err(PyValueError::new_err("no cases: nothing would be tested")) } else { Ok(()) }
+}
+
+impl Sandbox {
+    fn engine(&self) -> PyResult<(Arc<Supervisor>, Handle)> {
+        check_owner(self.owner)?;
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        match engine.as_ref() {
+            Some(engine) => Ok((engine.supervisor.clone(), engine.runtime.handle().clone())),
+            None => Err(PyRuntimeError::new_err("this Sandbox is closed")),
+        }
+    }
+
+    fn tests_job(&self, job: code_tests::Job) -> PyResult<Job> {
+        let (supervisor, runtime) = self.engine()?;
+        Ok(Job::new(runtime, async move {
+            let (results, mut coming) = mpsc::channel(64);
+            let mut all = Vec::new();
+            let collect = async {
+                while let Some(result) = coming.recv().await {
+                    all.push(result);
+                }
+            };
+            let (outcome, ()) = tokio::join!(supervisor.run_tests(Arc::new(job), results), collect);
+            let outcome = outcome.map_err(|fault| fault.to_string())?;
+            let profile = supervisor.isolation.profile.name();
+            Ok(Box::new(move |py: Python<'_>| Ok(reports::tests(py, &outcome, all, profile)?.into_any().unbind()))
+                as Answer)
+        }))
+    }
+}
+
+#[pymethods]
+impl Sandbox {
+    #[new]
+    fn new(py: Python<'_>, settings_json: &str) -> PyResult<Self> {
+        let settings = settings(settings_json)?;
+        let engine = py.detach(|| {
+            let runtime = runtime()?;
+            let supervisor = runtime.block_on(Supervisor::start(settings)).map_err(failed)?;
+            PyResult::Ok(Engine { supervisor, runtime })
+        })?;
+        Ok(Sandbox { engine: Mutex::new(Some(engine)), owner: std::process::id() })
+    }
+
+    /// Ends all programs; later calls are refused. Harmless when repeated, and in a forked copy.
+    fn close(&self, py: Python<'_>) {
+        if std::process::id() != self.owner {
+            return;
+        }
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(engine) = engine {
+            py.detach(|| engine.end());
+        }
+    }
+
+    fn isolation(&self, py: Python<'_>) -> PyResult<Py<PyDict>> {
+        let (supervisor, _) = self.engine()?;
+        Ok(reports::isolation(py, &supervisor.isolation)?.unbind())
+    }
+
+    #[pyo3(signature = (solution, cases, checker, limits=None, stop_at_first_failure=false))]
+    fn stdin_tests(
+        &self,
+        solution: String,
+        cases: Vec<(String, String)>,
+        checker: &str,
+        limits: Option<&Bound<'_, PyDict>>,
+        stop_at_first_failure: bool,
+    ) -> PyResult<Job> {
+        at_least_one(cases.len())?;
+        let tests = Tests::Stdin { cases, checker: checker_named(checker)? };
+        let limits = resolve(limits, &limits::TEST)?;
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure })
+    }
+
+    #[pyo3(signature = (solution, cases, setup, limits=None, stop_at_first_failure=false))]
+    fn assertion_tests(
+        &self,
+        solution: String,
+        cases: Vec<String>,
+        setup: String,
+        limits: Option<&Bound<'_, PyDict>>,
+        stop_at_first_failure: bool,
+    ) -> PyResult<Job> {
+        at_least_one(cases.len())?;
+        let tests = Tests::Assertions { setup, cases };
+        let limits = resolve(limits, &limits::TEST)?;
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure })
+    }
+
+    #[pyo3(signature = (code, limits=None))]
+    fn tool(&self, code: String, limits: Option<&Bound<'_, PyDict>>) -> PyResult<Job> {
+        let limits = resolve(limits, &limits::TOOL)?;
+        let (supervisor, runtime) = self.engine()?;
+        Ok(Job::new(runtime, async move {
+            let run = supervisor.run_tool(&code, None, limits, &Arc::default()).await.map_err(|f| f.to_string())?;
+            Ok(Box::new(move |py: Python<'_>| Ok(reports::tool(py, &run)?.into_any().unbind())) as Answer)
+        }))
+    }
+
+    #[pyo3(signature = (script, question, on_agent_call, task_type, delivery_instruction, seed, max_agent_calls,
+                        limits=None, tool_limits=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn workflow(
+        &self,
+        script: String,
+        question: String,
+        on_agent_call: Py<PyAny>,
+        task_type: &str,
+        delivery_instruction: String,
+        seed: u64,
+        max_agent_calls: u32,
+        limits: Option<&Bound<'_, PyDict>>,
+        tool_limits: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Job> {
+        let task_type = match task_type {
+            "math" => "math",
+            "code" => "code",
+            other => return Err(PyValueError::new_err(format!("unknown task type {other:?}: math or code"))),
+        };
+        let job = workflow::Job {
+            script,
+            question,
+            task_type,
+            delivery_instruction,
+            limits: resolve(limits, &limits::WORKFLOW)?,
+            tool_limits: resolve(tool_limits, &limits::TOOL)?,
+            max_agent_calls,
+            seed,
+        };
+        let (supervisor, runtime) = self.engine()?;
+        let asked = Arc::new(on_agent_call);
+        Ok(Job::new(runtime, async move {
+            let slot = supervisor.workflow_slots.take().await.map_err(|busy| format!("sandbox: {busy:?}"))?;
+            let (events, mut coming) = mpsc::channel(64);
+            let (said, words) = mpsc::channel(MOST_CALLS_IN_FLIGHT);
+            let (_ending, ended) = watch::channel(None);
+            let answer = async {
+                while let Some(event) = coming.recv().await {
+                    if let Event::AgentCall(call) = event {
+                        let (asked, said) = (asked.clone(), said.clone());
+                        // Calls of the callback overlap, as calls of agents do.
+                        tokio::task::spawn_blocking(move || ask(&asked, call, said));
+                    }
+                }
+            };
+            let (outcome, ()) = tokio::join!(supervisor.run_workflow(job, slot, events, words, ended), answer);
+            let outcome = outcome.map_err(|error| error.to_string())?;
+            let profile = supervisor.isolation.profile.name();
+            Ok(Box::new(move |py: Python<'_>| Ok(reports::execution(py, &outcome, profile)?.into_any().unbind()))
+                as Answer)
+        }))
+    }
+}
+
+/// Asks the callback for one turn. What it raises becomes the refusal that the script sees.
+fn ask(asked: &Arc<Py<PyAny>>, call: AgentCall, said: mpsc::Sender<Said>) {
+    let call_id = call.call_id;
+    Python::attach(|py| {
+        let reply = Py::new(py, Reply::new(call_id, said));
+        let told = reply.and_then(|reply| {
+            let told = asked.call1(py, (reports::agent_call(py, call)?, &reply));
+            told.map(drop).inspect_err(|error| reply.get().refuse(error.to_string()))
+        });
+        if let Err(error) = told {
+            tracing::debug!(call_id, %error, "an agent call was refused");
+        }
+    });
+}
