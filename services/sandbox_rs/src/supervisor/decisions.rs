@@ -104,6 +104,8 @@ impl Doorkeeper {
             }
             // The C library asks local daemons (names, logs) in passing and does without them.
             libc::SYS_socket if first == libc::AF_UNIX as u64 => Decision::Refuse(libc::EACCES),
+            libc::SYS_ioctl if self.children && second == libc::FIONBIO => Decision::Go,
+            libc::SYS_ioctl => Decision::Refuse(libc::ENOTTY),
             // Without an address it is a plain write to a connected socket of the program's own.
             libc::SYS_sendto if self.children && question.arguments[4] == 0 => Decision::Go,
             _ => violation(),
