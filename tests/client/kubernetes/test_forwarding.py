@@ -55,7 +55,9 @@ async def orchestrator_pod(standin: StandInApi, name: str) -> AsyncIterator[Stan
     await served.drain(0)
 
 
-async def test_calls_reach_the_pod_of_the_service_and_answers_come_back(standin: StandInApi, api: Api) -> None:
+async def test_calls_reach_the_pod_of_the_service_and_answers_come_back(
+    standin: StandInApi, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
     async with (
         orchestrator_pod(standin, "orchestrator-0"),
         forwarded_service(api, "orchestrator") as target,
@@ -65,6 +67,8 @@ async def test_calls_reach_the_pod_of_the_service_and_answers_come_back(standin:
     assert target.startswith("127.0.0.1:")
     assert [run.run_id for run in runs] == [f"run-{number}" for number in range(8)]
     assert {len(run.config) for run in runs} == {300_000}
+    await asyncio.sleep(0.05)
+    assert not caplog.records
 
 
 async def test_a_watch_goes_on_with_the_pod_that_replaces_the_one_before(standin: StandInApi, api: Api) -> None:

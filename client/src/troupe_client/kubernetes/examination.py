@@ -63,7 +63,7 @@ def _examine(api: Api) -> list[Finding]:
         return [error("API server", str(failure), "see that the kubeconfig and the network are right")]
     found = [server(api.server, version), clock(date, now)]
     found += _looked("rights", lambda: rights(_missing(api)))
-    found += _looked("namespace", lambda: [_namespace(api)])
+    found += _looked("namespace", lambda: [namespace(api)])
     found += _looked(
         "storage",
         lambda: storage(
@@ -166,9 +166,9 @@ def storage(classes: Objects, claims: Objects) -> list[Finding]:
         found = [ok("storage", f"claims are given volumes of StorageClass {default[0]}")]
     elif names:
         text = f"no StorageClass is the default one, of {', '.join(sorted(names))}"
-        found = [warning("storage", text, "name one in components/store-pvc, or mark one as default")]
+        found = [warning("storage", text, "name one in the claim of components/store-pvc, or mark one as default")]
     else:
-        found = [error("storage", "there is no StorageClass", "install a provisioner, or use components/store-s3")]
+        found = [error("storage", "there is no StorageClass", "install a provisioner that makes volumes")]
     waiting = [each for each in claims if (each.get("status") or {}).get("phase") == "Pending"]
     found += [
         error(
@@ -211,8 +211,16 @@ def pods(listed: Objects, namespace: str) -> list[Finding]:
     return told or [ok("pods", f"{len(listed)}, none with a known reason not to serve")]
 
 
-def _namespace(api: Api) -> Finding:
-    found = api.get(f"/api/v1/namespaces/{api.namespace}")
+def namespace(api: Api) -> Finding:
+    """Whether the namespace is there, and what it enforces."""
+    try:
+        found = api.get(f"/api/v1/namespaces/{api.namespace}")
+    except ApiError as failure:
+        if failure.status != 404:
+            raise
+        return warning(
+            "namespace", f"there is no namespace {api.namespace}", "`kubectl apply -k` of an overlay makes it"
+        )
     return pod_security(api.namespace, found["metadata"].get("labels") or {})
 
 

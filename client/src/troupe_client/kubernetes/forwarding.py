@@ -56,12 +56,10 @@ async def forwarded_pod(api: Api, pod: str, port: int) -> AsyncIterator[str]:
 async def _listening(api: Api, find: Finding) -> AsyncIterator[str]:
     led: set[asyncio.Task[None]] = set()
 
-    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_lead(api, find, reader, writer), name="port-forward")
         led.add(task)
         task.add_done_callback(led.discard)
-        await _lead(api, find, reader, writer)
 
     server = await asyncio.start_server(lead, "127.0.0.1", 0)
     try:
