@@ -1,90 +1,173 @@
-"""What the sandbox costs: starting an execution, a tool call, a test case against `subprocess.run`.
+"""What the sandbox costs, beside what a user could pick instead.
 
-    python benchmarks/sandbox.py [--rounds 5] [--profiles full,pod]
+    python benchmarks/sandbox.py [--rounds 5] [--profiles full,pod] [--core 0] [--only mixes,latency,…] [--long]
 
-Each round measures every configuration once, interleaved, and the median over rounds is printed, because figures drift
-on a shared machine: compare the ratios. Programs and outputs are equal on both sides, and compared.
+Everything runs on one core, rivals and ours in interleaved rounds of the same run, so that figures of a shared machine
+can be compared: read the ratios. The first round only warms up. Every output is compared byte for byte with that of
+`subprocess.run`, every verdict must be OK. Rows with a goal say whether it is met.
 """
 
 import argparse
+import contextlib
+import itertools
+import json
+import os
 import statistics
 import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from troupe_sandbox import AgentCall, Sandbox
-from troupe_sandbox.settings import base_interpreter
+import grpc
+from sandbox_rivals import MIXES, RIVALS, Mix, installed, pin, run
+from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
+from troupe_sandbox import AgentCall, Limits, Sandbox
 
-TRIVIAL = "import sys\nprint(sum(map(int, sys.stdin)))\n"
-TYPICAL = """
-import sys, heapq, bisect, collections, itertools, functools, re, json, math
-n = int(sys.stdin.readline())
-graph = collections.defaultdict(list)
-for a in range(n):
-    for step in (1, 7, 13):
-        graph[a].append(((a + step) % n, step * step % 11 + 1))
-distance = [math.inf] * n
-distance[0] = 0
-queue = [(0, 0)]
-while queue:
-    d, a = heapq.heappop(queue)
-    if d > distance[a]:
-        continue
-    for b, w in graph[a]:
-        if d + w < distance[b]:
-            distance[b] = d + w
-            heapq.heappush(queue, (d + w, b))
-print(sum(distance))
-"""
-CASES = {"trivial": (TRIVIAL, "1\n2\n3\n"), "typical": (TYPICAL, "100\n")}
 ONE_CALL = """
 from workflow import AgentNode, Workflow
 flow = Workflow("one")
 flow.add_node(AgentNode("solver", "You solve."))
 flow.run(question)
 """
-TESTS_PER_ROUND = 60
-IDLE_EXECUTIONS = 16
+MANY_CALLS = """
+from workflow import AgentNode, Workflow
+flow = Workflow("many")
+flow.add_node(AgentNode("solver", "You solve."))
+for _ in range(200):
+    flow.run(question)
+"""
+CASES_PER_SOLUTION = 50
+WORKFLOWS = 1000
+QUEUED_SOLUTIONS = 1000
+LONG_CASES = 100_000
+
+
+@dataclass
+class Row:
+    """A figure per round of one configuration."""
+
+    cases_per_second: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+    def rate(self) -> float:
+        return statistics.median(self.cases_per_second)
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.milliseconds)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One measured quantity of one configuration."""
+class Goal:
+    """A figure, what it should be, and whether more is better."""
 
     name: str
+    figure: float
+    target: float
+    more_is_better: bool
     unit: str
-    value: float
+
+    def line(self) -> str:
+        met = self.figure >= self.target if self.more_is_better else self.figure <= self.target
+        sign = "≥" if self.more_is_better else "≤"
+        verdict = "met" if met else "NOT met"
+        return f"{self.name:66} {self.figure:10.2f} {self.unit:8} goal {sign} {self.target:g}: {verdict}"
 
 
-def subprocess_rate(program: str, given: str) -> tuple[float, str]:
-    """Cases per second of `subprocess.run` on a real interpreter, without site packages, and the output."""
-    command = [str(base_interpreter()), "-I", "-S", "-c", program]
+def measure_rival(command: list[str], mix: Mix, row: Row | None, expected: str | None) -> str:
+    """A few cases of a rival, one by one; the output."""
+    output = ""
+    count = max(3, mix.cases // 10)
     started = time.perf_counter()
-    for _ in range(TESTS_PER_ROUND // 3):
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
-    return TESTS_PER_ROUND // 3 / (time.perf_counter() - started), done.stdout
+    for _ in range(count):
+        before = time.perf_counter()
+        output = run(command, mix)
+        assert expected in (None, output), (command[0], output, expected)
+        if row is not None:
+            row.milliseconds.append((time.perf_counter() - before) * 1000)
+    if row is not None:
+        row.cases_per_second.append(count / (time.perf_counter() - started))
+    return output
 
 
-def sandbox_rate(sandbox: Sandbox, program: str, given: str, expected: str) -> float:
-    """Cases per second, one at a time; every case must pass."""
+def measure_ours(sandbox: Sandbox, mix: Mix, expected: str, batch: bool, row: Row | None) -> None:
+    """Whole solutions for the rate, solutions of one case for the latency."""
+    count = min(CASES_PER_SOLUTION, mix.cases)
+    # A batch is bounded by the limits of one case.
+    limits = Limits(cpu_seconds=60, wall_seconds=120) if batch else None
+    solutions = mix.cases // count * (5 if batch else 1)
     started = time.perf_counter()
-    report = sandbox.run_tests(program, [(given, expected)] * TESTS_PER_ROUND, checker="exact")
+    for _ in range(solutions):
+        report = sandbox.run_tests(
+            mix.program, [(mix.given, expected)] * count, checker="exact", batch=batch, limits=limits
+        )
+        assert report.passed, report
     elapsed = time.perf_counter() - started
-    assert report.passed, report
-    return TESTS_PER_ROUND / elapsed
+    if row is not None:
+        row.cases_per_second.append(solutions * count / elapsed)
+    if batch:
+        return
+    for _ in range(count):
+        before = time.perf_counter()
+        report = sandbox.run_tests(mix.program, [(mix.given, expected)], checker="exact")
+        assert report.passed, report
+        if row is not None:
+            row.milliseconds.append((time.perf_counter() - before) * 1000)
 
 
-def median_milliseconds(action: Callable[[], object], repeats: int) -> float:
-    """Median wall time of an action."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) * 1000
+def mixes(profiles: list[str], rounds: int) -> list[Goal]:
+    """The table: mixes × rivals and ours."""
+    rivals = installed()
+    sandboxes = {profile: Sandbox(profile=profile, test_slots=1, preload=["numpy"]) for profile in profiles}
+    goals = []
+    for mix in MIXES:
+        rows: dict[str, Row] = {name: Row() for name in rivals}
+        ours = [(f"ours, {profile}, {mode}", profile, mode) for profile in profiles for mode in ("strict", "batch")]
+        rows |= {name: Row() for name, _, _ in ours}
+        for number in range(rounds + 1):
+            expected: str | None = None
+            for name in rivals:
+                row = rows[name] if number else None
+                expected = measure_rival(RIVALS[name][1](mix), mix, row, expected)
+            assert expected is not None
+            for name, profile, mode in ours:
+                measure_ours(sandboxes[profile], mix, expected, mode == "batch", rows[name] if number else None)
+        print(f"\n{mix.name:24}{'cases/s':>10}{'p50 ms':>10}{'p99 ms':>10}   × " + "   × ".join(rivals))
+        for name, row in rows.items():
+            latency = f"{row.percentile(0.5):10.2f}{row.percentile(0.99):10.2f}" if row.milliseconds else " " * 20
+            ratios = "".join(f"{row.rate() / rows[rival].rate():10.1f}" for rival in rivals)
+            print(f"{name:24}{row.rate():10.1f}{latency}{ratios}", flush=True)
+        goals += goals_of(mix, rows, profiles)
+    return goals
+
+
+def goals_of(mix: Mix, rows: dict[str, Row], profiles: list[str]) -> list[Goal]:
+    """What section 7 of the measurements asks of this mix."""
+    goals = []
+    for profile in profiles:
+        strict, batch = rows[f"ours, {profile}, strict"], rows[f"ours, {profile}, batch"]
+        against = strict.rate() / rows["subprocess.run"].rate()
+        if mix.name in ("trivial", "typical"):
+            goals.append(Goal(f"{mix.name}, {profile}, strict against subprocess.run", against, 9, True, "×"))
+            if "bubblewrap" in rows:
+                jailed = strict.rate() / rows["bubblewrap"].rate()
+                goals.append(Goal(f"{mix.name}, {profile}, strict against bubblewrap", jailed, 12, True, "×"))
+            least = {"trivial": (1000.0, 15_000.0), "typical": (550.0, 5000.0)}[mix.name]
+            goals.append(Goal(f"{mix.name}, {profile}, strict", strict.rate(), least[0], True, "cases/s"))
+            goals.append(Goal(f"{mix.name}, {profile}, batch", batch.rate(), least[1], True, "cases/s"))
+        if mix.name == "typical":
+            goals.append(Goal(f"latency, typical, {profile}, p50", strict.percentile(0.5), 1.5, False, "ms"))
+            goals.append(Goal(f"latency, typical, {profile}, p99", strict.percentile(0.99), 4, False, "ms"))
+        if mix.name == "numpy":
+            goals.append(Goal(f"numpy, {profile}, strict against subprocess.run", against, 70, True, "×"))
+    if set(profiles) >= {"full", "pod"} and mix.name in ("trivial", "typical"):
+        share = rows["ours, full, strict"].rate() / rows["ours, pod, strict"].rate()
+        goals.append(Goal(f"{mix.name}, with namespaces against without", share, 0.9, True, "×"))
+    return goals
 
 
 def private_bytes(pid: int) -> int:
@@ -102,94 +185,222 @@ def children(pid: int) -> set[int]:
     return {int(child) for text in lists for child in text.split()}
 
 
-def idle_memory(sandbox: Sandbox, own_pid: int) -> float:
-    """MiB that each execution has to itself, keeper included, while its agent is asked."""
-    zygotes = children(own_pid)
-    everyone_waits, go_on = threading.Semaphore(0), threading.Event()
+def workflows(profiles: list[str], rounds: int) -> list[Goal]:
+    """A thousand scripts that all wait for an agent; then one that asks many times."""
+    goals = []
+    for profile in profiles:
+        sandbox = Sandbox(profile=profile, workflow_slots=WORKFLOWS, test_slots=1)
+        zygotes = children(os.getpid())
+        everyone_waits, go_on = threading.Semaphore(0), threading.Event()
 
-    def answer(call: AgentCall) -> str:
-        everyone_waits.release()
-        go_on.wait()
-        return r"\boxed{1}"
+        def answer(call: AgentCall, waits: threading.Semaphore = everyone_waits, on: threading.Event = go_on) -> str:
+            waits.release()
+            on.wait()
+            return r"\boxed{1}"
 
-    threads = [
-        threading.Thread(target=sandbox.run_workflow, args=(ONE_CALL, "?", answer)) for _ in range(IDLE_EXECUTIONS)
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        everyone_waits.acquire()
-    keepers = children(own_pid) - zygotes
-    scripts = {script for keeper in keepers for script in children(keeper)}
-    total = sum(private_bytes(pid) for pid in keepers | scripts)
-    go_on.set()
-    for thread in threads:
-        thread.join()
-    assert len(keepers) == len(scripts) == IDLE_EXECUTIONS
-    return total / IDLE_EXECUTIONS / 2**20
+        threads = [
+            threading.Thread(target=sandbox.run_workflow, args=(ONE_CALL, "?", answer)) for _ in range(WORKFLOWS)
+        ]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            everyone_waits.acquire()
+        start = (time.perf_counter() - started) / WORKFLOWS * 1000
+        keepers = children(os.getpid()) - zygotes
+        scripts = {script for keeper in keepers for script in children(keeper)}
+        memory = sum(private_bytes(pid) for pid in keepers | scripts) / 2**30
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert len(scripts) == WORKFLOWS, len(scripts)
+        times: list[float] = []
+
+        def count(call: AgentCall, at: list[float] = times) -> str:
+            at.append(time.perf_counter())
+            return r"\boxed{1}"
+
+        for _ in range(rounds):
+            assert sandbox.run_workflow(MANY_CALLS, "?", count).verdict == "ok"
+        trips = [after - before for before, after in itertools.pairwise(times)]
+        goals += [
+            Goal(f"{WORKFLOWS} workflow scripts at once, {profile}, memory", memory, 2.5, False, "GiB"),
+            Goal(f"{WORKFLOWS} workflow scripts at once, {profile}, start of each", start, 2, False, "ms"),
+            Goal(f"agent call and reply, {profile}, all of it", statistics.median(trips) * 1e6, 100, False, "µs"),
+        ]
+        del sandbox
+    return goals
 
 
-def measure(sandbox: Sandbox, expected: dict[str, str]) -> list[Figure]:
-    """All figures of one configuration, once."""
-    figures = []
-    for name, (program, given) in CASES.items():
-        rate = sandbox_rate(sandbox, program, given, expected[name])
-        figures.append(Figure(f"stdin case, {name}", "1/s", rate))
-    figures.append(Figure("tool call", "ms", median_milliseconds(lambda: sandbox.run_tool("print(6 * 7)"), 40)))
-    reports = [sandbox.run_workflow("pass", "?", lambda call: "") for _ in range(20)]
-    figures.append(Figure("execution, CPU", "ms", statistics.median(r.use.cpu_seconds for r in reports) * 1000))
-    figures.append(
-        Figure(
-            "execution, wall", "ms", median_milliseconds(lambda: sandbox.run_workflow("pass", "?", lambda c: ""), 20)
-        )
-    )
-    return figures
+@contextlib.contextmanager
+def service(profile: str) -> Iterator[str]:
+    """The service as it is started anywhere, on this core; its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        command = [sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+        command += ["--ready-file", str(ready), "--work-dir", folder, "--profile", profile, "--test-slots", "1"]
+        process = subprocess.Popen([*command, "--die-with-parent", "--log", "warn"])
+        try:
+            while not ready.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield json.loads(ready.read_text())["target"]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def request(mix: Mix, expected: str, cases: int) -> sandbox_pb2.RunTestsRequest:
+    """One solution as a caller sends it."""
+    case = sandbox_pb2.StdinCase(stdin=mix.given, expected_stdout=expected)
+    tests = sandbox_pb2.StdinTests(cases=[case] * cases, checker=sandbox_pb2.CHECKER_EXACT)
+    return sandbox_pb2.RunTestsRequest(solution=mix.program, stdin_tests=tests)
+
+
+def through_the_service(profiles: list[str], rounds: int) -> list[Goal]:
+    """Solutions of 50 cases, in process and through gRPC."""
+    mix = next(mix for mix in MIXES if mix.name == "typical")
+    expected = run(RIVALS["subprocess.run"][1](mix), mix)
+    goals = []
+    for profile in profiles:
+        sandbox = Sandbox(profile=profile, test_slots=1)
+        ratios = []
+        with service(profile) as target, grpc.insecure_channel(target) as channel:
+            stub = sandbox_pb2_grpc.SandboxStub(channel)
+            asked = request(mix, expected, CASES_PER_SOLUTION)
+
+            def through(stub: sandbox_pb2_grpc.SandboxStub = stub, asked: sandbox_pb2.RunTestsRequest = asked) -> None:
+                assert list(stub.RunTests(asked))[-1].outcome.passed
+
+            def in_process(sandbox: Sandbox = sandbox) -> None:
+                assert sandbox.run_tests(mix.program, [(mix.given, expected)] * 50, checker="exact").passed
+
+            for number in range(4 * rounds + 1):
+                seconds = [timed(action) for action in (in_process, through)]
+                if number:
+                    ratios.append(seconds[0] / seconds[1])
+        goals.append(Goal(f"through gRPC against in process, {profile}", statistics.median(ratios), 0.9, True, "×"))
+    return goals
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that an action takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def flat(profiles: list[str], rounds: int) -> list[Goal]:
+    """A thousand queued solutions against ten; a short job alone and beside a long one."""
+    typical, heavy = (next(mix for mix in MIXES if mix.name == name) for name in ("typical", "CPU-heavy"))
+    expected = {mix.name: run(RIVALS["subprocess.run"][1](mix), mix) for mix in (typical, heavy)}
+    goals = []
+
+    def many(sandbox: Sandbox, count: int) -> float:
+        """Seconds per solution when as many are handed in at once."""
+        cases = [(typical.given, expected["typical"])] * 4
+        failed: list[object] = []
+
+        def one() -> None:
+            report = sandbox.run_tests(typical.program, cases, checker="exact")
+            if not report.passed:
+                failed.append(report)
+
+        threads = [threading.Thread(target=one) for _ in range(count)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - started
+        assert not failed, failed[0]
+        return seconds / count
+
+    for profile in profiles:
+        sandbox = Sandbox(profile=profile, test_slots=1)
+        many(sandbox, 10)
+        few = [many(sandbox, 10) for _ in range(rounds)]
+        queued = many(sandbox, QUEUED_SOLUTIONS)
+        few += [many(sandbox, 10) for _ in range(rounds)]
+        against = queued / statistics.median(few)
+        goals.append(Goal(f"a solution among {QUEUED_SOLUTIONS} against among 10, {profile}", against, 1.2, False, "×"))
+
+        def short(sandbox: Sandbox = sandbox) -> None:
+            assert sandbox.run_tests(typical.program, [(typical.given, expected["typical"])], checker="exact").passed
+
+        alone = statistics.median(timed(short) for _ in range(20))
+        cases = [(heavy.given, expected["CPU-heavy"])] * 100
+        long_job = threading.Thread(target=sandbox.run_tests, args=(heavy.program, cases))
+        long_job.start()
+        time.sleep(0.3)
+        beside = [timed(short) for _ in range(20)]
+        assert long_job.is_alive(), "the long job was too short"
+        long_job.join()
+        started = time.perf_counter()
+        sandbox.run_tests(heavy.program, cases[:1])
+        one_case = time.perf_counter() - started
+        waited = (statistics.median(beside) - alone) / one_case
+        goals.append(Goal(f"a short job waits for cases of a long one, one slot, {profile}", waited, 2, False, "cases"))
+        del sandbox
+    return goals
+
+
+def after_many(profiles: list[str], rounds: int) -> list[Goal]:
+    """Memory and descriptors of the supervisor after many cases."""
+    trivial = MIXES[0]
+    expected = run(RIVALS["subprocess.run"][1](trivial), trivial)
+    goals = []
+    for profile in profiles:
+        sandbox = Sandbox(profile=profile, test_slots=1)
+        cases = [(trivial.given, expected)] * 1000
+
+        def footprint() -> tuple[float, int]:
+            return private_bytes(os.getpid()) / 2**20, len(list(Path("/proc/self/fd").iterdir()))
+
+        sandbox.run_tests(trivial.program, cases)
+        time.sleep(1)
+        memory, descriptors = footprint()
+        for _ in range(LONG_CASES // len(cases)):
+            assert sandbox.run_tests(trivial.program, cases, checker="exact").passed
+        time.sleep(1)
+        memory_after, descriptors_after = footprint()
+        goals += [
+            Goal(f"memory after {LONG_CASES} cases, {profile}", memory_after - memory, 4, False, "MiB more"),
+            Goal(f"descriptors after {LONG_CASES} cases, {profile}", descriptors_after - descriptors, 0, False, "more"),
+        ]
+        del sandbox
+    return goals
+
+
+PARTS: dict[str, Callable[[list[str], int], list[Goal]]] = {
+    "mixes": mixes,
+    "service": through_the_service,
+    "flat": flat,
+    "workflows": workflows,
+    "long": after_many,
+}
 
 
 def main() -> None:
-    """Measures and prints one table."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profiles", default="full,pod")
+    parser.add_argument("--core", type=int, default=min(os.sched_getaffinity(0)), help="everything runs on it")
+    parser.add_argument("--only", default="", help=f"some of {', '.join(PARTS)}; all but long by default")
+    parser.add_argument("--long", action="store_true", help=f"also {LONG_CASES} cases in a row")
     arguments = parser.parse_args()
+    pin(arguments.core)
+    wanted = [name for name in arguments.only.split(",") if name] or [name for name in PARTS if name != "long"]
+    wanted += ["long"] if arguments.long else []
+    unknown = set(wanted) - PARTS.keys()
+    if unknown:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     profiles = arguments.profiles.split(",")
-    # One case at a time on both sides.
-    sandboxes = {profile: Sandbox(profile=profile, test_slots=1) for profile in profiles}
-    table: dict[str, dict[str, list[float]]] = {}
-    units: dict[str, str] = {}
-
-    def note(figure: Figure, configuration: str) -> None:
-        table.setdefault(figure.name, {}).setdefault(configuration, []).append(figure.value)
-        units[figure.name] = figure.unit
-
-    for number in range(arguments.rounds + 1):
-        expected = {}
-        for name, (program, given) in CASES.items():
-            rate, expected[name] = subprocess_rate(program, given)
-            # The first round only warms up.
-            if number > 0:
-                note(Figure(f"stdin case, {name}", "1/s", rate), "subprocess")
-        for profile, sandbox in sandboxes.items():
-            figures = measure(sandbox, expected)
-            if number > 0:
-                for figure in figures:
-                    note(figure, profile)
-    print(f"{'':28}" + "".join(f"{name:>12}" for name in ["subprocess", *profiles]) + "   against subprocess.run")
-    for name, row in table.items():
-        medians = {configuration: statistics.median(values) for configuration, values in row.items()}
-        cells = "".join(f"{medians.get(column, float('nan')):12.2f}" for column in ["subprocess", *profiles])
-        ratios = ""
-        if "subprocess" in medians:
-            ratios = "  " + ", ".join(f"{medians[p] / medians['subprocess']:.1f} x ({p})" for p in profiles)
-        print(f"{name + ', ' + units[name]:28}{cells} {ratios}")
-    for profile in profiles:
-        # A process of its own, so that no other sandbox's children are counted.
-        del sandboxes[profile]
-    for profile in profiles:
-        sandbox = Sandbox(profile=profile, workflow_slots=IDLE_EXECUTIONS)
-        memory = idle_memory(sandbox, own_pid=int(Path("/proc/self").resolve().name))
-        print(f"private memory of an idle execution, {profile}: {memory:.2f} MiB")
-        del sandbox
+    goals = [goal for name in wanted for goal in PARTS[name](profiles, arguments.rounds)]
+    print()
+    for goal in goals:
+        print(goal.line())
 
 
 if __name__ == "__main__":

@@ -28,5 +28,7 @@ mod proto {
 #[pyo3::pymodule]
 mod _native {
     #[pymodule_export]
-    use super::python::{Job, Reply, Sandbox, execute_nothing, probe_layers, run_assertions, serve, serve_zygote};
+    use super::python::{
+        Job, Reply, Sandbox, execute_nothing, next_case, probe_layers, run_assertions, serve, serve_zygote,
+    };
 }

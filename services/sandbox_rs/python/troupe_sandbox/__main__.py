@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--require-layers", default="", help="layers that must be in force, separated by commas")
     parser.add_argument("--work-dir", type=Path, help="where work directories are made (default: the system's)")
     parser.add_argument("--python", type=Path, help="interpreter of sandboxed programs (default: this one's base)")
+    parser.add_argument("--preload", default="", help="modules that tests find loaded, such as numpy,sympy")
     parser.add_argument("--nodes", default="", help="workflow nodes of plug-ins for scripts, separated by commas")
     parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
@@ -82,7 +83,7 @@ def main() -> int:
     required = [name for name in options.require_layers.split(",") if name]
     nodes = [name for name in options.nodes.split(",") if name]
     work_root = options.work_dir or Path(tempfile.gettempdir())
-    python = options.python or settings.base_interpreter()
+    preload = [name for name in options.preload.split(",") if name]
     listening = {
         "listen": options.listen,
         "metrics": options.metrics,
@@ -100,15 +101,16 @@ def main() -> int:
         "log": options.log,
     }
     try:
-        with library(nodes, work_root, python) as scripting_library:
+        with library(nodes, work_root, options.python or settings.base_interpreter()) as scripting_library:
             collected = settings.collect(
                 options.profile,
                 required,
                 options.workflow_slots,
                 options.test_slots,
                 work_root,
-                python,
+                options.python,
                 scripting_library,
+                preload,
             )
             _native.serve(json.dumps(serving), collected)
     except (RuntimeError, ValueError, OSError) as error:

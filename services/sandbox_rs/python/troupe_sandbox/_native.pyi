@@ -3,11 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Self, final
 
-__all__ = ["Job", "Reply", "Sandbox", "execute_nothing", "probe_layers", "run_assertions", "serve", "serve_zygote"]
+__all__ = [
+    "Job",
+    "Reply",
+    "Sandbox",
+    "execute_nothing",
+    "next_case",
+    "probe_layers",
+    "run_assertions",
+    "serve",
+    "serve_zygote",
+]
 
 def serve(options_json: str, settings_json: str) -> None: ...
 def serve_zygote() -> str: ...
 def probe_layers() -> None: ...
+def next_case() -> bool: ...
 def run_assertions() -> None: ...
 def execute_nothing() -> None: ...
 
@@ -38,6 +49,7 @@ class Sandbox:
         checker: str,
         limits: Mapping[str, float] | None = None,
         stop_at_first_failure: bool = False,
+        batch: bool = False,
     ) -> Job: ...
     def assertion_tests(
         self,

@@ -28,8 +28,10 @@ class AsyncSandbox:
         test_slots: int | None = None,
         work_root: Path | None = None,
         nodes: Sequence[str] = (),
+        preload: Sequence[str] = (),
+        python: Path | None = None,
     ) -> None:
-        self._options = (profile, require_layers, workflow_slots, test_slots, work_root, nodes)
+        self._options = (profile, require_layers, workflow_slots, test_slots, work_root, nodes, preload, python)
         self._started: Supervisor | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,9 +64,10 @@ class AsyncSandbox:
         setup: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
+        batch: bool = False,
     ) -> TestReport:
         """`Sandbox.run_tests`."""
-        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure)
+        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure, batch)
         return TestReport.of(await _ended(job))
 
     async def run_tool(self, code: str, limits: Limits | None = None) -> ToolReport:

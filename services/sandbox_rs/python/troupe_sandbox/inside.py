@@ -1,14 +1,18 @@
 """The script of every sandboxed interpreter: loads the native module, preloads, serves as a zygote.
 
-`python -I -S inside.py NATIVE_MODULE ROLE WORKFLOW_LIBRARY`, with the supervisor's socket as descriptor 0. The native
-`serve_zygote` returns only in a process that was forked for one program and is in its jail; the program's descriptors are
-then 0, 1, 2 and from 3 on what its kind needs. Nothing untrusted is read before that.
+`python -I -S inside.py NATIVE_MODULE ROLE WORKFLOW_LIBRARY PRELOAD`, with the supervisor's socket as descriptor 0. The
+native `serve_zygote` returns only in a process that was forked for one program and is in its jail; the program's
+descriptors are then 0, 1, 2 and from 3 on what its kind needs. Nothing untrusted is read before that. PRELOAD is JSON:
+further `modules` for `code`, and the `search_path` that they lie on.
 
-Roles: `probe` tries the layers and leaves; `describe` prints what the interpreter is; `workflow` and `code` are zygotes.
+Roles: `probe` tries the layers and leaves; `describe` prints what the interpreter is and where the modules lie, and is run
+with site packages where there are any; `workflow` and `code` are zygotes.
 """
 
+import _thread
 import ast
 import atexit
+import builtins
 import gc
 import io
 import json
@@ -18,7 +22,7 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -29,11 +33,14 @@ EXIT_FAILED = 1
 EXIT_ASSERTION = 112
 EXIT_MEMORY = 113
 PAYLOAD = 3
+ANSWERS = 4
 # What most programs import, so that forked processes have it already.
 PRELOADED = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq",
     "itertools", "json", "math", "operator", "re", "string", "statistics", "time", "typing",
 )  # fmt: skip
+PRELOADED_FOR_CODE = ("array", "cmath", "contextlib", "hashlib", "numbers", "random", "queue", "threading", "types")
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PRELOADED_FOR_WORKFLOWS = ("concurrent.futures", "queue", "selectors", "signal", "subprocess", "tempfile", "threading")
 
 
@@ -47,16 +54,34 @@ def load_native(path: str) -> types.ModuleType:
     return module
 
 
-def describe() -> None:
-    """Prints the files that this interpreter reads and its version, for the supervisor."""
-    readable = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+def describe(modules: list[str]) -> None:
+    """Prints the files that this interpreter reads, its version, and where the modules lie, for the supervisor."""
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    library = {sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")}
+    before = set(sys.modules)
+    missing = {}
+    for name in modules:
+        try:
+            import_module(name)
+        # Whatever a module raises when it is imported, it cannot be preloaded.
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {error}"
+    tops = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+    files = {Path(file) for top in tops if (file := getattr(sys.modules[top], "__file__", None))}
+    outside = {file.parent if file.name.startswith("__init__.") else file for file in files}
+    outside |= {Path(f"{path}.libs") for path in outside if Path(f"{path}.libs").is_dir()}
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     mapped = {line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line}
+    readable = library | {str(path) for path in outside}
     readable |= {path for path in mapped if ".so" in path and Path(path).is_file()}
-    print(json.dumps({"version": sys.version.split()[0], "readable": sorted(readable)}))
+    search_path = sorted({str(path.parent) for path in outside})
+    version = sys.version.split()[0]
+    print(
+        json.dumps({"version": version, "readable": sorted(readable), "search_path": search_path, "missing": missing})
+    )
 
 
-def preload(role: str, library: str) -> None:
+def preload(role: str, library: str, asked: dict[str, list[str]]) -> None:
     """Imports what programs of this role will want. Starts no thread."""
     for name in PRELOADED:
         __import__(name)
@@ -68,9 +93,44 @@ def preload(role: str, library: str) -> None:
         threading.stack_size(2 << 20)
         sys.path.insert(0, library)
         __import__("workflow.runtime")
+    else:
+        for name in PRELOADED_FOR_CODE:
+            __import__(name)
+        sys.path.extend(asked["search_path"])
+        # Linear algebra libraries start threads of their own otherwise, and a process with threads is not forked.
+        os.environ.update(ONE_THREAD)
+        for name in asked["modules"]:
+            __import__(name)
+        for name in ONE_THREAD:
+            os.environ.pop(name, None)
+    if role == "code":
+        warm_up()
     # What is there now never becomes garbage; so the collector leaves its pages shared with the forked programs.
     gc.collect()
     gc.freeze()
+
+
+def warm_up() -> None:
+    """Runs a program as cases will run theirs, so that what the interpreter adapts and caches is shared with them all."""
+    source = """
+import sys, collections, heapq, math, re
+for line in sys.stdin:
+    numbers = list(map(int, line.split()))
+counts = collections.defaultdict(list)
+heap = []
+for number in numbers:
+    counts[number % 2].append((number, math.inf))
+    heapq.heappush(heap, (-number, str(number)))
+while heap:
+    heapq.heappop(heap)
+print(sum(numbers), sorted(counts), max(numbers), *numbers, f"{numbers[0]:.2f}", re.sub("a", "b", "a"))
+"""
+    streams = sys.stdin, sys.stdout
+    for _ in range(20):
+        sys.stdin, sys.stdout = io.TextIOWrapper(io.BytesIO(b"1 2 3 4\n")), io.TextIOWrapper(io.BytesIO())
+        exec(compile(source, "warm-up", "exec", dont_inherit=True), new_main("warm-up"))
+        sys.stdout.flush()
+    sys.stdin, sys.stdout = streams
 
 
 def seed(value: int | None) -> None:
@@ -182,16 +242,77 @@ def run_workflow() -> None:
 
 
 def run_stdin() -> None:
-    """A solution that reads standard input."""
-    seed(0)
+    """A solution that reads standard input: compiled in its own process, run in the process of each case."""
     source = read_payload()
     namespace = new_main("solution.py")
-    leave(lambda: exec(compile(source, "solution.py", "exec", dont_inherit=True), namespace), "solution.py", source)
+
+    def run() -> None:
+        code = compile(source, "solution.py", "exec", dont_inherit=True)
+        if native.next_case():
+            run_batch(code)
+        exec(code, namespace)
+
+    leave(run, "solution.py", source)
+
+
+def batch_inputs() -> Iterator[bytes]:
+    """The inputs of all cases, each with its length before it."""
+    with open(PAYLOAD, "rb") as inputs:
+        while prefix := inputs.read(4):
+            yield inputs.read(int.from_bytes(prefix, "little"))
+
+
+class Surroundings:
+    """What a case in a batch must leave as it was. Only what is cheap to look at: the supervisor believes an OK alone."""
+
+    def __init__(self) -> None:
+        self.builtins = dict(vars(builtins))
+        self.modules = dict(sys.modules)
+        self.recursion_limit = sys.getrecursionlimit()
+
+    def restored(self) -> bool:
+        """Puts back what programs usually set; false if anything else is not as it was."""
+        sys.setrecursionlimit(self.recursion_limit)
+        sys.modules["__main__"] = self.modules["__main__"]
+        if len(sys.modules) != len(self.modules):
+            added = sys.modules.keys() - self.modules.keys()
+            if not all(name.partition(".")[0] in sys.stdlib_module_names for name in added):
+                return False
+            self.modules |= {name: sys.modules[name] for name in added}
+        return (
+            sys.modules == self.modules
+            and vars(builtins) == self.builtins
+            and _thread._count() == 0
+            and atexit._ncallbacks() == 0
+        )
+
+
+def run_batch(code: types.CodeType) -> None:
+    """Runs all cases, one after the other, until one does not end plainly. Never returns."""
+    surroundings = Surroundings()
+    for given in batch_inputs():
+        seed(0)
+        kept = io.BytesIO()
+        sys.stdin = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8", errors="surrogateescape")
+        output = sys.stdout = io.TextIOWrapper(kept, encoding="utf-8", errors="surrogateescape")
+        try:
+            exec(code, new_main("solution.py"))
+        except SystemExit as exit_:
+            if exit_.code:
+                break
+        # It is run again by itself, and there its traceback is shown.
+        except BaseException:
+            break
+        output.flush()
+        if not surroundings.restored():
+            break
+        written = kept.getvalue()
+        os.write(ANSWERS, len(written).to_bytes(4, "little") + written)
+    os._exit(0)
 
 
 def run_assertions() -> None:
-    """A solution with one case; the native side runs both, see its module."""
-    seed(0)
+    """A solution with its cases; the native side compiles and runs both, see its module."""
     new_main("solution.py")
     leave(native.run_assertions, "solution", "")
 
@@ -240,11 +361,13 @@ PROGRAMS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    _, native_path, role, library_path = sys.argv
-    # Set by the interpreter itself when it starts; programs find PATH and nothing else.
-    os.environ.pop("LC_CTYPE", None)
+    _, native_path, role, library_path, asked_json = sys.argv
+    asked = json.loads(asked_json)
+    # For the loader, and by the interpreter itself when it starts; programs find PATH and nothing else.
+    for variable in ("LD_BIND_NOW", "LC_CTYPE"):
+        os.environ.pop(variable, None)
     if role == "describe":
-        describe()
+        describe(asked["modules"])
         sys.exit(0)
     native = load_native(native_path)
     if role == "probe":
@@ -254,5 +377,7 @@ if __name__ == "__main__":
         # Its programs have no children, so nothing needs to be repaired after a fork; the handlers of `threading` and
         # `random` would cost more than the fork itself. `random` is seeded by each program's own function.
         os.register_at_fork = lambda **_handlers: None
-    preload(role, library_path)
+    preload(role, library_path, asked)
+    # Every case draws the same numbers, so that its verdict is the same each time. Tools seed again, from the system.
+    seed(0)
     PROGRAMS[native.serve_zygote()]()

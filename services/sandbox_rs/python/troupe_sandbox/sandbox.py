@@ -22,6 +22,8 @@ class Sandbox:
         test_slots: test cases at once, by default one for each core.
         work_root: folder for work directories, by default the system's temporary one.
         nodes: workflow nodes of plug-ins that scripts can import.
+        preload: further modules that tests and tools find loaded, such as numpy.
+        python: the interpreter of sandboxed programs, by default the one behind this.
 
     Raises:
         RuntimeError: a layer that the profile or `require_layers` needs is missing; the text says what would bring it.
@@ -36,8 +38,12 @@ class Sandbox:
         test_slots: int | None = None,
         work_root: Path | None = None,
         nodes: Sequence[str] = (),
+        preload: Sequence[str] = (),
+        python: Path | None = None,
     ) -> None:
-        self._supervisor = Supervisor(profile, require_layers, workflow_slots, test_slots, work_root, nodes)
+        self._supervisor = Supervisor(
+            profile, require_layers, workflow_slots, test_slots, work_root, nodes, preload, python
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -62,8 +68,9 @@ class Sandbox:
         setup: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
+        batch: bool = False,
     ) -> TestReport:
-        """Runs a solution against its tests, each case in a process of its own.
+        """Runs a solution against its tests, each case in a process of its own unless `batch` is set.
 
         Args:
             solution: a program that reads standard input, or definitions that assertions use.
@@ -72,12 +79,14 @@ class Sandbox:
             setup: Python that runs before the solution, for assertions only.
             limits: of each case.
             stop_at_first_failure: leave out the cases after the first that fails.
+            batch: run pairs in one process, which is faster and lets a solution carry knowledge from case to case; what
+                does not plainly pass there is run again in a process of its own.
 
         Raises:
             ValueError: no cases, both kinds of cases, an unknown checker, a limit beyond its maximum.
             RuntimeError: the sandbox itself failed; this says nothing about the solution.
         """
-        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure)
+        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure, batch)
         return TestReport.of(job.wait())
 
     def run_tool(self, code: str, limits: Limits | None = None) -> ToolReport:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from troupe_workflow import LIBRARY
 
@@ -27,13 +28,35 @@ def collect(
     work_root: Path | None = None,
     python: Path | None = None,
     library: Path = LIBRARY,
+    preload: Sequence[str] = (),
 ) -> str:
-    """The settings as JSON. Starts the interpreter once, to ask which files it reads."""
-    python = (python or base_interpreter()).resolve()
+    """The settings as JSON. Starts the interpreter once or twice, to ask which files it reads and where modules lie.
+
+    `preload` names further modules for tests and tools, such as numpy: of this environment, or of `python` where that is
+    given. One that cannot be imported is a ValueError.
+    """
     native_module = Path(_native.__file__).resolve()
     library = library.resolve()
-    command: list[str | Path] = [python, "-I", "-S", INSIDE_SCRIPT, native_module, "describe", library]
-    described = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, env={}).stdout)
+    with_site = python or Path(sys.executable)
+    python = (python or base_interpreter()).resolve()
+
+    def describe(interpreter: Path, options: Sequence[str], modules: Sequence[str]) -> dict[str, Any]:
+        asked = json.dumps({"modules": list(modules), "search_path": []})
+        command: list[str | Path] = [interpreter, *options, INSIDE_SCRIPT, native_module, "describe", library, asked]
+        done = subprocess.run(command, capture_output=True, check=True, text=True, env={})
+        return cast(dict[str, Any], json.loads(done.stdout))
+
+    described = describe(python, ["-I", "-S"], ())
+    search_path: list[str] = []
+    if preload:
+        found = describe(with_site, ["-I"], preload)
+        for name, error in found["missing"].items():
+            raise ValueError(
+                f"module {name!r} cannot be preloaded ({error}): install it where {with_site} finds it, "
+                "or leave it out of the preloaded modules"
+            )
+        search_path = found["search_path"]
+        described["readable"] = sorted({*described["readable"], *found["readable"]})
     return json.dumps(
         {
             "profile": profile,
@@ -45,6 +68,7 @@ def collect(
             "native_module": str(native_module),
             "workflow_library": str(library),
             "readable": described["readable"],
+            "preload": json.dumps({"modules": list(preload), "search_path": search_path}),
             "python_version": described["version"],
             "work_root": str((work_root or Path(tempfile.gettempdir())).resolve()),
         }

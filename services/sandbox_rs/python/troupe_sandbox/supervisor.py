@@ -30,14 +30,18 @@ class Supervisor:
         test_slots: int | None,
         work_root: Path | None,
         nodes: Sequence[str],
+        preload: Sequence[str],
+        python: Path | None,
     ) -> None:
         slots = test_slots or os.cpu_count() or 1
-        root, python = work_root or Path(tempfile.gettempdir()), settings.base_interpreter()
+        root = work_root or Path(tempfile.gettempdir())
         copies = ExitStack()
         with copies:
-            scripting_library = copies.enter_context(library(nodes, root, python))
+            scripting_library = copies.enter_context(library(nodes, root, python or settings.base_interpreter()))
             self._native = _native.Sandbox(
-                settings.collect(profile, require_layers, workflow_slots, slots, root, python, scripting_library)
+                settings.collect(
+                    profile, require_layers, workflow_slots, slots, root, python, scripting_library, preload
+                )
             )
             self._finalize = weakref.finalize(self, copies.pop_all().close)
 
@@ -58,15 +62,18 @@ class Supervisor:
         setup: str,
         limits: Limits | None,
         stop_at_first_failure: bool,
+        batch: bool,
     ) -> _native.Job:
         """A solution against its tests, as a job."""
         pairs = [case for case in cases if isinstance(case, tuple)]
         assertions = [case for case in cases if isinstance(case, str)]
         if pairs and assertions:
             raise ValueError("cases are either (stdin, expected output) pairs or assertions, not both")
+        if assertions and batch:
+            raise ValueError("batch is for (stdin, expected output) pairs; each assertion has its own process")
         if assertions:
             return self._native.assertion_tests(solution, assertions, setup, _given(limits), stop_at_first_failure)
-        return self._native.stdin_tests(solution, pairs, checker, _given(limits), stop_at_first_failure)
+        return self._native.stdin_tests(solution, pairs, checker, _given(limits), stop_at_first_failure, batch)
 
     def tool(self, code: str, limits: Limits | None) -> _native.Job:
         """A python tool call, as a job."""

@@ -8,46 +8,52 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, RawFd};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What the supervisor writes into the payload file.
+use super::solution::next_case;
+
+/// What all cases of a solution share.
 #[derive(Serialize, Deserialize)]
-pub struct Payload {
+pub struct Common {
     pub setup: String,
     pub solution: String,
+}
+
+/// What a case gets for itself.
+#[derive(Serialize, Deserialize)]
+pub struct Case {
     pub case: String,
     pub token: String,
 }
 
-/// Descriptor of the payload, and of the pipe for the token.
-pub const PAYLOAD: i32 = 3;
-pub const PROOF: i32 = 4;
+/// Descriptor of the payload, first the common one, then that of the case; and in a case that of the file for the token.
+const PAYLOAD: RawFd = 3;
+const PROOF: RawFd = 4;
 
-/// Runs setup, solution and case in one namespace; sends the token if all of it ends without an exception.
+/// Compiles setup and solution, then in the process of each case runs both and the case in one namespace; sends the token
+/// if all of it ends without an exception.
 pub fn run(py: Python<'_>) -> PyResult<()> {
-    // SAFETY: the jail put the two descriptors there and nothing else owns them.
-    let (mut payload, mut proof) = unsafe { (File::from_raw_fd(PAYLOAD), File::from_raw_fd(PROOF)) };
-    let mut text = Vec::new();
-    payload.read_to_end(&mut text)?;
-    drop(payload);
-    let Payload { setup, solution, case, token } =
-        serde_json::from_slice(&text).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-    text.fill(0);
-
     let builtins = py.import("builtins")?;
     let pristine = builtins.dict().copy()?;
     let compile = builtins.getattr("compile")?;
-    let parts = [
-        compile.call1((setup, "setup", "exec"))?,
-        compile.call1((solution, "solution", "exec"))?,
-        compile.call1((case, "case", "exec"))?,
-    ];
+    let Common { setup, solution } = payload()?;
+    let setup = compile.call1((setup, "setup", "exec"))?;
+    let solution = compile.call1((solution, "solution", "exec"))?;
+
+    next_case();
+
+    let Case { case, token } = payload()?;
+    let case = compile.call1((case, "case", "exec"))?;
+    // SAFETY: the descriptor was put there for this and nothing else owns it.
+    let mut proof = unsafe { File::from_raw_fd(PROOF) };
     let globals: Bound<'_, PyDict> = py.import("__main__")?.dict();
+    let parts = [setup, solution, case];
     for (index, part) in parts.iter().enumerate() {
         if index + 1 == parts.len() {
             globals.set_item("__builtins__", &pristine)?;
@@ -61,4 +67,15 @@ pub fn run(py: Python<'_>) -> PyResult<()> {
     }
     proof.write_all(token.as_bytes())?;
     Ok(())
+}
+
+/// Reads the payload and leaves no copy of its text.
+fn payload<T: DeserializeOwned>() -> PyResult<T> {
+    // SAFETY: as above.
+    let mut file = unsafe { File::from_raw_fd(PAYLOAD) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let parsed = serde_json::from_slice(&text).map_err(|error| PyRuntimeError::new_err(error.to_string()));
+    text.fill(0);
+    parsed
 }

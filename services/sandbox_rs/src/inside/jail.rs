@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::wire::{At, Failure, Report, Spawn};
 use super::zygote::Tables;
+use crate::layers::rlimits::limit_open_files;
 use crate::layers::{Profile, capabilities, check, descriptors, landlock, no_new_privs, private_root, seccomp};
 
 /// Where a program works.
@@ -28,16 +29,19 @@ fn enter_directory(directory: &Directory) -> io::Result<()> {
 
 fn restrict_files(tables: &Tables, spawn: &Spawn, directory: &Directory) -> io::Result<()> {
     let opened;
-    let workdir: Option<BorrowedFd<'_>> = match directory {
-        Directory::None => None,
+    let workdir: BorrowedFd<'_> = match directory {
+        Directory::None if !spawn.children => return tables.read_only.restrict(),
+        Directory::None => {
+            return landlock::rules(tables.landlock_abi, &tables.files_with_interpreter, None)?.restrict();
+        }
         Directory::Private => {
             opened = std::fs::File::open(private_root::WORK_DIRECTORY)?;
-            Some(opened.as_fd())
+            opened.as_fd()
         }
-        Directory::Given(given) => Some(given.as_fd()),
+        Directory::Given(given) => given.as_fd(),
     };
     let files = if spawn.children { &tables.files_with_interpreter } else { &tables.files };
-    landlock::restrict(tables.landlock_abi, files, workdir)
+    landlock::rules(tables.landlock_abi, files, Some(workdir))?.restrict()
 }
 
 /// Puts the calling process in its jail and says so over `report`. `places` become descriptors 0, 1, 2, …; all others
@@ -61,12 +65,20 @@ pub fn enter(
     no_new_privs::forbid_inspection().at("dumpable")?;
     no_new_privs::die_with_parent().at("parent death signal")?;
     settle();
-    let filter = if spawn.children { &tables.filter_with_children } else { &tables.filter };
+    let filter = match (spawn.children, spawn.case_cpu_seconds) {
+        (true, _) => &tables.filter_with_children,
+        (false, Some(_)) => &tables.filter_with_cases,
+        (false, None) => &tables.filter,
+    };
     let listener = seccomp::install(filter).at("seccomp")?;
     let packet = serde_json::to_vec(&Report::Jailed).unwrap_or_default();
     // A supervisor that died meanwhile is noticed here; without one nothing runs.
     descriptors::send(report.as_fd(), &packet, &[listener.as_raw_fd()]).at("report")?;
-    spawn.limits.apply_open_files().at("open files")
+    // The process of a solution reads nothing but its source, and passes descriptors on; its cases are limited.
+    if spawn.case_cpu_seconds.is_none() {
+        limit_open_files(spawn.limits.open_files).at("open files")?;
+    }
+    Ok(())
 }
 
 /// Mounts the work directory where it is private. Runs in the process that owns the mount namespace.

@@ -1,9 +1,11 @@
-//! What runs on the inner side: the zygote, the keeper of a tree of processes, and the jail of a program.
+//! What runs on the inner side: the zygote, the keeper of a tree of processes, the process of a solution, and the
+//! jail of a program.
 //!
 //! Everything here runs in single-threaded processes that were started for it, never in the service's own.
 
 pub mod assertions;
 pub mod jail;
 pub mod keeper;
+pub mod solution;
 pub mod wire;
 pub mod zygote;

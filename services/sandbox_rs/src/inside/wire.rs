@@ -52,6 +52,9 @@ pub struct Spawn {
     /// Bytes that the work directory may hold where it is in memory; 0 for no work directory.
     pub directory_bytes: u64,
     pub has_directory: bool,
+    /// Set for a solution whose cases run in processes of their own: it compiles, then takes requests on the report
+    /// socket. CPU seconds of each case; all other limits are those of the solution itself.
+    pub case_cpu_seconds: Option<u64>,
 }
 
 /// A zygote's answer; the process descriptor is attached when it worked.
@@ -98,4 +101,20 @@ pub enum Report {
     Failed(Failure),
     /// From a keeper: its program ended with this status of `waitpid`.
     Ended(i32),
+}
+
+/// The supervisor's requests to the process of a solution: one case, or all of them in one process. Attached: what becomes
+/// descriptors 0, 1, 2, … there.
+pub const CASE: &[u8] = b"case";
+pub const BATCH: &[u8] = b"batch";
+
+/// What comes from the process of a solution. None of it is believed beyond what the kernel says of a descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromSolution {
+    /// The source is compiled; in profile `full` the sleeper of the cases' process namespace is attached.
+    Compiled,
+    /// The process descriptor of the case is attached.
+    Forked,
+    /// Of the solution or of a case that has read nothing yet.
+    Failed(Failure),
 }

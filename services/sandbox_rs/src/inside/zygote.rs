@@ -6,20 +6,22 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::jail;
 use super::keeper;
+use super::solution::{self, Session};
 use super::wire::{At, Configure, Failure, Kind, LARGEST_PACKET, Report, Spawn, Spawned};
-use crate::layers::landlock::Files;
-use crate::layers::process::{Side, clone_for_parent};
+use crate::layers::landlock::{self, Files, Rules};
+use crate::layers::process::{Side, ThreadNumber, clone_for_parent};
 use crate::layers::seccomp::{Filter, assemble};
-use crate::layers::system_calls::{Grants, policy};
+use crate::layers::system_calls::{Grants, Program, policy};
 use crate::layers::{Profile, check, descriptors, namespaces, no_new_privs, private_root};
 
 unsafe extern "C" {
-    fn PyOS_BeforeFork();
-    fn PyOS_AfterFork_Parent();
-    fn PyOS_AfterFork_Child();
+    pub fn PyOS_BeforeFork();
+    pub fn PyOS_AfterFork_Parent();
+    pub fn PyOS_AfterFork_Child();
 }
 
 /// What is the same for every program of a zygote, made once.
@@ -28,27 +30,38 @@ pub struct Tables {
     pub landlock_abi: u8,
     pub files: Files,
     pub files_with_interpreter: Files,
+    /// `files` and no work directory, as the kernel has it.
+    pub read_only: Rules,
     pub filter: Filter,
     pub filter_with_children: Filter,
+    pub filter_with_cases: Filter,
+    thread_number: ThreadNumber,
+    threads: Threads,
 }
 
 impl Tables {
-    fn new(configure: Configure) -> Self {
+    fn new(configure: Configure, threads: Threads) -> io::Result<Self> {
         let Configure { profile, files, landlock_abi, signals } = configure;
-        let filter = |children| assemble(&policy(Grants { children, signals }));
-        Tables {
+        let filter = |program| assemble(&policy(Grants { program, signals }));
+        let files_with_interpreter = files.clone();
+        let files = Files { executable: Vec::new(), ..files };
+        Ok(Tables {
             profile,
             landlock_abi,
-            files_with_interpreter: files.clone(),
-            files: Files { executable: Vec::new(), ..files },
-            filter: filter(false),
-            filter_with_children: filter(true),
-        }
+            read_only: landlock::rules(landlock_abi, &files, None)?,
+            files_with_interpreter,
+            files,
+            filter: filter(Program::Alone),
+            filter_with_children: filter(Program::WithChildren),
+            filter_with_cases: filter(Program::Cases),
+            thread_number: ThreadNumber::locate(),
+            threads,
+        })
     }
 }
 
 /// Exit status of a forked process whose jail could not be built.
-const NOT_JAILED: i32 = 120;
+pub const NOT_JAILED: i32 = 120;
 
 /// Serves the socket on descriptor 0. The caller holds the GIL and has one thread.
 pub fn serve() -> Result<Kind, Failure> {
@@ -73,7 +86,11 @@ pub fn serve() -> Result<Kind, Failure> {
         }
         let spawn: Spawn = parse(&buffer[..count])?;
         match fork_program(&tables, &spawn, attached) {
-            Ok(Forked::Program) => return Ok(spawn.kind),
+            Ok(Forked::Program) => {
+                // Their descriptors were closed with all others; the numbers are the program's now.
+                std::mem::forget((tables, control));
+                return Ok(spawn.kind);
+            }
             Ok(Forked::Zygote { pid, descriptor }) => {
                 answer(&control, &Spawned::Forked { pid }, &[descriptor.as_raw_fd()]).at("answer")?;
             }
@@ -104,22 +121,33 @@ fn take_control() -> io::Result<OwnedFd> {
 }
 
 fn prepare(configure: Configure) -> Result<Tables, Failure> {
-    single_threaded().at("one thread")?;
+    // Opened while /proc is there.
+    let threads = Threads::watch().at("threads")?;
+    threads.only_one().at("one thread")?;
     if configure.profile == Profile::Full {
         namespaces::enter().at("namespaces")?;
         private_root::enter(&configure.files).at("private root")?;
     }
     no_new_privs::forbid_inspection().at("dumpable")?;
-    Ok(Tables::new(configure))
+    Tables::new(configure, threads).at("rules")
 }
 
-/// Forking with threads would leave their locks held for ever in the child.
-fn single_threaded() -> io::Result<()> {
-    let threads = fs::read_dir("/proc/self/task")?.count();
-    if threads == 1 {
-        return Ok(());
+/// The directory of this process's threads, which has a link for each.
+struct Threads(fs::File);
+
+impl Threads {
+    fn watch() -> io::Result<Self> {
+        fs::File::open("/proc/self/task").map(Threads)
     }
-    Err(io::Error::other(format!("{threads} threads run after preloading: preload only modules that start none")))
+
+    /// Forking with threads would leave their locks held for ever in the child.
+    fn only_one(&self) -> io::Result<()> {
+        let threads = self.0.metadata()?.nlink().saturating_sub(2);
+        if threads == 1 {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("{threads} threads run: preload only modules that start none")))
+    }
 }
 
 enum Forked {
@@ -138,17 +166,18 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
     let missing = || Failure::new("request", &io::Error::other("a request without a report socket"));
     let report = if lifted.is_empty() { return Err(missing()) } else { lifted.remove(0) };
 
+    tables.threads.only_one().at("one thread")?;
     let mut flags = 0;
-    if tables.profile == Profile::Full {
+    if tables.profile == Profile::Full && spawn.case_cpu_seconds.is_none() {
         flags |= libc::CLONE_NEWPID;
         if spawn.directory_bytes > 0 {
             flags |= libc::CLONE_NEWNS;
         }
     }
-    // SAFETY: one thread (checked after preloading, and nothing of ours starts one); the GIL is held.
+    // SAFETY: one thread, as was just seen; the GIL is held.
     let side = unsafe {
         PyOS_BeforeFork();
-        let side = clone_for_parent(flags);
+        let side = clone_for_parent(flags, tables.thread_number);
         if !matches!(side, Ok(Side::Child)) {
             PyOS_AfterFork_Parent();
         }
@@ -157,6 +186,12 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
     if let Side::Parent(pid, descriptor) = side {
         return Ok(Forked::Zygote { pid, descriptor });
     }
+    if spawn.case_cpu_seconds.is_some() {
+        match descriptors::lift(report.as_fd()) {
+            Ok(control) => lifted.push(control),
+            Err(_) => not_jailed(),
+        }
+    }
     match become_program(tables, spawn, &lifted, given, &report) {
         Ok(()) => {
             // Whoever owned a descriptor must not close its number once `close_from` has.
@@ -164,18 +199,27 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
             let first = lifted.len() as RawFd;
             std::mem::forget(lifted);
             if descriptors::close_from(first).is_err() {
-                // SAFETY: ends this process before it has read anything.
-                unsafe { libc::_exit(NOT_JAILED) }
+                not_jailed();
+            }
+            if let Some(case_cpu_seconds) = spawn.case_cpu_seconds {
+                let (profile, thread_number) = (tables.profile, tables.thread_number);
+                let case_open_files = spawn.limits.open_files;
+                solution::begin(Session { profile, thread_number, case_cpu_seconds, case_open_files });
             }
             Ok(Forked::Program)
         }
         Err(failure) => {
             let packet = serde_json::to_vec(&Report::Failed(failure)).unwrap_or_default();
             let _ = descriptors::send(report.as_fd(), &packet, &[]);
-            // SAFETY: as above.
-            unsafe { libc::_exit(NOT_JAILED) }
+            not_jailed()
         }
     }
+}
+
+/// Ends this process before it has read anything.
+fn not_jailed() -> ! {
+    // SAFETY: nothing of this process is worth keeping.
+    unsafe { libc::_exit(NOT_JAILED) }
 }
 
 /// Runs in the forked process. Returns in the program, jailed; a keeper stays inside.
@@ -187,6 +231,9 @@ fn become_program(
     report: &OwnedFd,
 ) -> Result<(), Failure> {
     let directory = jail::prepare_directory(tables.profile, spawn, given)?;
+    if spawn.case_cpu_seconds.is_some() && tables.profile == Profile::Full {
+        namespaces::fork_into_own().at("process namespace")?;
+    }
     if spawn.children {
         match tables.profile {
             // All processes of the namespace end with its first.
@@ -212,5 +259,22 @@ fn become_keeper(program: libc::pid_t, report: &OwnedFd) -> Result<(), Failure> 
         check(libc::dup3(report.as_raw_fd(), REPORT, libc::O_CLOEXEC) as libc::c_long).at("keeper")?;
         descriptors::close_from(REPORT + 1).at("keeper")?;
         keeper::keep(program, OwnedFd::from_raw_fd(REPORT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        let threads = Threads::watch().unwrap();
+        // Whatever the test runner has started already.
+        std::thread::scope(|scope| {
+            let (stop, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || wait.recv());
+            assert!(threads.only_one().unwrap_err().to_string().contains("threads run"));
+            drop(stop);
+        });
     }
 }

@@ -90,13 +90,22 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
+fn memory_file(flags: libc::c_uint) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated; the new descriptor is owned by nobody else.
+    unsafe {
+        let flags = libc::MFD_CLOEXEC | flags;
+        Ok(OwnedFd::from_raw_fd(check(libc::memfd_create(c"payload".as_ptr(), flags) as libc::c_long)? as RawFd))
+    }
+}
+
+/// An empty file in memory for what a program writes; how large it may get is for the program's limits.
+pub fn empty_file() -> io::Result<OwnedFd> {
+    memory_file(0)
+}
+
 /// A sealed file in memory that holds `bytes`, positioned at its start.
 pub fn sealed_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    // SAFETY: the name is NUL-terminated; the new descriptor is owned by nobody else; `bytes` outlives the writes.
-    let file = unsafe {
-        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        OwnedFd::from_raw_fd(check(libc::memfd_create(c"payload".as_ptr(), flags) as libc::c_long)? as RawFd)
-    };
+    let file = memory_file(libc::MFD_ALLOW_SEALING)?;
     let mut written = 0;
     while written < bytes.len() {
         let rest = &bytes[written..];

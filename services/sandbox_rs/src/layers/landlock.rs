@@ -4,14 +4,17 @@
 //! lacks. Which ABI this kernel has is found by trying, from the newest down.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope,
 };
 use serde::{Deserialize, Serialize};
+
+use super::check;
+use super::descriptors::lift;
 
 /// Newest ABI that is asked for: files, TCP (from 4), device controls (5), scopes (6).
 pub const NEWEST: u8 = 6;
@@ -54,9 +57,12 @@ fn refused(error: impl std::error::Error + 'static) -> io::Error {
     io::Error::from_raw_os_error(libc::EOPNOTSUPP)
 }
 
-/// Restricts the calling process for good. `no_new_privs` must be in force. Below `workdir` all but executing, devices
-/// and sockets is allowed.
-pub fn restrict(abi_number: u8, files: &Files, workdir: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// A set of rules in the kernel, made once and put in force by many processes. Its descriptor is lifted above those that
+/// programs are given.
+pub struct Rules(OwnedFd);
+
+/// Makes the rules. Below `workdir` all but executing, devices and sockets is allowed.
+pub fn rules(abi_number: u8, files: &Files, workdir: Option<BorrowedFd<'_>>) -> io::Result<Rules> {
     let abi = abi(abi_number);
     let handled = AccessFs::from_all(abi);
     let read_only: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
@@ -85,16 +91,22 @@ pub fn restrict(abi_number: u8, files: &Files, workdir: Option<BorrowedFd<'_>>) 
         let special = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock;
         created = created.add_rule(PathBeneath::new(directory, handled & !special)).map_err(refused)?;
     }
-    let RestrictionStatus { ruleset, no_new_privs, .. } = created.restrict_self().map_err(refused)?;
-    if ruleset != RulesetStatus::FullyEnforced || !no_new_privs {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    let missing = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    let made = Option::<OwnedFd>::from(created).ok_or_else(missing)?;
+    Ok(Rules(lift(made.as_fd())?))
+}
+
+impl Rules {
+    /// Restricts the calling process for good. `no_new_privs` must be in force.
+    pub fn restrict(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is a ruleset's; no pointers.
+        check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.0.as_raw_fd(), 0) }).map(drop)
     }
-    Ok(())
 }
 
 /// Tries one ABI: afterwards the root directory must not be readable.
 pub fn probe(abi_number: u8) -> io::Result<bool> {
     super::no_new_privs::apply()?;
-    restrict(abi_number, &Files::default(), None)?;
+    rules(abi_number, &Files::default(), None)?.restrict()?;
     Ok(std::fs::read_dir("/").is_err())
 }

@@ -16,6 +16,36 @@ pub enum Side {
     Parent(libc::pid_t, OwnedFd),
 }
 
+/// Where the C library keeps this thread's number, which the kernel renews in a forked copy. Null where the kernel does
+/// not tell: the copy then keeps the number of its original, which matters to programs that signal their own threads only.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadNumber(*mut libc::pid_t);
+
+// SAFETY: only the address is passed around; the kernel alone writes to it, in forked copies of the process.
+unsafe impl Send for ThreadNumber {}
+// SAFETY: as above.
+unsafe impl Sync for ThreadNumber {}
+
+impl ThreadNumber {
+    /// Asks the kernel; must be called before `prctl` is forbidden.
+    pub fn locate() -> Self {
+        let mut address: *mut libc::pid_t = std::ptr::null_mut();
+        // SAFETY: the kernel writes one pointer; it is read only if the kernel says that it is one, and used only if it
+        // stands for this thread's number.
+        unsafe {
+            let known =
+                libc::prctl(PR_GET_TID_ADDRESS, &mut address) == 0 && !address.is_null() && *address == libc::gettid();
+            ThreadNumber(if known { address } else { std::ptr::null_mut() })
+        }
+    }
+}
+
+/// Flags of a fork for the caller's parent.
+pub const FORK_FOR_PARENT: libc::c_int =
+    libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+/// Flags of `start_sleeper`.
+pub const SLEEP_FOR_PARENT: libc::c_int = libc::CLONE_VM | libc::CLONE_PARENT | libc::CLONE_PIDFD;
+
 /// Forks a child that belongs to the caller's *parent*, which so gets its exit status and resource use first-hand.
 ///
 /// `namespaces` are clone flags. The plain system call is used because `clone3` is missing in many pods. Everything that
@@ -24,29 +54,65 @@ pub enum Side {
 ///
 /// # Safety
 /// The caller must be single-threaded and must be prepared to go on twice.
-pub unsafe fn clone_for_parent(namespaces: libc::c_int) -> io::Result<Side> {
+pub unsafe fn clone_for_parent(namespaces: libc::c_int, thread_number: ThreadNumber) -> io::Result<Side> {
     let mut descriptor: RawFd = -1;
-    let mut thread_number: *mut libc::pid_t = std::ptr::null_mut();
-    let mut flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | namespaces;
-    // SAFETY: the kernel writes one pointer; it is used only if it stands for this thread's number.
-    unsafe {
-        let known = libc::prctl(PR_GET_TID_ADDRESS, &mut thread_number) == 0
-            && !thread_number.is_null()
-            && *thread_number == libc::gettid();
-        if known {
-            flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
-        } else {
-            thread_number = std::ptr::null_mut();
-        }
-    }
+    let flags = FORK_FOR_PARENT | namespaces;
     // SAFETY: a null stack means a copy of the caller's; the pidfd is written to `descriptor` in the parent only.
-    let child =
-        unsafe { check(libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &mut descriptor, thread_number, 0))? };
+    let child = unsafe {
+        check(libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &mut descriptor, thread_number.0, 0))?
+    };
     if child == 0 {
         return Ok(Side::Child);
     }
     // SAFETY: the kernel has just made the descriptor for us.
     Ok(Side::Parent(child as libc::pid_t, unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// Starts a process that only sleeps until it is killed or the supervisor dies: process 1 of the namespace into which the
+/// caller forks. It shares the caller's memory, so it costs no copy of it, and touches none of it, not even the stack.
+/// It belongs to the caller's parent.
+pub fn start_sleeper() -> io::Result<OwnedFd> {
+    let mut descriptor: RawFd = -1;
+    let result: libc::c_long;
+    // SAFETY: with every signal blocked no handler runs on the stack that both share, and the child's instructions use
+    // registers only, for ever. In the caller the block is an ordinary system call.
+    unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
+        libc::sigfillset(&mut all);
+        check(libc::sigprocmask(libc::SIG_SETMASK, &all, &mut before) as libc::c_long)?;
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 3f",
+            "mov edi, {die_with_parent}",
+            "mov esi, {kill}",
+            "mov eax, {prctl}",
+            "syscall",
+            "2:",
+            "mov eax, {pause}",
+            "syscall",
+            "jmp 2b",
+            "3:",
+            die_with_parent = const libc::PR_SET_PDEATHSIG,
+            kill = const libc::SIGKILL,
+            prctl = const libc::SYS_prctl,
+            pause = const libc::SYS_pause,
+            inlateout("rax") libc::SYS_clone => result,
+            in("rdi") SLEEP_FOR_PARENT as libc::c_long,
+            in("rsi") 0,
+            in("rdx") &mut descriptor,
+            in("r10") 0,
+            in("r8") 0,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+        check(libc::sigprocmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) as libc::c_long)?;
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result as i32));
+        }
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
 }
 
 /// How a process ended.
@@ -109,6 +175,24 @@ pub fn kill(process: BorrowedFd<'_>) -> io::Result<()> {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether `process` stands for a child of this process, whatever whoever handed it over says.
+pub fn is_child(process: BorrowedFd<'_>) -> bool {
+    // SAFETY: an all-zero siginfo is valid; the kernel fills it. The child is left to be waited for.
+    unsafe {
+        let mut about: libc::siginfo_t = mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let null = std::ptr::null::<libc::rusage>();
+        libc::syscall(libc::SYS_waitid, libc::P_PIDFD, process.as_raw_fd(), &mut about, options, null) == 0
+    }
+}
+
+/// The number of the process behind a descriptor, from the kernel; `None` if it is gone.
+pub fn number(process: BorrowedFd<'_>) -> Option<libc::pid_t> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let number = about.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (number > 0).then_some(number)
 }
 
 /// A descriptor that becomes readable when the process ends.

@@ -36,12 +36,6 @@ impl ProcessLimits {
         ];
         table.into_iter().try_for_each(|(resource, value)| lower(resource, value))
     }
-
-    /// The limit of open files. It also bounds how many descriptors all processes of the user may have under way in
-    /// sockets when this one sends one: in force before the report, another's would keep the jail from being reported.
-    pub fn apply_open_files(&self) -> io::Result<()> {
-        lower(libc::RLIMIT_NOFILE, self.open_files)
-    }
 }
 
 /// By the system call that is permitted: the C library would use one that a jailed program must ask for.
@@ -51,12 +45,22 @@ fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setrlimit, resource, &limit) }).map(drop)
 }
 
+/// The limit of CPU time alone, for a case.
+pub fn limit_cpu(seconds: u64) -> io::Result<()> {
+    lower(libc::RLIMIT_CPU, seconds)
+}
+
+/// The limit of open files. It also bounds how many descriptors all processes of the user may have under way in sockets
+/// when this one sends one: in force before the report, another's would keep the jail from being reported.
+pub fn limit_open_files(count: u64) -> io::Result<()> {
+    lower(libc::RLIMIT_NOFILE, count)
+}
+
 /// Tries the layer: with two open files allowed, a third must be refused.
 pub fn probe() -> io::Result<bool> {
-    let limits =
-        ProcessLimits { cpu_seconds: 5, data_bytes: 1 << 30, address_bytes: 4 << 30, file_bytes: 0, open_files: 2 };
-    limits.apply()?;
-    limits.apply_open_files()?;
+    ProcessLimits { cpu_seconds: 5, data_bytes: 1 << 30, address_bytes: 4 << 30, file_bytes: 0, open_files: 2 }
+        .apply()?;
+    limit_open_files(2)?;
     // SAFETY: dup without pointers.
     Ok(unsafe { libc::dup(0) } < 0)
 }

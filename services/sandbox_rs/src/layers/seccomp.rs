@@ -19,10 +19,12 @@ const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const X32_INTERFACE: u32 = 0x4000_0000;
 const OFFSET_OF_NUMBER: u32 = 0;
 const OFFSET_OF_ARCHITECTURE: u32 = 4;
+const OFFSET_OF_ARGUMENTS: u32 = 16;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const JUMP_ABOVE: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
 const JUMP_ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
@@ -36,17 +38,18 @@ pub enum Action {
     Ask,
     /// The process ends at once.
     Kill,
+    /// Decided by the arguments.
+    Compare(&'static Comparison),
 }
 
-impl Action {
-    fn code(self) -> u32 {
-        match self {
-            Action::Allow => libc::SECCOMP_RET_ALLOW,
-            Action::Refuse(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
-            Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
-            Action::Kill => libc::SECCOMP_RET_KILL_PROCESS,
-        }
-    }
+/// Looks at the low 32 bits of arguments, which are all that the kernel reads of an `int`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// An argument's position, and the smallest and largest value that it may have.
+    pub ranges: &'static [(u8, u32, u32)],
+    /// Where every argument lies in its range.
+    pub inside: &'static Action,
+    pub outside: &'static Action,
 }
 
 /// Actions by call number, and the action for all others.
@@ -80,18 +83,47 @@ pub fn assemble(policy: &Policy) -> Filter {
     let mut filter = vec![
         statement(LOAD, OFFSET_OF_ARCHITECTURE),
         sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: AUDIT_ARCH_X86_64 },
-        statement(RETURN, Action::Kill.code()),
+        statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
         statement(LOAD, OFFSET_OF_NUMBER),
         sock_filter { code: JUMP_AT_LEAST, jt: 0, jf: 1, k: X32_INTERFACE },
-        statement(RETURN, Action::Kill.code()),
+        statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
     ];
     filter.extend(search_tree(&ranges));
     filter
 }
 
+/// The end of a path through the tree.
+fn leaf(action: Action) -> Filter {
+    let code = match action {
+        Action::Allow => libc::SECCOMP_RET_ALLOW,
+        Action::Refuse(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
+        Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Action::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        Action::Compare(comparison) => return compare(comparison),
+    };
+    vec![statement(RETURN, code)]
+}
+
+fn compare(comparison: &Comparison) -> Filter {
+    let mut program = leaf(*comparison.inside);
+    for &(argument, least, most) in comparison.ranges.iter().rev() {
+        // Comparisons are a few instructions long, far below the 255 that a conditional jump reaches.
+        let outside = program.len() as u8;
+        let mut test = vec![
+            statement(LOAD, OFFSET_OF_ARGUMENTS + 8 * u32::from(argument)),
+            sock_filter { jf: outside + 1, ..statement(JUMP_AT_LEAST, least) },
+            sock_filter { jt: outside, ..statement(JUMP_ABOVE, most) },
+        ];
+        test.append(&mut program);
+        program = test;
+    }
+    program.extend(leaf(*comparison.outside));
+    program
+}
+
 fn search_tree(ranges: &[(u32, Action)]) -> Filter {
     if let [(_, action)] = ranges {
-        return vec![statement(RETURN, action.code())];
+        return leaf(*action);
     }
     let (left, right) = ranges.split_at(ranges.len() / 2);
     let (below, above) = (search_tree(left), search_tree(right));
@@ -192,20 +224,32 @@ pub fn probe_listener() -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// Runs the filter as the kernel does, for the six instructions that `assemble` emits.
+    fn code(action: Action) -> u32 {
+        leaf(action)[0].k
+    }
+
     fn decide(filter: &Filter, architecture: u32, number: u32) -> u32 {
+        decide_with(filter, architecture, number, [0; 6])
+    }
+
+    /// Runs the filter as the kernel does, for the seven instructions that `assemble` emits.
+    fn decide_with(filter: &Filter, architecture: u32, number: u32, arguments: [u32; 6]) -> u32 {
         let (mut at, mut register) = (0, 0);
         loop {
             let instruction = filter[at];
             at += 1;
             match instruction.code {
                 LOAD if instruction.k == OFFSET_OF_ARCHITECTURE => register = architecture,
-                LOAD => register = number,
+                LOAD if instruction.k == OFFSET_OF_NUMBER => register = number,
+                LOAD => register = arguments[((instruction.k - OFFSET_OF_ARGUMENTS) / 8) as usize],
                 JUMP_EQUAL => {
                     at += usize::from(if register == instruction.k { instruction.jt } else { instruction.jf })
                 }
                 JUMP_AT_LEAST => {
                     at += usize::from(if register >= instruction.k { instruction.jt } else { instruction.jf });
+                }
+                JUMP_ABOVE => {
+                    at += usize::from(if register > instruction.k { instruction.jt } else { instruction.jf });
                 }
                 JUMP_ALWAYS => at += instruction.k as usize,
                 RETURN => return instruction.k,
@@ -230,15 +274,65 @@ mod tests {
         let filter = assemble(&policy);
         for number in 0..1000 {
             let expected = policy.actions.get(&number).copied().unwrap_or(Action::Ask);
-            assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, number), expected.code(), "call {number}");
+            assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, number), code(expected), "call {number}");
         }
     }
 
     #[test]
     fn other_architectures_and_x32_calls_kill() {
         let filter = assemble(&Policy { actions: BTreeMap::new(), otherwise: Action::Allow });
-        assert_eq!(decide(&filter, 0x4000_0003, 1), Action::Kill.code());
-        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, X32_INTERFACE + 1), Action::Kill.code());
-        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, 1), Action::Allow.code());
+        assert_eq!(decide(&filter, 0x4000_0003, 1), code(Action::Kill));
+        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, X32_INTERFACE + 1), code(Action::Kill));
+        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, 1), code(Action::Allow));
+    }
+    #[test]
+    fn a_comparison_needs_every_argument_in_its_range() {
+        static BOTH: Comparison =
+            Comparison { ranges: &[(0, 1, 1), (1, 8, 15)], inside: &Action::Allow, outside: &Action::Refuse(7) };
+        let actions = BTreeMap::from([(72, Action::Compare(&BOTH)), (73, Action::Kill)]);
+        let filter = assemble(&Policy { actions, otherwise: Action::Ask });
+        for first in 0..3 {
+            for second in 0..20 {
+                let expected = if first == 1 && (8..=15).contains(&second) { Action::Allow } else { Action::Refuse(7) };
+                let decided = decide_with(&filter, AUDIT_ARCH_X86_64, 72, [first, second, 0, 0, 0, 0]);
+                assert_eq!(decided, code(expected), "{first} {second}");
+            }
+        }
+        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, 71), code(Action::Ask));
+        assert_eq!(decide(&filter, AUDIT_ARCH_X86_64, 73), code(Action::Kill));
+    }
+
+    /// The list that a plain generator would emit: one comparison per call, in order.
+    fn linear(policy: &Policy) -> Filter {
+        let mut filter = assemble(&Policy { actions: BTreeMap::new(), otherwise: Action::Ask });
+        filter.pop();
+        for (&number, &action) in &policy.actions {
+            let decision = leaf(action);
+            filter.push(sock_filter { jf: decision.len() as u8, ..statement(JUMP_EQUAL, number) });
+            filter.extend(decision);
+        }
+        filter.extend(leaf(policy.otherwise));
+        filter
+    }
+
+    #[test]
+    fn the_tree_of_each_real_policy_decides_every_call_as_a_list_does() {
+        use super::super::system_calls::{Grants, Program, policy};
+        for program in [Program::Alone, Program::WithChildren, Program::Cases] {
+            for signals in [false, true] {
+                let policy = policy(Grants { program, signals });
+                let (tree, list) = (assemble(&policy), linear(&policy));
+                for number in 0..1200 {
+                    for first in [0, 1, 8, 9, 15, 16, 9999] {
+                        let arguments = [first, first, 9, 0, 0, 0];
+                        assert_eq!(
+                            decide_with(&tree, AUDIT_ARCH_X86_64, number, arguments),
+                            decide_with(&list, AUDIT_ARCH_X86_64, number, arguments),
+                            "call {number} with {first}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use libc::*;
 
-use super::seccomp::{Action, Policy};
+use super::seccomp::{Action, Comparison, Policy};
 
 /// Enough for an interpreter that computes, reads its own library and writes to its pipes and its work directory.
 const ALLOWED: &[c_long] = &[
@@ -83,11 +83,36 @@ const REFUSED: &[(c_long, i32)] = &[
     (SYS_fsetxattr, ENOTSUP),
 ];
 
+/// Besides, for the process of a solution: it takes requests, and each case binds its life to the supervisor's. Cases are
+/// under the same table; with no socket, `recvmsg` gives them nothing.
+const ALLOWED_WITH_CASES: &[c_long] = &[SYS_recvmsg];
+
+/// Only: be killed when the parent dies.
+const DIE_WITH_PARENT: Comparison = Comparison {
+    ranges: &[(0, PR_SET_PDEATHSIG as u32, PR_SET_PDEATHSIG as u32), (1, SIGKILL as u32, SIGKILL as u32)],
+    inside: &Action::Allow,
+    outside: &Action::Refuse(EPERM),
+};
+
+/// F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to whom one likes, sent by the kernel when a file has something to read.
+const NO_FILE_SIGNALS: Comparison =
+    Comparison { ranges: &[(1, F_SETOWN as u32, 15)], inside: &Action::Refuse(EPERM), outside: &Action::Allow };
+
+/// Who is under the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// One process.
+    Alone,
+    /// It may start children and talk over a socket.
+    WithChildren,
+    /// The process of a solution, and the processes of its cases, which must not signal one another.
+    Cases,
+}
+
 /// What the table depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Grants {
-    /// The program may start children and talk over a socket.
-    pub children: bool,
+    pub program: Program,
     /// Signals cannot leave the sandbox.
     pub signals: bool,
 }
@@ -96,18 +121,25 @@ pub fn policy(grants: Grants) -> Policy {
     let mut actions = BTreeMap::new();
     let mut allow = |calls: &[c_long]| actions.extend(calls.iter().map(|&call| (call as u32, Action::Allow)));
     allow(ALLOWED);
-    if grants.children {
-        allow(ALLOWED_WITH_CHILDREN);
-    }
-    if grants.signals {
-        allow(SIGNALS);
-    } else {
-        actions.extend(SIGNALS.iter().map(|&call| (call as u32, Action::Refuse(EPERM))));
+    match grants.program {
+        Program::Alone => {}
+        Program::WithChildren => allow(ALLOWED_WITH_CHILDREN),
+        Program::Cases => allow(ALLOWED_WITH_CASES),
     }
     actions.extend(REFUSED.iter().map(|&(call, errno)| (call as u32, Action::Refuse(errno))));
-    if grants.children {
+    if grants.program == Program::WithChildren {
         // Its sockets may be made non-blocking, as asyncio does: the request is looked at.
         actions.remove(&(SYS_ioctl as u32));
+    }
+    if grants.program == Program::Cases {
+        // The supervisor sees whether a signal is for the caller itself.
+        actions.extend(SIGNALS.iter().map(|&call| (call as u32, Action::Ask)));
+        actions.insert(SYS_pidfd_send_signal as u32, Action::Refuse(EPERM));
+        actions.insert(SYS_prctl as u32, Action::Compare(&DIE_WITH_PARENT));
+        actions.insert(SYS_fcntl as u32, Action::Compare(&NO_FILE_SIGNALS));
+    } else {
+        let action = if grants.signals { Action::Allow } else { Action::Refuse(EPERM) };
+        actions.extend(SIGNALS.iter().map(|&call| (call as u32, action)));
     }
     Policy { actions, otherwise: Action::Ask }
 }
@@ -188,7 +220,7 @@ mod tests {
 
     #[test]
     fn no_call_that_reaches_outside_is_allowed() {
-        let policy = policy(Grants { children: true, signals: false });
+        let policy = policy(Grants { program: Program::WithChildren, signals: false });
         let dangerous = [
             SYS_socket, SYS_connect, SYS_ptrace, SYS_mount, SYS_unshare, SYS_setns, SYS_bpf, SYS_keyctl,
             SYS_process_vm_readv, SYS_pidfd_getfd, SYS_memfd_create, SYS_io_uring_setup, SYS_clone3, SYS_kill,
@@ -202,8 +234,19 @@ mod tests {
 
     #[test]
     fn a_program_without_children_cannot_execute() {
-        let policy = policy(Grants { children: false, signals: true });
+        let policy = policy(Grants { program: Program::Alone, signals: true });
         assert!(!policy.actions.contains_key(&(SYS_execve as u32)));
         assert_eq!(policy.actions.get(&(SYS_kill as u32)), Some(&Action::Allow));
+    }
+
+    #[test]
+    fn cases_ask_before_they_signal_and_fork() {
+        let policy = policy(Grants { program: Program::Cases, signals: true });
+        for call in [SYS_kill, SYS_tgkill, SYS_tkill, SYS_rt_sigqueueinfo] {
+            assert_eq!(policy.actions.get(&(call as u32)), Some(&Action::Ask), "{}", name(call as i32));
+        }
+        for call in [SYS_clone, SYS_fork, SYS_seccomp, SYS_socketpair, SYS_setsid] {
+            assert_ne!(policy.actions.get(&(call as u32)), Some(&Action::Allow), "{}", name(call as i32));
+        }
     }
 }

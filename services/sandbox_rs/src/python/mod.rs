@@ -36,6 +36,7 @@ struct SettingsText {
     native_module: PathBuf,
     workflow_library: PathBuf,
     readable: Vec<PathBuf>,
+    preload: String,
     python_version: String,
     work_root: PathBuf,
 }
@@ -55,6 +56,7 @@ fn settings(text: &str) -> PyResult<Settings> {
         native_module: text.native_module,
         workflow_library: text.workflow_library,
         readable: text.readable,
+        preload: text.preload,
         python_version: text.python_version,
         work_root: text.work_root,
     })
@@ -98,7 +100,14 @@ pub fn probe_layers() -> PyResult<()> {
     Ok(crate::layers::probe::run(std::io::stdout())?)
 }
 
-/// In a sandboxed process: runs one assertion case.
+/// In the process of a solution that is compiled: returns in each of the processes forked from it, one per case; true in
+/// one that is for all cases.
+#[pyfunction]
+pub fn next_case() -> bool {
+    inside::solution::next_case()
+}
+
+/// In the process of a solution: compiles, then in the process of each case runs its assertions.
 #[pyfunction]
 pub fn run_assertions(py: Python<'_>) -> PyResult<()> {
     inside::assertions::run(py)

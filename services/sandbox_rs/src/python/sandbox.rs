@@ -17,7 +17,7 @@ use crate::checkers::Checker;
 use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
 use crate::limits::{self, Asked, Limits};
 use crate::supervisor::Supervisor;
-use crate::supervisor::code_tests::{self, Tests};
+use crate::supervisor::code_tests::{self, Mode, Tests};
 use crate::supervisor::workflow::{self, Event, Said};
 
 #[pyclass(frozen, module = "troupe_sandbox._native")]
@@ -151,7 +151,7 @@ impl Sandbox {
         Ok(reports::isolation(py, &supervisor.isolation)?.unbind())
     }
 
-    #[pyo3(signature = (solution, cases, checker, limits=None, stop_at_first_failure=false))]
+    #[pyo3(signature = (solution, cases, checker, limits=None, stop_at_first_failure=false, batch=false))]
     fn stdin_tests(
         &self,
         solution: String,
@@ -159,11 +159,13 @@ impl Sandbox {
         checker: &str,
         limits: Option<&Bound<'_, PyDict>>,
         stop_at_first_failure: bool,
+        batch: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
         let tests = Tests::Stdin { cases, checker: checker_named(checker)? };
         let limits = resolve(limits, &limits::TEST)?;
-        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure })
+        let mode = if batch { Mode::Batch } else { Mode::Strict };
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode })
     }
 
     #[pyo3(signature = (solution, cases, setup, limits=None, stop_at_first_failure=false))]
@@ -178,7 +180,8 @@ impl Sandbox {
         at_least_one(cases.len())?;
         let tests = Tests::Assertions { setup, cases };
         let limits = resolve(limits, &limits::TEST)?;
-        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure })
+        let mode = Mode::Strict;
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode })
     }
 
     #[pyo3(signature = (code, limits=None))]

@@ -8,7 +8,7 @@ use crate::layers;
 use crate::limits::{self, Asked, Limits};
 use crate::proto;
 use crate::supervisor::Isolation;
-use crate::supervisor::code_tests::{self, CaseResult, Tests};
+use crate::supervisor::code_tests::{self, CaseResult, Mode, Tests};
 use crate::supervisor::workflow::{self, AgentReply, Event, Said};
 use crate::verdict::{ResourceUse, Verdict};
 
@@ -139,7 +139,16 @@ pub fn tests_job(request: proto::RunTestsRequest) -> Result<code_tests::Job, Bad
             Tests::Assertions { setup: tests.setup, cases: tests.cases }
         }
     };
+    let mode = match proto::TestMode::try_from(request.mode) {
+        Ok(proto::TestMode::Unspecified | proto::TestMode::Strict) => Mode::Strict,
+        Ok(proto::TestMode::Batch) if matches!(tests, Tests::Stdin { .. }) => Mode::Batch,
+        Ok(proto::TestMode::Batch) => {
+            return Err(BadField::new("mode", "is TEST_MODE_BATCH, which is for stdin_tests; assertions run strictly"));
+        }
+        Err(_) => return Err(BadField::new("mode", format!("is {}, which is no mode", request.mode))),
+    };
     Ok(code_tests::Job {
+        mode,
         solution: request.solution,
         tests,
         limits: limits("limits", request.limits, &limits::TEST)?,

@@ -1,31 +1,52 @@
-//! One solution against its tests: a process per case, results from the supervisor's own observation only.
+//! One solution against its tests: compiled once, a process per case, results from the supervisor's own observation only.
+//!
+//! A job holds a slot for a short turn, then queues again behind the others, so that a short job does not wait for a long
+//! one. Where slots are free, several processes of the solution run its cases at once.
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
-use super::Supervisor;
-use super::program::Order;
+use super::solution::{self, Begun, Broken, Given, Seen, Solution, Starting, read, tail};
+use super::watch::Interrupt;
+use super::{Supervisor, batch};
 use crate::checkers::Checker;
-use crate::inside::assertions::Payload;
+use crate::inside::assertions::{Case, Common};
 use crate::inside::wire::Kind;
 use crate::layers::descriptors;
 use crate::limits::Limits;
-use crate::verdict::{Fault, ResourceUse, Verdict};
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, of_reason};
 
+/// A job that runs longer than this lets others go first.
+const STINT: Duration = Duration::from_millis(10);
+/// Cases that make a further process of the same solution worth its start.
+const CASES_PER_PROCESS: usize = 8;
+/// A solution whose process was killed from outside is started again this often.
+const RESTARTS: usize = 1;
 const DETAIL_BYTES: usize = 1000;
-/// Bytes of standard error kept for the detail.
-const KEPT_ERRORS: usize = 8 * 1024;
 
 pub struct Job {
     pub solution: String,
     pub tests: Tests,
     pub limits: Limits,
     pub stop_at_first_failure: bool,
+    pub mode: Mode,
+}
+
+/// How the cases of a solution are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Each in a process of its own.
+    Strict,
+    /// Those that pass in one process; see `batch`.
+    Batch,
 }
 
 pub enum Tests {
@@ -57,6 +78,91 @@ pub struct Outcome {
     pub total: usize,
 }
 
+impl Tests {
+    fn kind(&self) -> Kind {
+        match self {
+            Tests::Stdin { .. } => Kind::Stdin,
+            Tests::Assertions { .. } => Kind::Assertions,
+        }
+    }
+}
+
+/// What the processes of one solution share.
+struct Progress {
+    job: Arc<Job>,
+    next: AtomicUsize,
+    /// Cases that were begun and must be run again.
+    again: Mutex<Vec<usize>>,
+    stopped: AtomicBool,
+    compiled: AtomicBool,
+    deaths: AtomicUsize,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Progress {
+    fn new(job: Arc<Job>) -> Result<Self, Fault> {
+        Ok(Progress {
+            job,
+            next: AtomicUsize::new(0),
+            again: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            compiled: AtomicBool::new(false),
+            deaths: AtomicUsize::new(0),
+            interrupt: Arc::new(Interrupt::new()?),
+        })
+    }
+
+    fn take(&self) -> Option<usize> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        let again = self.again.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        again.or_else(|| self.take_new())
+    }
+
+    fn take_new(&self) -> Option<usize> {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        (next < self.job.tests.count()).then_some(next)
+    }
+
+    fn put_back(&self, index: usize) {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+    }
+
+    fn left(&self) -> usize {
+        if self.stopped.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let again = self.again.lock().unwrap_or_else(PoisonError::into_inner).len();
+        again + self.job.tests.count().saturating_sub(self.next.load(Ordering::Relaxed))
+    }
+
+    /// One more verdict.
+    fn note(&self, verdict: Verdict) {
+        if self.job.stop_at_first_failure && verdict != Verdict::Ok {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// One more process of the solution was killed by nobody here; a fault when that is no accident any more.
+    fn died(&self, how: &str) -> Result<(), Fault> {
+        if self.deaths.fetch_add(1, Ordering::Relaxed) >= RESTARTS {
+            return Err(Fault::Internal(format!("{how}, for the second time; run the job again")));
+        }
+        tracing::warn!(how, "a solution is started again");
+        Ok(())
+    }
+}
+
+/// Ends what still runs when nobody waits for it any more.
+struct Interrupts(Arc<Interrupt>);
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.0.pull();
+    }
+}
+
 impl Supervisor {
     /// Runs the cases, several at once, and sends each result as it comes. Ends early when nobody listens.
     pub async fn run_tests(
@@ -65,103 +171,324 @@ impl Supervisor {
         results: mpsc::Sender<CaseResult>,
     ) -> Result<Outcome, Fault> {
         let mut outcome = Outcome { total: job.tests.count(), ..Outcome::default() };
-        let at_once = self.case_slots.total();
-        let mut cases = (0..outcome.total).map(|index| self.run_case(job.clone(), index));
-        let mut running: FuturesUnordered<_> = cases.by_ref().take(at_once).collect();
-        while let Some(result) = running.next().await {
-            let result = result?;
-            outcome.run += 1;
-            let passed = result.verdict == Verdict::Ok;
-            outcome.passed += usize::from(passed);
-            let nobody = results.send(result).await.is_err();
-            // Cases that run at this moment are dropped, which ends them: they count as not run.
-            if nobody || (job.stop_at_first_failure && !passed) {
-                break;
+        let progress = Arc::new(Progress::new(job)?);
+        let _interrupts = Interrupts(progress.interrupt.clone());
+        let (stints, mut coming) = mpsc::unbounded_channel();
+        let mut processes = FuturesUnordered::new();
+        processes.push(self.run_process(progress.clone(), stints.clone()));
+        loop {
+            let stint: Stint = tokio::select! {
+                biased;
+                Some(stint) = coming.recv() => stint,
+                ended = processes.next() => match ended {
+                    Some(ended) => { ended?; continue; }
+                    // All have ended, and what they said was taken before.
+                    None => break,
+                },
+            };
+            for result in stint.results {
+                outcome.run += 1;
+                outcome.passed += usize::from(result.verdict == Verdict::Ok);
+                if results.send(result).await.is_err() {
+                    return Ok(outcome);
+                }
             }
-            running.extend(cases.next());
+            let wanted = progress.left().div_ceil(CASES_PER_PROCESS).min(self.case_slots.total());
+            // Another process only for a slot that nobody else waits for.
+            let compiled = progress.compiled.load(Ordering::Relaxed);
+            if compiled && processes.len() < wanted && self.case_slots.taken() < self.case_slots.total() {
+                processes.push(self.run_process(progress.clone(), stints.clone()));
+            }
         }
         Ok(outcome)
     }
 
-    async fn run_case(self: &Arc<Self>, job: Arc<Job>, index: usize) -> Result<CaseResult, Fault> {
-        let slot = self.case_slots.take().await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
-        match &job.tests {
-            Tests::Stdin { cases, checker } => {
-                let (stdin, expected) = &cases[index];
-                self.run_stdin_case(&job, index, slot, stdin, expected, *checker).await
+    /// Runs cases in one process of the solution until none is left.
+    async fn run_process(
+        self: &Arc<Self>,
+        progress: Arc<Progress>,
+        stints: mpsc::UnboundedSender<Stint>,
+    ) -> Result<(), Fault> {
+        let mut idle = Idle(None);
+        while progress.left() > 0 {
+            let slot = self.case_slots.take().await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
+            let compiled = idle.0.take();
+            let work = match compiled {
+                Some(solution) => Work::Cases(solution),
+                None if progress.job.tests.count() == 1 => {
+                    let Some(index) = progress.take() else { break };
+                    let files = CaseFiles::of(&progress.job, index)?;
+                    Work::OnlyCase(self.start_solution(&progress, Some(&files)).await?, files)
+                }
+                None => Work::Compile(self.start_solution(&progress, None).await?),
+            };
+            let run = {
+                let progress = progress.clone();
+                tokio::task::spawn_blocking(move || {
+                    let _slot = slot;
+                    match work {
+                        Work::Compile(begun) => begin(&progress, begun),
+                        Work::Cases(solution) => run_cases(&progress, solution),
+                        Work::OnlyCase(begun, files) => run_only_case(&progress, begun, files),
+                    }
+                })
+            };
+            let mut stint = run.await.map_err(|error| Fault::Internal(error.to_string()))??;
+            idle.0 = stint.solution.take();
+            for result in &stint.results {
+                self.counters.count(progress.job.tests.kind(), result.verdict);
             }
-            Tests::Assertions { setup, cases } => {
-                self.run_assertion_case(&job, index, slot, setup, &cases[index]).await
+            let last = stint.last;
+            // Nobody listens any more when the job was dropped, and then this future is too.
+            let _ = stints.send(stint);
+            if last {
+                break;
             }
         }
+        Ok(())
     }
 
-    async fn run_stdin_case(
-        &self,
-        job: &Job,
-        index: usize,
-        slot: impl Send + 'static,
-        stdin: &str,
-        expected: &str,
-        checker: Checker,
-    ) -> Result<CaseResult, Fault> {
-        let order = Order {
-            kind: Kind::Stdin,
-            limits: job.limits,
-            stdin: descriptors::sealed_file(stdin.as_bytes())?,
-            extra: vec![descriptors::sealed_file(job.solution.as_bytes())?],
-            directory: false,
-            kept: job.limits.output_bytes as usize,
-            charged: Arc::default(),
+    /// Starts the process of the solution. `only_case` is run in it; without one it forks cases.
+    async fn start_solution(&self, progress: &Progress, only_case: Option<&CaseFiles>) -> Result<Begin, Fault> {
+        let job = &progress.job;
+        let payload = match &job.tests {
+            Tests::Stdin { .. } => descriptors::sealed_file(job.solution.as_bytes())?,
+            Tests::Assertions { setup, .. } => {
+                let common = Common { setup: setup.clone(), solution: job.solution.clone() };
+                descriptors::sealed_file(&json(&common)?)?
+            }
         };
-        let ended = self.launch(order, slot).await?.ended().await?;
-        let (verdict, detail) = match ended.verdict {
-            Verdict::Ok => match checker.compare(&ended.stdout.bytes, expected) {
-                Ok(()) => (Verdict::Ok, String::new()),
-                Err(difference) => (Verdict::WrongAnswer, difference),
-            },
-            other => (other, explained(&ended.error, &ended.stderr.tail(KEPT_ERRORS))),
+        let errors = File::from(descriptors::empty_file()?);
+        let copy = |file: &File| file.try_clone().map(OwnedFd::from);
+        let (stdin, stdout, stderr) = match only_case {
+            Some(files) => (files.stdin.try_clone()?, copy(&files.stdout)?, copy(&files.stderr)?),
+            None => (descriptors::sealed_file(&[])?, copy(&errors)?, copy(&errors)?),
         };
-        self.counters.count(Kind::Stdin, verdict);
-        Ok(CaseResult { index, verdict, detail: shortened(detail), used: ended.used })
+        let only_case = only_case.map(CaseFiles::besides).transpose()?;
+        let (kind, limits) = (job.tests.kind(), job.limits);
+        let given = Given { kind, payload, stdin, stdout, stderr, only_case, limits };
+        let (profile, interrupt) = (self.isolation.profile, progress.interrupt.clone());
+        let starting = solution::start(&self.code, profile, given, interrupt).await?;
+        Ok(Begin { starting, errors })
+    }
+}
+
+/// A process that was just forked, and what it writes while it compiles.
+struct Begin {
+    starting: Starting,
+    errors: File,
+}
+
+/// A solution between two stints. Ending its processes takes a moment, which no task of the runtime spends.
+struct Idle(Option<Solution>);
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        if let Some(solution) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(solution));
+        }
+    }
+}
+
+/// What one process of a solution got done while it held a slot.
+#[derive(Default)]
+struct Stint {
+    results: Vec<CaseResult>,
+    solution: Option<Solution>,
+    /// This process is of no use any more.
+    last: bool,
+}
+
+/// What a process of a solution does next.
+enum Work {
+    Compile(Begin),
+    Cases(Solution),
+    OnlyCase(Begin, CaseFiles),
+}
+
+/// A job of one case needs one process: nobody else is to be kept apart from it.
+fn run_only_case(progress: &Progress, begun: Begin, files: CaseFiles) -> Result<Stint, Fault> {
+    let results = match begun.starting.run_only_case() {
+        Ok(seen) => vec![files.judge(&progress.job, 0, seen)?],
+        Err(Broken::Interrupted) => Vec::new(),
+        Err(Broken::Died(how)) => return Err(Fault::Internal(how)),
+        Err(Broken::Fault(fault)) => return Err(fault),
+    };
+    Ok(Stint { results, last: true, ..Stint::default() })
+}
+
+fn begin(progress: &Progress, begun: Begin) -> Result<Stint, Fault> {
+    match begun.starting.compile() {
+        Ok(Begun::Ready(solution)) => {
+            let first = !progress.compiled.swap(true, Ordering::Relaxed);
+            if first && progress.job.mode == Mode::Batch {
+                return run_batch(progress, solution);
+            }
+            if progress.left() <= CASES_PER_PROCESS {
+                return run_cases(progress, solution);
+            }
+            // Others may join before the first case is run.
+            Ok(Stint { solution: Some(solution), ..Stint::default() })
+        }
+        // The first that compiled has decided that the solution can be.
+        Ok(Begun::Ended(..)) if progress.compiled.load(Ordering::Relaxed) => {
+            Ok(Stint { last: true, ..Stint::default() })
+        }
+        Ok(Begun::Ended(seen)) => {
+            let trace = tail(&begun.errors)?;
+            let mut stint = Stint { last: true, ..Stint::default() };
+            while let Some(index) = progress.take() {
+                let Seen { verdict, ref error, used } = seen;
+                let detail = shortened(explained(error, &trace));
+                progress.note(verdict);
+                stint.results.push(CaseResult { index, verdict, detail, used });
+            }
+            Ok(stint)
+        }
+        Err(Broken::Died(how)) => progress.died(&how).map(|()| Stint::default()),
+        Err(Broken::Interrupted) => Ok(Stint { last: true, ..Stint::default() }),
+        Err(Broken::Fault(fault)) => Err(fault),
+    }
+}
+
+/// Runs all cases at once, and leaves those that did not plainly pass to be run strictly.
+fn run_batch(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault> {
+    let job = &progress.job;
+    let Tests::Stdin { cases, checker } = &job.tests else { return run_cases(progress, solution) };
+    let given = batch::inputs(cases.iter().map(|(given, _)| given.as_str()));
+    let (stdin, inputs) = (descriptors::sealed_file(&[])?, descriptors::sealed_file(&given)?);
+    let (stray, stderr, answers) = (descriptors::empty_file()?, descriptors::empty_file()?, descriptors::empty_file()?);
+    let files = [&stdin, &stray, &stderr, &inputs, &answers].map(AsFd::as_fd);
+    let seen = match solution.run_batch(&files) {
+        Ok(seen) => seen,
+        Err(Broken::Fault(fault)) => return Err(fault),
+        Err(Broken::Interrupted) => return Ok(Stint { last: true, ..Stint::default() }),
+        // All cases are there to be run yet.
+        Err(Broken::Died(how)) => return progress.died(&how).map(|()| Stint::default()),
+    };
+    let written = read(&File::from(answers), 0, job.limits.output_bytes)?;
+    let is_clean = File::from(stray).metadata()?.len() == 0;
+    let outputs = if is_clean { batch::outputs(&written, cases.len()) } else { Vec::new() };
+    let mut results = Vec::new();
+    while let Some(index) = progress.take_new() {
+        let passed = outputs.get(index).is_some_and(|output| checker.compare(output, &cases[index].1).is_ok());
+        if !passed {
+            progress.put_back(index);
+            continue;
+        }
+        // Its share: what the process used cannot be told apart from outside.
+        let share = outputs.len() as u32;
+        let used = ResourceUse { cpu: seen.used.cpu / share, wall: seen.used.wall / share, ..seen.used };
+        results.push(CaseResult { index, verdict: Verdict::Ok, detail: String::new(), used });
+    }
+    Ok(Stint { results, solution: Some(solution), last: false })
+}
+
+fn run_cases(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault> {
+    let started = Instant::now();
+    let mut results = Vec::new();
+    while let Some(index) = progress.take() {
+        let files = CaseFiles::of(&progress.job, index)?;
+        match solution.run_case(&files.descriptors()) {
+            Ok(seen) => {
+                let result = files.judge(&progress.job, index, seen)?;
+                progress.note(result.verdict);
+                results.push(result);
+            }
+            Err(Broken::Died(how)) => {
+                progress.put_back(index);
+                progress.died(&how)?;
+                return Ok(Stint { results, ..Stint::default() });
+            }
+            Err(Broken::Interrupted) => return Ok(Stint { results, last: true, ..Stint::default() }),
+            Err(Broken::Fault(fault)) => return Err(fault),
+        }
+        if started.elapsed() > STINT {
+            break;
+        }
+    }
+    Ok(Stint { results, solution: Some(solution), last: false })
+}
+
+/// The files of one case.
+struct CaseFiles {
+    stdin: OwnedFd,
+    stdout: File,
+    stderr: File,
+    assertion: Option<AssertionFiles>,
+}
+
+struct AssertionFiles {
+    payload: OwnedFd,
+    proof: File,
+    token: String,
+}
+
+impl CaseFiles {
+    fn of(job: &Job, index: usize) -> Result<Self, Fault> {
+        let (given, assertion) = match &job.tests {
+            Tests::Stdin { cases, .. } => (cases[index].0.as_str(), None),
+            Tests::Assertions { cases, .. } => {
+                let token = random_token()?;
+                let case = Case { case: cases[index].clone(), token: token.clone() };
+                let payload = descriptors::sealed_file(&json(&case)?)?;
+                ("", Some(AssertionFiles { payload, proof: descriptors::empty_file()?.into(), token }))
+            }
+        };
+        let stdin = descriptors::sealed_file(given.as_bytes())?;
+        let (stdout, stderr) = (descriptors::empty_file()?.into(), descriptors::empty_file()?.into());
+        Ok(CaseFiles { stdin, stdout, stderr, assertion })
     }
 
-    async fn run_assertion_case(
-        &self,
-        job: &Job,
-        index: usize,
-        slot: impl Send + 'static,
-        setup: &str,
-        case: &str,
-    ) -> Result<CaseResult, Fault> {
-        let token = random_token()?;
-        let payload = Payload {
-            setup: setup.to_owned(),
-            solution: job.solution.clone(),
-            case: case.to_owned(),
-            token: token.clone(),
-        };
-        let payload = serde_json::to_vec(&payload).map_err(|error| Fault::Internal(error.to_string()))?;
-        let (proof, their_proof) = descriptors::pipe()?;
-        let order = Order {
-            kind: Kind::Assertions,
-            limits: job.limits,
-            stdin: descriptors::sealed_file(&[])?,
-            extra: vec![descriptors::sealed_file(&payload)?, their_proof],
-            directory: false,
-            kept: KEPT_ERRORS,
-            charged: Arc::default(),
-        };
-        let ended = self.launch(order, slot).await?.ended().await?;
-        let (verdict, detail) = match ended.verdict {
-            // The process and with it every writer is gone: what the pipe holds is all there will be.
-            Verdict::Ok if proven(proof, &token)? => (Verdict::Ok, String::new()),
-            Verdict::Ok => (Verdict::RuntimeError, "ended before the last assertion was reached".to_owned()),
-            other => (other, explained(&ended.error, &ended.stderr.tail(KEPT_ERRORS))),
-        };
-        self.counters.count(Kind::Assertions, verdict);
-        Ok(CaseResult { index, verdict, detail: shortened(detail), used: ended.used })
+    /// As the case gets them: 0, 1, 2, …
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let besides = self.assertion.iter().flat_map(|files| [files.payload.as_fd(), files.proof.as_fd()]);
+        [self.stdin.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()].into_iter().chain(besides).collect()
     }
+
+    /// Copies of those after the streams.
+    fn besides(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.descriptors()[3..].iter().map(BorrowedFd::try_clone_to_owned).collect()
+    }
+
+    /// The result of a case that has ended so. Its processes are gone, and nobody writes any more.
+    fn judge(&self, job: &Job, index: usize, mut seen: Seen) -> Result<CaseResult, Fault> {
+        limit_output(job, &mut seen, &self.stdout, &self.stderr)?;
+        let mut trace = String::new();
+        if seen.verdict != Verdict::Ok {
+            trace = tail(&self.stderr)?;
+        } else if let Tests::Stdin { cases, checker } = &job.tests {
+            let written = read(&self.stdout, 0, job.limits.output_bytes)?;
+            if let Err(difference) = checker.compare(&written, &cases[index].1) {
+                (seen.verdict, seen.error) = (Verdict::WrongAnswer, difference);
+            }
+        } else if !self.assertion.as_ref().map_or(Ok(false), AssertionFiles::is_proven)? {
+            (seen.verdict, seen.error) =
+                (Verdict::RuntimeError, "ended before the last assertion was reached".to_owned());
+        }
+        let Seen { verdict, error, used } = seen;
+        Ok(CaseResult { index, verdict, detail: shortened(explained(&error, &trace)), used })
+    }
+}
+
+impl AssertionFiles {
+    fn is_proven(&self) -> std::io::Result<bool> {
+        Ok(read(&self.proof, 0, self.token.len() as u64 + 1)? == self.token.as_bytes())
+    }
+}
+
+/// The kernel cuts each file one byte beyond the limit; both together are counted here.
+fn limit_output(job: &Job, seen: &mut Seen, stdout: &File, stderr: &File) -> Result<(), Fault> {
+    if stdout.metadata()?.len() + stderr.metadata()?.len() > job.limits.output_bytes {
+        (seen.verdict, seen.error) = of_reason(&Reason::Output(job.limits.output_bytes));
+    }
+    Ok(())
+}
+
+fn json(payload: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(payload).map_err(|error| Fault::Internal(error.to_string()))
 }
 
 /// What was hit, and the end of the traceback.
@@ -185,10 +512,4 @@ fn random_token() -> Result<String, Fault> {
     let mut bytes = [0u8; 24];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn proven(proof: std::os::fd::OwnedFd, token: &str) -> Result<bool, Fault> {
-    let mut said = Vec::new();
-    File::from(proof).take(token.len() as u64 + 1).read_to_end(&mut said)?;
-    Ok(said == token.as_bytes())
 }

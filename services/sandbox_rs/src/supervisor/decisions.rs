@@ -28,7 +28,7 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWUSER
 
 /// What is to happen with a call.
 #[derive(Debug, PartialEq, Eq)]
-enum Decision {
+pub enum Decision {
     Go,
     Refuse(i32),
     End(Reason),
@@ -83,33 +83,7 @@ impl Doorkeeper {
     }
 
     fn decide(&mut self, question: &Question) -> Decision {
-        let [first, second, ..] = question.arguments;
-        let violation = || Decision::End(Reason::Violation(system_calls::name(question.number)));
-        match i64::from(question.number) {
-            libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
-            libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
-                if tree::threads(question.thread) < MOST_THREADS {
-                    Decision::Go
-                } else {
-                    Decision::Refuse(libc::EAGAIN)
-                }
-            }
-            libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => self.decide_fork(),
-            libc::SYS_prlimit64 if first == 0 => Decision::Go,
-            libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
-            libc::SYS_socketpair
-                if self.children && first == libc::AF_UNIX as u64 && second & 0xf == libc::SOCK_STREAM as u64 =>
-            {
-                Decision::Go
-            }
-            // The C library asks local daemons (names, logs) in passing and does without them.
-            libc::SYS_socket if first == libc::AF_UNIX as u64 => Decision::Refuse(libc::EACCES),
-            libc::SYS_ioctl if self.children && second == libc::FIONBIO => Decision::Go,
-            libc::SYS_ioctl => Decision::Refuse(libc::ENOTTY),
-            // Without an address it is a plain write to a connected socket of the program's own.
-            libc::SYS_sendto if self.children && question.arguments[4] == 0 => Decision::Go,
-            _ => violation(),
-        }
+        decide_alone(question, self.children).unwrap_or_else(|| self.decide_fork())
     }
 
     fn decide_fork(&mut self) -> Decision {
@@ -126,6 +100,57 @@ impl Doorkeeper {
             }
         }
         Decision::End(Reason::Processes(self.processes))
+    }
+}
+
+/// Decides what does not depend on the number of processes; `None` where a process is asked for.
+fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
+    let [first, second, ..] = question.arguments;
+    let violation = || Decision::End(Reason::Violation(system_calls::name(question.number)));
+    Some(match i64::from(question.number) {
+        libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
+        libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
+            if tree::threads(question.thread) < MOST_THREADS {
+                Decision::Go
+            } else {
+                Decision::Refuse(libc::EAGAIN)
+            }
+        }
+        libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => return None,
+        libc::SYS_prlimit64 if first == 0 => Decision::Go,
+        libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
+        libc::SYS_socketpair
+            if children && first == libc::AF_UNIX as u64 && second & 0xf == libc::SOCK_STREAM as u64 =>
+        {
+            Decision::Go
+        }
+        // The C library asks local daemons (names, logs) in passing and does without them.
+        libc::SYS_socket if first == libc::AF_UNIX as u64 => Decision::Refuse(libc::EACCES),
+        libc::SYS_ioctl if children && second == libc::FIONBIO => Decision::Go,
+        libc::SYS_ioctl => Decision::Refuse(libc::ENOTTY),
+        // Without an address it is a plain write to a connected socket of the program's own.
+        libc::SYS_sendto if children && question.arguments[4] == 0 => Decision::Go,
+        _ => violation(),
+    })
+}
+
+/// Decides for a solution and its cases. `granted` holds the flags of a fork that the solution's own process, and nobody
+/// else, may make now; it is taken by that fork.
+pub fn decide_for_solution(question: &Question, solution: i32, granted: &mut Option<u64>) -> Decision {
+    let first = question.arguments[0];
+    match i64::from(question.number) {
+        libc::SYS_clone if question.thread == solution && *granted == Some(first) => {
+            *granted = None;
+            Decision::Go
+        }
+        libc::SYS_kill | libc::SYS_tgkill | libc::SYS_tkill | libc::SYS_rt_sigqueueinfo => {
+            // Cases of one solution could otherwise name one another.
+            match tree::number_inside(question.thread) {
+                Some(own) if first as u32 == own => Decision::Go,
+                _ => Decision::Refuse(libc::EPERM),
+            }
+        }
+        _ => decide_alone(question, false).unwrap_or(Decision::End(Reason::Processes(1))),
     }
 }
 

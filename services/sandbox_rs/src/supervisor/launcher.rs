@@ -29,6 +29,7 @@ pub struct Interpreter {
     pub workflow_library: PathBuf,
     /// What PATH names inside: a directory with nothing but the interpreter.
     pub interpreter_directory: PathBuf,
+    pub preload: String,
 }
 
 impl Interpreter {
@@ -41,8 +42,11 @@ impl Interpreter {
             .arg(&self.native_module)
             .arg(role)
             .arg(&self.workflow_library)
+            .arg(&self.preload)
             .env_clear()
             .env("PATH", &self.interpreter_directory)
+            // Symbols are looked up once, in the zygote, and not in every process forked from it.
+            .env("LD_BIND_NOW", "1")
             .current_dir("/");
         command
     }
@@ -148,15 +152,13 @@ impl Zygote {
         Ok((spawned, attached))
     }
 
-    async fn fork(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<Result<(i32, OwnedFd), Fault>, Fault> {
+    async fn fork(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
         let packet = serde_json::to_vec(spawn).map_err(|error| Fault::Internal(error.to_string()))?;
         let borrowed: Vec<_> = attached.iter().map(AsFd::as_fd).collect();
         send(&self.control, &packet, &borrowed).await?;
         match self.answer().await? {
-            (Spawned::Forked { pid }, mut descriptors) if descriptors.len() == 1 => {
-                Ok(Ok((pid, descriptors.remove(0))))
-            }
-            (Spawned::Failed(failure), _) => Ok(Err(failed("fork", &failure.step, &failure.text))),
+            (Spawned::Forked { pid }, mut descriptors) if descriptors.len() == 1 => Ok((pid, descriptors.remove(0))),
+            (Spawned::Failed(failure), _) => Err(failed("fork", &failure.step, &failure.text)),
             (other, _) => Err(Fault::Internal(format!("a zygote answered a request with {other:?}"))),
         }
     }
@@ -166,8 +168,8 @@ fn failed(what: &str, step: &str, text: &str) -> Fault {
     Fault::Internal(format!("{what} failed at {step}: {text}"))
 }
 
-/// Zygotes that hold the same modules, used in turn. A zygote that has ended, or has served its number of programs, is
-/// replaced before the next program (fresh addresses and hash seeds, and no doubt outlives it).
+/// Zygotes that hold the same modules, used in turn. A zygote that has ended or failed, or has served its number of
+/// programs, is replaced before the next program (fresh addresses and hash seeds, and no doubt outlives it).
 pub struct Pool {
     role: &'static str,
     spawner: Arc<Spawner>,
@@ -214,7 +216,7 @@ impl Pool {
     async fn fork_in_turn(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len();
         let mut place = self.places[index].lock().await;
-        // A zygote found dead is replaced once; a fresh one that fails as well is reported.
+        // A zygote that is dead, or that did not fork, is replaced once; a fresh one that fails as well is reported.
         for attempt in 0..2 {
             if place.served >= self.programs_per_zygote {
                 place.zygote = None;
@@ -228,10 +230,10 @@ impl Pool {
                 }
             };
             match zygote.fork(spawn, attached).await {
-                Ok(answer) => {
+                Ok(forked) => {
                     place.served += 1;
                     place.zygote = Some(zygote);
-                    return answer;
+                    return Ok(forked);
                 }
                 Err(fault) if attempt == 1 => return Err(fault),
                 Err(fault) => tracing::warn!(role = self.role, %fault, "zygote replaced"),

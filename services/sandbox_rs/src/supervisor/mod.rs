@@ -1,6 +1,7 @@
 //! The supervisor: owns zygotes, slots and the report of isolation, and runs programs. The gRPC server and the Python
 //! class are both thin over it. It keeps expected outputs and limits, and never forks itself.
 
+mod batch;
 pub mod code_tests;
 mod decisions;
 mod launcher;
@@ -8,8 +9,10 @@ mod output;
 mod program;
 mod root;
 pub mod slots;
+mod solution;
 pub mod tool;
 mod tree;
+mod watch;
 mod workdir;
 pub mod workflow;
 
@@ -49,6 +52,8 @@ pub struct Settings {
     pub workflow_library: PathBuf,
     /// Files that the interpreter needs to read, found by the interpreter itself.
     pub readable: Vec<PathBuf>,
+    /// Further modules for tests and tools, in the words of `inside.py`.
+    pub preload: String,
     pub python_version: String,
     /// Where work directories are made.
     pub work_root: PathBuf,
@@ -123,6 +128,7 @@ impl Supervisor {
             native_module: settings.native_module.clone(),
             workflow_library: settings.workflow_library.clone(),
             interpreter_directory: root.interpreters(),
+            preload: settings.preload.clone(),
         });
         let spawner = Arc::new(Spawner::start()?);
         let reports = try_layers(&spawner, &interpreter).await?;
@@ -153,7 +159,13 @@ impl Supervisor {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores.min(settings.test_slots)))?;
         let mut digest = Sha256::new();
-        for part in [profile.name(), &in_force.join(","), &settings.python_version, env!("CARGO_PKG_VERSION")] {
+        for part in [
+            profile.name(),
+            &in_force.join(","),
+            &settings.python_version,
+            &settings.preload,
+            env!("CARGO_PKG_VERSION"),
+        ] {
             digest.update(part.as_bytes());
             digest.update([0]);
         }

@@ -149,6 +149,7 @@ pub async fn start(
         limits: limits.of_process(),
         directory_bytes: if order.directory { limits.output_bytes.max(1 << 20) } else { 0 },
         has_directory: directory.is_some(),
+        case_cpu_seconds: None,
     };
     let mut attached = vec![their_report, order.stdin, their_stdout, their_stderr];
     attached.extend(order.extra);

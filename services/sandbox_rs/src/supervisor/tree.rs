@@ -32,6 +32,12 @@ pub fn threads(thread: i32) -> usize {
     fs::read_dir(format!("/proc/{thread}/task")).map_or(0, Iterator::count)
 }
 
+/// Number of a thread's process in its own process namespace.
+pub fn number_inside(thread: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("NStgid:"))?.split_ascii_whitespace().last()?.parse().ok()
+}
+
 /// CPU time of `root`, of those it has waited for, and of all living descendants with those they have waited for.
 pub fn tree_cpu_time(root: i32) -> Duration {
     let ticks: u64 = std::iter::once(root).chain(descendants(root)).filter_map(stat_ticks).sum();
@@ -65,6 +71,11 @@ mod tests {
         while std::time::Instant::now() < until {}
         assert!(used(me, false) >= Duration::from_millis(10));
         assert!(used(me, true) <= Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_process_knows_its_own_number() {
+        assert_eq!(number_inside(std::process::id() as i32), Some(std::process::id()));
     }
 
     #[test]

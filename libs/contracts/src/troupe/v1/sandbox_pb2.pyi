@@ -62,6 +62,36 @@ VERDICT_CANCELLED: Verdict.ValueType  # 10
 """Ended because the client cancelled or went away."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _TestMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TestModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TestMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEST_MODE_UNSPECIFIED: _TestMode.ValueType  # 0
+    TEST_MODE_STRICT: _TestMode.ValueType  # 1
+    """Each case has a process of its own."""
+    TEST_MODE_BATCH: _TestMode.ValueType  # 2
+    """For stdin_tests: all cases in one process, one after the other, each with fresh globals. Much faster, and it gives up
+    that a solution cannot carry knowledge from one case to the next, and sees one case's input at a time. A case that
+    does not plainly pass there is run again strictly, so every verdict but OK comes from a process of its own; the
+    limits of one case hold for the whole process. CPU and wall time of its cases are equal shares.
+    """
+
+class TestMode(_TestMode, metaclass=_TestModeEnumTypeWrapper):
+    """How the cases of a solution are kept apart."""
+
+TEST_MODE_UNSPECIFIED: TestMode.ValueType  # 0
+TEST_MODE_STRICT: TestMode.ValueType  # 1
+"""Each case has a process of its own."""
+TEST_MODE_BATCH: TestMode.ValueType  # 2
+"""For stdin_tests: all cases in one process, one after the other, each with fresh globals. Much faster, and it gives up
+that a solution cannot carry knowledge from one case to the next, and sees one case's input at a time. A case that
+does not plainly pass there is run again strictly, so every verdict but OK comes from a process of its own; the
+limits of one case hold for the whole process. CPU and wall time of its cases are equal shares.
+"""
+Global___TestMode: _TypeAlias = TestMode  # noqa: Y015
+
 class _Checker:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -565,12 +595,15 @@ class RunTestsRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     STOP_AT_FIRST_FAILURE_FIELD_NUMBER: _builtins.int
     REQUIRED_LAYERS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """For logs."""
     solution: _builtins.str
     """Python source of the solution, at most 1 MiB."""
     stop_at_first_failure: _builtins.bool
     """Ends the job at the first case that fails; those after it are reported as not run."""
+    mode: Global___TestMode.ValueType
+    """How the cases are kept apart; unspecified is strict."""
     @_builtins.property
     def stdin_tests(self) -> Global___StdinTests: ...
     @_builtins.property
@@ -591,10 +624,11 @@ class RunTestsRequest(_message.Message):
         limits: Global___Limits | None = ...,
         stop_at_first_failure: _builtins.bool = ...,
         required_layers: _abc.Iterable[_builtins.str] | None = ...,
+        mode: Global___TestMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assertion_tests", b"assertion_tests", "limits", b"limits", "stdin_tests", b"stdin_tests", "tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion_tests", b"assertion_tests", "job_id", b"job_id", "limits", b"limits", "required_layers", b"required_layers", "solution", b"solution", "stdin_tests", b"stdin_tests", "stop_at_first_failure", b"stop_at_first_failure", "tests", b"tests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion_tests", b"assertion_tests", "job_id", b"job_id", "limits", b"limits", "mode", b"mode", "required_layers", b"required_layers", "solution", b"solution", "stdin_tests", b"stdin_tests", "stop_at_first_failure", b"stop_at_first_failure", "tests", b"tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_tests: _TypeAlias = _typing.Literal["stdin_tests", "assertion_tests"]  # noqa: Y015
     _WhichOneofArgType_tests: _TypeAlias = _typing.Literal["tests", b"tests"]  # noqa: Y015

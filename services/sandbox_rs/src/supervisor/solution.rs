@@ -1,0 +1,366 @@
+//! The supervisor's side of a solution: its process, which compiles once, and a process of its own for each case.
+//!
+//! What the solution's process says is never believed: a case is a child of this process, and the kernel tells of its
+//! exit, time and memory. Everything here blocks and belongs on a thread for blocking work, but for `start`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::decisions::decide_for_solution;
+use super::launcher::Pool;
+use super::watch::{Child, Interrupt, Watch, Woken, wait_readable};
+use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
+use crate::layers::process::{Exit, FORK_FOR_PARENT, SLEEP_FOR_PARENT};
+use crate::layers::{Profile, descriptors};
+use crate::limits::Limits;
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, of_exit, of_reason};
+
+/// A jail that is not built after this long never will be, nor a fork made.
+const JAIL_DEADLINE: Duration = Duration::from_secs(10);
+/// CPU time that the process of a solution may use for forking; a backstop, what it compiles is measured.
+const CPU_SECONDS_TO_FORK: u64 = 3600;
+/// Bytes of a traceback's end that are kept.
+const KEPT_ERRORS: u64 = 8 * 1024;
+
+/// How a process ended, as this process saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub verdict: Verdict,
+    pub error: String,
+    pub used: ResourceUse,
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Broken {
+    Fault(Fault),
+    /// The process of the solution is gone, which is nobody's verdict: it runs no code of the solution.
+    Died(String),
+    Interrupted,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Broken::Fault(error.into())
+    }
+}
+
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Broken::Fault(fault)
+    }
+}
+
+/// A forked process that is about to build its jail and to compile.
+pub struct Starting {
+    solution: Solution,
+    started: Instant,
+}
+
+/// What the process of a solution is given.
+pub struct Given {
+    pub kind: Kind,
+    pub payload: OwnedFd,
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// What the only case gets besides, if the process is to run that itself; otherwise it forks cases.
+    pub only_case: Option<Vec<OwnedFd>>,
+    pub limits: Limits,
+}
+
+/// What compiling gave.
+pub enum Begun {
+    Ready(Solution),
+    /// It did not compile: what holds for every case.
+    Ended(Seen),
+}
+
+/// A compiled solution. Dropping it ends all its processes, the sleeper last: a namespace is gone only when everything in
+/// it has been waited for.
+pub struct Solution {
+    number: i32,
+    process: Child,
+    /// Process 1 of the namespace of the cases.
+    sleeper: Option<Child>,
+    control: OwnedFd,
+    listener: Option<OwnedFd>,
+    profile: Profile,
+    limits: Limits,
+    interrupt: Arc<Interrupt>,
+}
+
+/// Has a zygote fork the process of a solution.
+pub async fn start(
+    pool: &Arc<Pool>,
+    profile: Profile,
+    given: Given,
+    interrupt: Arc<Interrupt>,
+) -> Result<Starting, Fault> {
+    let Given { kind, payload, stdin, stdout, stderr, only_case, limits } = given;
+    let (control, theirs) = descriptors::packet_pair()?;
+    let mut own = limits.of_process();
+    let case_cpu_seconds = only_case.is_none().then_some(own.cpu_seconds);
+    if only_case.is_none() {
+        own.cpu_seconds += CPU_SECONDS_TO_FORK;
+    }
+    // One byte more, so that a file of exactly the limit is told from one that was cut.
+    own.file_bytes += 1;
+    let spawn =
+        Spawn { kind, children: false, limits: own, directory_bytes: 0, has_directory: false, case_cpu_seconds };
+    let mut attached = vec![theirs, stdin, stdout, stderr, payload];
+    attached.extend(only_case.into_iter().flatten());
+    let started = Instant::now();
+    let (number, descriptor) = pool.fork(spawn, attached).await?;
+    let process = Child::of(descriptor)?;
+    let solution = Solution { number, process, sleeper: None, control, listener: None, profile, limits, interrupt };
+    Ok(Starting { solution, started })
+}
+
+impl Starting {
+    /// Waits until the jail stands.
+    fn jailed(self) -> Result<(Solution, Instant), Broken> {
+        let Starting { mut solution, started } = self;
+        if !wait_readable(solution.control.as_fd(), JAIL_DEADLINE)? {
+            return Err(Fault::Internal(format!("no jail after {} s", JAIL_DEADLINE.as_secs())).into());
+        }
+        let (packet, mut attached) = receive(solution.control.as_fd())?;
+        solution.listener = match serde_json::from_slice(&packet) {
+            Ok(Report::Jailed) if attached.len() == 1 => attached.pop(),
+            Ok(Report::Failed(failure)) => {
+                let what = format!("the jail could not be built: {}: {}", failure.step, failure.text);
+                return Err(Fault::Internal(what).into());
+            }
+            _ => return Err(Fault::Internal("a program died before its jail stood".to_owned()).into()),
+        };
+        Ok((solution, started))
+    }
+
+    /// Waits for the end of a solution that runs its only case itself.
+    pub fn run_only_case(self) -> Result<Seen, Broken> {
+        let (mut solution, started) = self.jailed()?;
+        let number = solution.number;
+        let woken = solution
+            .watch(solution.process.descriptor(), None, &solution.limits, started)
+            .wait(|question| decide_for_solution(question, number, &mut None))?;
+        let (reaped, reason) = match woken {
+            Woken::Exited => (solution.process.reap()?, None),
+            Woken::Over(reason) => (solution.process.end()?, Some(reason)),
+            Woken::Other | Woken::Interrupted => return Err(Broken::Interrupted),
+        };
+        let (verdict, error) = match reason {
+            Some(reason) => of_reason(&reason),
+            None => of_exit(reaped.exit, reaped.cpu, solution.limits.cpu),
+        };
+        Ok(Seen { verdict, error, used: used(&reaped, started) })
+    }
+
+    /// Waits until the source is compiled.
+    pub fn compile(self) -> Result<Begun, Broken> {
+        let (mut solution, started) = self.jailed()?;
+        let mut granted = match solution.profile {
+            Profile::Full => Some(SLEEP_FOR_PARENT as u64),
+            Profile::Pod => None,
+        };
+        let number = solution.number;
+        let woken = solution
+            .watch(solution.process.descriptor(), Some(solution.control.as_fd()), &solution.limits, started)
+            .wait(|question| decide_for_solution(question, number, &mut granted))?;
+        let (verdict, error, reaped) = match woken {
+            Woken::Interrupted => return Err(Broken::Interrupted),
+            Woken::Other => {
+                // The last word of a process that has just ended may be that it failed; otherwise its exit speaks.
+                let said = solution.listen()?;
+                match said {
+                    Some((FromSolution::Compiled, sleeper)) => {
+                        if solution.profile == Profile::Full {
+                            let missing = || Fault::Internal("a solution without a process namespace".to_owned());
+                            solution.sleeper = Some(Child::of(sleeper.ok_or_else(missing)?)?);
+                        }
+                        return Ok(Begun::Ready(solution));
+                    }
+                    Some((FromSolution::Failed(failure), _)) => return Err(failed(&failure).into()),
+                    Some((FromSolution::Forked, _)) => {
+                        return Err(Fault::Internal("a fork that nobody asked for".to_owned()).into());
+                    }
+                    None => {}
+                }
+                solution.exit_of_compiler(started)?
+            }
+            Woken::Exited => solution.exit_of_compiler(started)?,
+            Woken::Over(reason) => {
+                let reaped = solution.process.end()?;
+                let (verdict, error) = of_reason(&reason);
+                (verdict, error, reaped)
+            }
+        };
+        let used = used(&reaped, started);
+        Ok(Begun::Ended(Seen { verdict, error, used }))
+    }
+}
+
+impl Solution {
+    fn watch<'a>(
+        &'a self,
+        process: BorrowedFd<'a>,
+        other: Option<BorrowedFd<'a>>,
+        limits: &'a Limits,
+        started: Instant,
+    ) -> Watch<'a> {
+        let listener = self.listener.as_ref().map_or(self.control.as_fd(), AsFd::as_fd);
+        Watch { process, listener, interrupt: &self.interrupt, other, limits, started }
+    }
+
+    /// The next word; `None` if the process has ended without one.
+    fn listen(&self) -> Result<Option<(FromSolution, Option<OwnedFd>)>, Broken> {
+        let (packet, mut attached) = receive(self.control.as_fd())?;
+        if packet.is_empty() {
+            return Ok(None);
+        }
+        let said = serde_json::from_slice(&packet).map_err(|error| {
+            Fault::Internal(format!("the process of a solution said something unreadable: {error}"))
+        })?;
+        Ok(Some((said, attached.pop())))
+    }
+
+    /// The compiler's own end: a syntax error, no memory, a stack too deep.
+    fn exit_of_compiler(
+        &mut self,
+        started: Instant,
+    ) -> Result<(Verdict, String, crate::layers::process::Reaped), Broken> {
+        if !wait_readable(self.process.descriptor(), JAIL_DEADLINE)? {
+            return Err(Fault::Internal("the process of a solution closed its socket and lives on".to_owned()).into());
+        }
+        let reaped = self.process.reap()?;
+        if wait_readable(self.control.as_fd(), Duration::ZERO)?
+            && let Some((FromSolution::Failed(failure), _)) = self.listen()?
+        {
+            return Err(failed(&failure).into());
+        }
+        let (verdict, error) = of_exit(reaped.exit, reaped.cpu, self.limits.cpu);
+        // The compiler does not kill itself, and nothing else has run.
+        if reaped.exit == Exit::Signal(libc::SIGKILL) && verdict != Verdict::CpuLimit {
+            return Err(Broken::Died(format!(
+                "the process {} of a solution was killed after {:.3} s while it compiled",
+                self.number,
+                started.elapsed().as_secs_f64()
+            )));
+        }
+        Ok((verdict, error, reaped))
+    }
+
+    /// Runs one case to its end. `files` become its descriptors 0, 1, 2, …
+    pub fn run_case(&mut self, files: &[BorrowedFd<'_>]) -> Result<Seen, Broken> {
+        self.run(CASE, files)
+    }
+
+    /// Runs all cases in one process, under the limits of one.
+    pub fn run_batch(&mut self, files: &[BorrowedFd<'_>]) -> Result<Seen, Broken> {
+        self.run(BATCH, files)
+    }
+
+    fn run(&mut self, request: &[u8], files: &[BorrowedFd<'_>]) -> Result<Seen, Broken> {
+        let started = Instant::now();
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        if let Err(error) = descriptors::send(self.control.as_fd(), request, &raw) {
+            return Err(self.died(&error.to_string()));
+        }
+        let mut case = self.forked(started)?;
+        let number = self.number;
+        let woken = self
+            .watch(case.descriptor(), None, &self.limits, started)
+            .wait(|question| decide_for_solution(question, number, &mut None))?;
+        let (reaped, reason) = match woken {
+            Woken::Exited => (case.reap()?, None),
+            Woken::Over(reason) => (case.end()?, Some(reason)),
+            Woken::Other | Woken::Interrupted => return Err(Broken::Interrupted),
+        };
+        let used = used(&reaped, started);
+        let (verdict, error) = match reason {
+            Some(reason) => of_reason(&reason),
+            None => {
+                if reaped.exit == Exit::Code(crate::inside::zygote::NOT_JAILED)
+                    && wait_readable(self.control.as_fd(), Duration::ZERO)?
+                    && let Some((FromSolution::Failed(failure), _)) = self.listen()?
+                {
+                    return Err(failed(&failure).into());
+                }
+                if reaped.exit == Exit::Signal(libc::SIGKILL)
+                    && let Some(sleeper) = &self.sleeper
+                    && sleeper.has_ended()?
+                {
+                    return Err(self.died("its process namespace was ended"));
+                }
+                of_exit(reaped.exit, used.cpu, self.limits.cpu)
+            }
+        };
+        Ok(Seen { verdict, error, used })
+    }
+
+    /// The process of the case that was asked for.
+    fn forked(&self, started: Instant) -> Result<Child, Broken> {
+        let limits = Limits { cpu: Duration::MAX, wall: JAIL_DEADLINE, ..self.limits };
+        let mut granted = Some(FORK_FOR_PARENT as u64);
+        let woken = self
+            .watch(self.process.descriptor(), Some(self.control.as_fd()), &limits, started)
+            .wait(|question| decide_for_solution(question, self.number, &mut granted))?;
+        match woken {
+            Woken::Other => match self.listen()? {
+                Some((FromSolution::Forked, Some(descriptor))) => Ok(Child::of(descriptor)?),
+                Some((FromSolution::Failed(failure), _)) => Err(failed(&failure).into()),
+                None => Err(self.died("it closed its socket")),
+                Some(other) => Err(Fault::Internal(format!("the process of a solution said {:?}", other.0)).into()),
+            },
+            Woken::Exited => Err(self.died("it ended")),
+            Woken::Interrupted => Err(Broken::Interrupted),
+            Woken::Over(Reason::Violation(what)) => Err(self.died(&format!("it tried {what}"))),
+            Woken::Over(_) => Err(self.died(&format!("no case after {} s", JAIL_DEADLINE.as_secs()))),
+        }
+    }
+
+    fn died(&self, why: &str) -> Broken {
+        Broken::Died(format!("the process {} of a solution is gone: {why}", self.number))
+    }
+}
+
+fn receive(control: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; 2048];
+    let (count, attached) = match descriptors::receive(control, &mut buffer) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (0, Vec::new()),
+        other => other?,
+    };
+    buffer.truncate(count);
+    Ok((buffer, attached))
+}
+
+fn failed(failure: &crate::inside::wire::Failure) -> Fault {
+    Fault::Internal(format!("a case could not be started: {}: {}", failure.step, failure.text))
+}
+
+fn used(reaped: &crate::layers::process::Reaped, started: Instant) -> ResourceUse {
+    ResourceUse {
+        cpu: reaped.cpu,
+        wall: started.elapsed(),
+        waiting: Duration::ZERO,
+        peak_memory_bytes: reaped.peak_memory_bytes,
+    }
+}
+
+/// The end of what a program wrote to its standard error.
+pub fn tail(file: &File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    let bytes = read(file, length.saturating_sub(KEPT_ERRORS), KEPT_ERRORS)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+/// Up to `most` bytes from `start` on. The file belongs to processes that are gone.
+pub fn read(file: &File, start: u64, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len().saturating_sub(start).min(most);
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}
