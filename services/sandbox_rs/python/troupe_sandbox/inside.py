@@ -104,6 +104,11 @@ def preload(role: str, library: str, asked: dict[str, list[str]]) -> None:
         for name in ONE_THREAD:
             os.environ.pop(name, None)
     if role == "code":
+        # The import statement looks for it; built-in modules lack it, and the error that they cause is dear.
+        for module in sys.modules.values():
+            spec = getattr(module, "__spec__", None)
+            if spec is not None and not hasattr(spec, "_initializing"):
+                spec._initializing = False
         warm_up()
     # What is there now never becomes garbage; so the collector leaves its pages shared with the forked programs.
     gc.collect()
@@ -190,7 +195,8 @@ def finish(status: int) -> None:
     """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers."""
     threading = sys.modules.get("threading")
     try:
-        if threading is not None:
+        # Waiting for nobody would touch dozens of pages that are shared until then.
+        if threading is not None and (_thread._count() or threading._threading_atexits):
             threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -245,12 +251,14 @@ def run_stdin() -> None:
     """A solution that reads standard input: compiled in its own process, run in the process of each case."""
     source = read_payload()
     namespace = new_main("solution.py")
+    # Held until the process ends: taking the code apart would touch pages that are shared until then.
+    compiled = []
 
     def run() -> None:
-        code = compile(source, "solution.py", "exec", dont_inherit=True)
+        compiled.append(compile(source, "solution.py", "exec", dont_inherit=True))
         if native.next_case():
-            run_batch(code)
-        exec(code, namespace)
+            run_batch(compiled[0])
+        exec(compiled[0], namespace)
 
     leave(run, "solution.py", source)
 
