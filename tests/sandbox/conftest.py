@@ -128,8 +128,10 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def start_server(tmp_path: Path, *options: str, profile: str = "auto", check: bool = True) -> Server:
-    """Starts the service and waits until it serves."""
+def start_server(
+    tmp_path: Path, *options: str, profile: str = "auto", check: bool = True, group: Path | None = None
+) -> Server:
+    """Starts the service, in a control group if one is named, and waits until it serves."""
     ready_file = tmp_path / "ready.json"
     work_directory = tmp_path / "work"
     work_directory.mkdir()
@@ -137,6 +139,8 @@ def start_server(tmp_path: Path, *options: str, profile: str = "auto", check: bo
     command = [sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     command += ["--ready-file", str(ready_file), "--work-dir", str(work_directory), "--profile", profile]
     command += ["--die-with-parent", "--log", "warn", *options]
+    if group is not None:
+        command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"', *command]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE if not check else None)
     deadline = time.monotonic() + DEADLINE
     while not ready_file.exists():
@@ -174,7 +178,7 @@ def undisturbed(server: Server) -> Iterator[Server]:
         time.sleep(0.02)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch() -> Callable[..., Server]:
     """Starts a service of the test's own."""
     return start_server

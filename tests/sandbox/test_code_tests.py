@@ -27,7 +27,7 @@ def test_right_output_passes_and_wrong_output_names_the_place(undisturbed):
     )
     assert results[0].verdict == Verdict.VERDICT_OK
     assert results[1].verdict == Verdict.VERDICT_WRONG_ANSWER
-    assert results[1].detail == 'token 1: got "4", expected "5"'
+    assert results[1].detail == 'token 1 (line 1, column 1): got "4", expected "5"'
     assert not outcome.passed
     assert (outcome.cases_passed, outcome.cases_run, outcome.cases_total) == (1, 2, 2)
     assert outcome.profile == undisturbed.profile
@@ -171,7 +171,7 @@ for descriptor in range(1024):
 print(len(found))
 """
     results, _ = undisturbed.run_tests(stdin_request(solution, ("", "ninety-nine"), ("", "0")))
-    assert results[0].detail == 'token 1: got "0", expected "ninety-nine"'
+    assert results[0].detail == 'token 1 (line 1, column 1): got "0", expected "ninety-nine"'
     assert results[1].verdict == Verdict.VERDICT_OK
 
 

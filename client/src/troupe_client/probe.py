@@ -116,6 +116,8 @@ def _isolation(report: sandbox_pb2.IsolationReport) -> tuple[str, str]:
     serves = f"profile {report.profile}: {', '.join(active) or 'nothing'} in force"
     if missing:
         serves += f"; missing: {', '.join(missing)}"
+    if around := [layer.name for layer in report.outer_layers if layer.state == sandbox_pb2.LAYER_STATE_ACTIVE]:
+        serves += f"; around it: {', '.join(around)}"
     return serves, (
         f"{report.workflows_running} of {report.workflow_slots} scripts, "
         f"{report.tests_running} of {report.test_slots} tests under way"

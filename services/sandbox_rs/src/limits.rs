@@ -91,6 +91,35 @@ pub const TEST: Range = Range {
     most: TOOL.most,
 };
 
+/// A checker that the caller gives: it compares, at the caller's own expense.
+pub const CHECKER: Range = Range {
+    default: Limits { cpu: Duration::from_secs(10), wall: Duration::from_secs(30), ..TEST.default },
+    most: TOOL.most,
+};
+
+/// What each kind of program may ask for at one service.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranges {
+    pub workflow: Range,
+    pub tool: Range,
+    pub test: Range,
+    pub checker: Range,
+}
+
+impl Ranges {
+    /// The built-in ranges; no program gets more memory than `most_memory` bytes.
+    pub fn within(most_memory: Option<u64>) -> Self {
+        let capped = |range: Range| {
+            let cap = |limits: Limits| {
+                let memory_bytes = limits.memory_bytes.min(most_memory.unwrap_or(u64::MAX));
+                Limits { memory_bytes, ..limits }
+            };
+            Range { default: cap(range.default), most: cap(range.most) }
+        };
+        Ranges { workflow: capped(WORKFLOW), tool: capped(TOOL), test: capped(TEST), checker: capped(CHECKER) }
+    }
+}
+
 /// A field beyond its maximum.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooMuch {
@@ -168,6 +197,14 @@ mod tests {
         assert_eq!(WORKFLOW.resolve(&asked).unwrap_err().field, "wall_seconds");
         let asked = Asked { processes: 2, ..Asked::default() };
         assert_eq!(TEST.resolve(&asked).unwrap_err().field, "processes");
+    }
+
+    #[test]
+    fn a_service_with_less_memory_gives_less_and_refuses_more() {
+        let ranges = Ranges::within(Some(64 * MIB));
+        assert_eq!(ranges.test.resolve(&Asked::default()).unwrap().memory_bytes, 64 * MIB);
+        let asked = Asked { memory_bytes: 65 * MIB, ..Asked::default() };
+        assert_eq!(ranges.workflow.resolve(&asked).unwrap_err().field, "memory_bytes");
     }
 
     #[test]

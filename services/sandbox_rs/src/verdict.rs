@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::layers::process::Exit;
+use crate::limits::Limits;
 
 /// Everything here is the program's doing; the sandbox's own failures are a `Fault`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,18 +38,110 @@ impl Verdict {
     }
 }
 
+/// What the machine, or the container around the sandbox, had no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The kernel killed a process of ours for want of memory, or refused it some.
+    Memory,
+    Disk,
+    Descriptors,
+    Processes,
+}
+
+impl Resource {
+    /// The resource that an errno says is used up.
+    pub fn of_errno(errno: i32) -> Option<Resource> {
+        match errno {
+            libc::ENOMEM => Some(Resource::Memory),
+            libc::ENOSPC | libc::EDQUOT => Some(Resource::Disk),
+            libc::EMFILE | libc::ENFILE => Some(Resource::Descriptors),
+            libc::EAGAIN => Some(Resource::Processes),
+            _ => None,
+        }
+    }
+
+    /// Name for machines, as in error details and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Memory => "memory",
+            Resource::Disk => "disk",
+            Resource::Descriptors => "descriptors",
+            Resource::Processes => "processes",
+        }
+    }
+
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Resource::Memory => {
+                "raise the memory limit of the sandbox's container, or lower --workflow-slots, --test-slots or the \
+                 limits that callers ask for"
+            }
+            Resource::Disk => "free space or inodes where --work-dir is, or put it elsewhere",
+            Resource::Descriptors => "raise the limit of open files of the service (ulimit -n), or lower its slots",
+            Resource::Processes => {
+                "raise the limit of processes of the container (pids.max) or of the user (ulimit -u)"
+            }
+        }
+    }
+}
+
 /// The sandbox's own failure: never a verdict.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("sandbox: {0}")]
     Internal(String),
+    #[error("sandbox: out of {}: {what}; {}", resource.name(), resource.remedy())]
+    Exhausted {
+        resource: Resource,
+        what: String,
+        /// Nothing of the program had run: it may be asked for again as if nothing had been.
+        before: bool,
+    },
+    /// A process was killed by somebody who is neither the supervisor nor the program.
+    #[error("sandbox: {0} was killed from outside; run it again")]
+    Killed(String),
+    /// The checker that the caller gave failed; nothing is said about the solution.
+    #[error("the checker failed on case {case}: {text}")]
+    Checker { case: usize, text: String },
     #[error("sandbox is shutting down: {0}")]
     Draining(String),
 }
 
+impl Fault {
+    /// A failure of the kernel's, in the words of what was being done.
+    pub fn of_errno(errno: i32, what: String) -> Fault {
+        match Resource::of_errno(errno) {
+            Some(resource) => Fault::Exhausted { resource, what, before: true },
+            None => Fault::Internal(what),
+        }
+    }
+
+    /// Whether the same may well succeed after a moment.
+    pub fn passes(&self) -> bool {
+        matches!(self, Fault::Exhausted { resource: Resource::Processes, .. })
+    }
+
+    /// Name for machines, as in error details and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Internal(_) => "internal",
+            Fault::Exhausted { resource, .. } => resource.name(),
+            Fault::Killed(_) => "killed",
+            Fault::Checker { .. } => "checker",
+            Fault::Draining(_) => "draining",
+        }
+    }
+}
+
 impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
-        Fault::Internal(error.to_string())
+        Fault::of_errno(error.raw_os_error().unwrap_or(0), error.to_string())
+    }
+}
+
+impl From<crate::inside::wire::Failure> for Fault {
+    fn from(failure: crate::inside::wire::Failure) -> Self {
+        Fault::of_errno(failure.errno, format!("{}: {}", failure.step, failure.text))
     }
 }
 
@@ -81,18 +174,39 @@ pub struct ResourceUse {
 pub const EXIT_ASSERTION: i32 = 112;
 pub const EXIT_MEMORY: i32 = 113;
 
+/// Whether an exit can only be the doing of somebody outside: the supervisor ended nothing, the CPU limit was not
+/// reached, no process of the program has sent itself the signal (which goes past the supervisor), and it was not at a
+/// CPU limit that a program may have set for itself, which are whole seconds.
+pub fn is_from_outside(exit: Exit, cpu: Duration, cpu_limit: Duration, own_signal: bool) -> bool {
+    let whole = (cpu.as_millis() + 500) / 1000;
+    let own_limit = whole > 0 && cpu.as_millis().abs_diff(whole * 1000) <= AROUND_A_LIMIT;
+    exit == Exit::Signal(libc::SIGKILL) && cpu < cpu_limit && !own_signal && !own_limit
+}
+
+/// Milliseconds by which the time that the kernel tells of differs from the limit at which it ended a process.
+const AROUND_A_LIMIT: u128 = 150;
+
 /// Verdict and explanation of an exit that the supervisor did not cause.
-pub fn of_exit(exit: Exit, cpu: Duration, cpu_limit: Duration) -> (Verdict, String) {
+pub fn of_exit(exit: Exit, used: &ResourceUse, limits: &Limits) -> (Verdict, String) {
+    let full = used.peak_memory_bytes >= limits.memory_bytes;
     match exit {
         Exit::Code(0) => (Verdict::Ok, String::new()),
-        Exit::Code(EXIT_MEMORY) => (Verdict::MemoryLimit, "out of memory".to_owned()),
+        Exit::Code(EXIT_MEMORY) => (Verdict::MemoryLimit, memory_limit(limits)),
         Exit::Code(EXIT_ASSERTION) => (Verdict::WrongAnswer, "an assertion failed".to_owned()),
         Exit::Code(code) => (Verdict::RuntimeError, format!("exit status {code}")),
-        Exit::Signal(libc::SIGXCPU | libc::SIGKILL) if cpu >= cpu_limit => of_reason(&Reason::Cpu(cpu_limit)),
+        Exit::Signal(libc::SIGXCPU | libc::SIGKILL) if used.cpu >= limits.cpu => of_reason(&Reason::Cpu(limits.cpu)),
         Exit::Signal(libc::SIGXFSZ) => (Verdict::OutputLimit, "a file grew beyond its limit".to_owned()),
         Exit::Signal(libc::SIGSYS) => (Verdict::PolicyViolation, "a system call of another architecture".to_owned()),
+        // Native code that is refused memory seldom does more than end.
+        Exit::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGABRT)) if full => {
+            (Verdict::MemoryLimit, format!("{}; ended by signal {signal}", memory_limit(limits)))
+        }
         Exit::Signal(signal) => (Verdict::RuntimeError, format!("ended by signal {signal}")),
     }
+}
+
+fn memory_limit(limits: &Limits) -> String {
+    format!("out of memory: asked for more than its {} bytes", limits.memory_bytes)
 }
 
 /// Verdict and explanation where the supervisor ended the program. `Draining` and `Fault` have none: see `as_fault`.
@@ -125,15 +239,47 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    const LIMITS: Limits = Limits { cpu: SECOND, ..crate::limits::TEST.default };
+
+    fn ended(exit: Exit, cpu: Duration, peak_memory_bytes: u64) -> Verdict {
+        of_exit(exit, &ResourceUse { cpu, peak_memory_bytes, ..ResourceUse::default() }, &LIMITS).0
+    }
+
     #[test]
     fn exits_map_to_verdicts() {
-        let verdict = |exit| of_exit(exit, Duration::ZERO, SECOND).0;
+        let verdict = |exit| ended(exit, Duration::ZERO, 0);
         assert_eq!(verdict(Exit::Code(0)), Verdict::Ok);
         assert_eq!(verdict(Exit::Code(1)), Verdict::RuntimeError);
         assert_eq!(verdict(Exit::Code(EXIT_MEMORY)), Verdict::MemoryLimit);
         assert_eq!(verdict(Exit::Signal(libc::SIGSEGV)), Verdict::RuntimeError);
         assert_eq!(verdict(Exit::Signal(libc::SIGKILL)), Verdict::RuntimeError);
-        assert_eq!(of_exit(Exit::Signal(libc::SIGKILL), SECOND, SECOND).0, Verdict::CpuLimit);
+        assert_eq!(ended(Exit::Signal(libc::SIGKILL), SECOND, 0), Verdict::CpuLimit);
+        assert_eq!(ended(Exit::Signal(libc::SIGABRT), SECOND, LIMITS.memory_bytes), Verdict::MemoryLimit);
+    }
+
+    #[test]
+    fn a_kill_that_nobody_here_caused_is_from_outside() {
+        let kill = Exit::Signal(libc::SIGKILL);
+        assert!(is_from_outside(kill, Duration::ZERO, SECOND, false));
+        assert!(!is_from_outside(kill, SECOND, SECOND, false));
+        assert!(!is_from_outside(kill, Duration::ZERO, SECOND, true));
+        assert!(is_from_outside(kill, SECOND / 2 * 3, SECOND * 9, false));
+        for milliseconds in [960, 1000, 1040, 2000] {
+            assert!(!is_from_outside(kill, Duration::from_millis(milliseconds), SECOND * 9, false));
+        }
+        assert!(!is_from_outside(Exit::Signal(libc::SIGSEGV), Duration::ZERO, SECOND, false));
+    }
+
+    #[test]
+    fn a_failure_of_the_kernels_is_typed_by_what_is_used_up() {
+        let name = |errno| Fault::from(std::io::Error::from_raw_os_error(errno)).name();
+        assert_eq!(name(libc::ENOSPC), "disk");
+        assert_eq!([name(libc::EMFILE), name(libc::ENFILE)], ["descriptors"; 2]);
+        assert_eq!(name(libc::EAGAIN), "processes");
+        assert_eq!(name(libc::ENOMEM), "memory");
+        assert_eq!(name(libc::EPERM), "internal");
+        let fault = Fault::from(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        assert!(fault.to_string().contains("--work-dir"), "{fault}");
     }
 
     #[test]

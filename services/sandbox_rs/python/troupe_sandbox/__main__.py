@@ -46,8 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-file", type=Path, help="written as JSON once the service serves")
     parser.add_argument("--workflow-slots", type=int, default=128, help="workflow scripts at once")
     parser.add_argument("--test-slots", type=int, default=cores, help="test cases at once")
+    parser.add_argument(
+        "--workflow-queue", type=int, help="scripts of one caller that may wait (default: four for each slot)"
+    )
+    parser.add_argument("--test-queue", type=int, help="jobs of tests of one caller that may wait (default: 4096)")
+    parser.add_argument(
+        "--program-memory", type=int, help="MiB of memory that no program may have more of (default: as limits.rs says)"
+    )
     parser.add_argument("--profile", choices=("auto", "full", "pod"), default="auto")
-    parser.add_argument("--require-layers", default="", help="layers that must be in force, separated by commas")
+    parser.add_argument(
+        "--require-layers", default="", help="layers, outer ones too, that must be in force, separated by commas"
+    )
     parser.add_argument("--work-dir", type=Path, help="where work directories are made (default: the system's)")
     parser.add_argument("--python", type=Path, help="interpreter of sandboxed programs (default: this one's base)")
     parser.add_argument("--preload", default="", help="modules that tests find loaded, such as numpy,sympy")
@@ -98,6 +107,9 @@ def main() -> int:
         "ready_file": _path(options.ready_file),
         "drain_seconds": options.drain_seconds,
         "die_with_parent": options.die_with_parent,
+        "workflow_queue": options.workflow_queue,
+        "test_queue": options.test_queue,
+        "program_memory": options.program_memory,
         "log": options.log,
     }
     try:

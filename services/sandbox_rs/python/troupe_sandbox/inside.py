@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
+from opcode import opmap
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,23 @@ def leave(run: Callable[[], None], name: str, source: str) -> None:
             traceback.print_exception(type(error), error, trace)
         except MemoryError:
             os.write(2, b"MemoryError\n")
-        status = EXIT_MEMORY if isinstance(error, MemoryError) else EXIT_FAILED
+        status = EXIT_MEMORY if was_refused_memory(error) else EXIT_FAILED
         if isinstance(error, AssertionError):
             status = EXIT_ASSERTION
     finish(status)
+
+
+def was_refused_memory(error: BaseException) -> bool:
+    """Whether the allocator raised it: a MemoryError that a `raise` statement made says nothing about memory."""
+    if not isinstance(error, MemoryError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    try:
+        return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != opmap["RAISE_VARARGS"]
+    except MemoryError:
+        return True
 
 
 def exit_status(exit_: SystemExit) -> int:

@@ -163,7 +163,8 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
         .at("descriptors")?;
     drop(attached);
     let given = if spawn.has_directory { lifted.pop() } else { None };
-    let missing = || Failure::new("request", &io::Error::other("a request without a report socket"));
+    // All are attached or, where they are too many for this process, none.
+    let missing = || Failure::new("request", &io::Error::from_raw_os_error(libc::EMFILE));
     let report = if lifted.is_empty() { return Err(missing()) } else { lifted.remove(0) };
 
     tables.threads.only_one().at("one thread")?;

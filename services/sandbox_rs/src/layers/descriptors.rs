@@ -39,7 +39,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd]) -> io::
     check(sent as libc::c_long).map(drop)
 }
 
-/// Receives one packet into `buffer`; 0 bytes means that the other side is gone.
+/// Receives one packet into `buffer`; 0 bytes means that the other side is gone. Where this process may open too few
+/// descriptors for all that are attached it gets none: some of them would be taken for others.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = [0u64; 16];
@@ -63,6 +64,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
                 }
             }
             header = libc::CMSG_NXTHDR(&message, header);
+        }
+        if message.msg_flags & libc::MSG_CTRUNC != 0 {
+            descriptors.clear();
         }
         received
     };

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod landlock;
 pub mod namespaces;
 pub mod no_new_privs;
+pub mod outer;
 pub mod private_root;
 pub mod probe;
 pub mod process;
@@ -265,7 +266,12 @@ pub fn in_force(profile: Profile, reports: &[LayerReport]) -> Vec<&'static str> 
         .collect()
 }
 
+/// Names of all layers, outer ones included.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    LAYERS.iter().map(|kind| kind.name).chain(outer::OUTER.iter().map(|kind| kind.name))
+}
+
 /// Whether there is a layer of that name.
 pub fn is_known(name: &str) -> bool {
-    LAYERS.iter().any(|kind| kind.name == name)
+    names().any(|known| known == name)
 }

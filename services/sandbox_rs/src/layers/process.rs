@@ -195,6 +195,15 @@ pub fn number(process: BorrowedFd<'_>) -> Option<libc::pid_t> {
     (number > 0).then_some(number)
 }
 
+/// Ends and reaps a child for which there is no descriptor. Blocks until it is gone.
+pub fn end_unwatched(child: libc::pid_t) {
+    // SAFETY: no pointers but the null status. The number of a child that nobody has waited for is not given away.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), libc::__WALL);
+    }
+}
+
 /// A descriptor that becomes readable when the process ends.
 pub fn watch(process: libc::pid_t) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the new descriptor is ours.

@@ -15,20 +15,19 @@ const ALLOWED: &[c_long] = &[
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_close, SYS_close_range,
     SYS_fstat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_statfs, SYS_fstatfs, SYS_open, SYS_openat,
     SYS_access, SYS_faccessat, SYS_faccessat2, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_getcwd, SYS_chdir,
-    SYS_fchdir, SYS_dup, SYS_dup2, SYS_dup3, SYS_fcntl, SYS_pipe, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_select,
-    SYS_pselect6, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd2, SYS_unlink,
-    SYS_unlinkat, SYS_mkdir, SYS_mkdirat, SYS_rmdir, SYS_rename, SYS_renameat, SYS_renameat2, SYS_symlink,
-    SYS_symlinkat, SYS_link, SYS_linkat, SYS_ftruncate, SYS_truncate, SYS_fallocate, SYS_fsync, SYS_fdatasync,
-    SYS_flock, SYS_umask, SYS_copy_file_range, SYS_sendfile, SYS_fadvise64, SYS_brk, SYS_mmap, SYS_munmap,
-    SYS_mprotect, SYS_mremap, SYS_madvise, SYS_msync, SYS_futex, SYS_set_robust_list, SYS_get_robust_list, SYS_rseq,
-    SYS_set_tid_address, SYS_membarrier, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigpending,
-    SYS_rt_sigtimedwait, SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_alarm, SYS_setitimer, SYS_getitimer,
-    SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_time, SYS_times,
-    SYS_getrusage, SYS_getrlimit, SYS_setrlimit, SYS_getpid, SYS_getppid, SYS_gettid, SYS_getuid, SYS_geteuid,
-    SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid, SYS_getgroups, SYS_getpgrp, SYS_getpgid, SYS_getsid,
-    SYS_uname, SYS_sysinfo, SYS_getrandom, SYS_sched_yield, SYS_sched_getaffinity, SYS_sched_getparam,
-    SYS_sched_getscheduler, SYS_getcpu, SYS_getpriority, SYS_restart_syscall, SYS_arch_prctl, SYS_exit, SYS_exit_group,
-    SYS_sendmsg,
+    SYS_fchdir, SYS_dup, SYS_dup2, SYS_dup3, SYS_pipe, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6,
+    SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd2, SYS_unlink, SYS_unlinkat,
+    SYS_mkdir, SYS_mkdirat, SYS_rmdir, SYS_rename, SYS_renameat, SYS_renameat2, SYS_symlink, SYS_symlinkat, SYS_link,
+    SYS_linkat, SYS_ftruncate, SYS_truncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_flock, SYS_umask,
+    SYS_copy_file_range, SYS_sendfile, SYS_fadvise64, SYS_brk, SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap,
+    SYS_madvise, SYS_msync, SYS_futex, SYS_set_robust_list, SYS_get_robust_list, SYS_rseq, SYS_set_tid_address,
+    SYS_membarrier, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigpending, SYS_rt_sigtimedwait,
+    SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_alarm, SYS_setitimer, SYS_getitimer, SYS_nanosleep,
+    SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_time, SYS_times, SYS_getrusage,
+    SYS_getrlimit, SYS_setrlimit, SYS_getpid, SYS_getppid, SYS_gettid, SYS_getuid, SYS_geteuid, SYS_getgid,
+    SYS_getegid, SYS_getresuid, SYS_getresgid, SYS_getgroups, SYS_getpgrp, SYS_getpgid, SYS_getsid, SYS_uname,
+    SYS_sysinfo, SYS_getrandom, SYS_sched_yield, SYS_sched_getaffinity, SYS_sched_getparam, SYS_sched_getscheduler,
+    SYS_getcpu, SYS_getpriority, SYS_restart_syscall, SYS_arch_prctl, SYS_exit, SYS_exit_group, SYS_sendmsg,
 ];
 
 /// Besides, for programs that may have children and a connection to the supervisor.
@@ -37,7 +36,8 @@ const ALLOWED_WITH_CHILDREN: &[c_long] = &[
     SYS_setsockopt, SYS_getsockname, SYS_getpeername,
 ];
 
-/// Signals; only where they cannot leave the sandbox (a process namespace or Landlock's scope).
+/// Signals; asked where they cannot leave the sandbox (a process namespace or Landlock's scope), because a program that
+/// ends itself by SIGKILL must be told from one that somebody outside has ended. Refused elsewhere.
 const SIGNALS: &[c_long] = &[SYS_kill, SYS_tgkill, SYS_tkill, SYS_rt_sigqueueinfo, SYS_pidfd_send_signal];
 
 /// Tried in passing, refused without a word.
@@ -136,11 +136,11 @@ pub fn policy(grants: Grants) -> Policy {
         actions.extend(SIGNALS.iter().map(|&call| (call as u32, Action::Ask)));
         actions.insert(SYS_pidfd_send_signal as u32, Action::Refuse(EPERM));
         actions.insert(SYS_prctl as u32, Action::Compare(&DIE_WITH_PARENT));
-        actions.insert(SYS_fcntl as u32, Action::Compare(&NO_FILE_SIGNALS));
     } else {
-        let action = if grants.signals { Action::Allow } else { Action::Refuse(EPERM) };
+        let action = if grants.signals { Action::Ask } else { Action::Refuse(EPERM) };
         actions.extend(SIGNALS.iter().map(|&call| (call as u32, action)));
     }
+    actions.insert(SYS_fcntl as u32, Action::Compare(&NO_FILE_SIGNALS));
     Policy { actions, otherwise: Action::Ask }
 }
 
@@ -158,6 +158,11 @@ const NAMES: &[(c_long, &str)] = &[
     (SYS_execve, "execve"),
     (SYS_execveat, "execveat"),
     (SYS_wait4, "wait4"),
+    (SYS_kill, "kill"),
+    (SYS_tkill, "tkill"),
+    (SYS_tgkill, "tgkill"),
+    (SYS_rt_sigqueueinfo, "rt_sigqueueinfo"),
+    (SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo"),
     (SYS_ptrace, "ptrace"),
     (SYS_mount, "mount"),
     (SYS_umount2, "umount2"),
@@ -236,7 +241,7 @@ mod tests {
     fn a_program_without_children_cannot_execute() {
         let policy = policy(Grants { program: Program::Alone, signals: true });
         assert!(!policy.actions.contains_key(&(SYS_execve as u32)));
-        assert_eq!(policy.actions.get(&(SYS_kill as u32)), Some(&Action::Allow));
+        assert_eq!(policy.actions.get(&(SYS_kill as u32)), Some(&Action::Ask));
     }
 
     #[test]

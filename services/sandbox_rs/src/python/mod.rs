@@ -18,7 +18,7 @@ pub use self::job::{Job, Reply};
 pub use self::sandbox::Sandbox;
 use crate::inside;
 use crate::server::{self, Options};
-use crate::supervisor::Settings;
+use crate::supervisor::{Queues, Settings};
 
 /// What is left of a runtime has this long to end.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -51,6 +51,8 @@ fn settings(text: &str) -> PyResult<Settings> {
         required_layers: text.require_layers,
         workflow_slots: text.workflow_slots,
         test_slots: text.test_slots,
+        queues: Queues::fitting(text.workflow_slots),
+        most_memory: None,
         python: text.python,
         inside_script: text.inside_script,
         native_module: text.native_module,

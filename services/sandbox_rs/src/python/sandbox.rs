@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::job::{Answer, Job, Reply};
 use super::{LAST_CALL, failed, reports, runtime, settings};
-use crate::checkers::Checker;
+use crate::checkers::{Checker, Tolerance};
 use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
 use crate::limits::{self, Asked, Limits};
 use crate::supervisor::Supervisor;
 use crate::supervisor::code_tests::{self, Mode, Tests};
+use crate::supervisor::judging::Judge;
+use crate::supervisor::slots::Turn;
 use crate::supervisor::workflow::{self, Event, Said};
 
 #[pyclass(frozen, module = "troupe_sandbox._native")]
@@ -79,13 +81,21 @@ fn resolve(limits: Option<&Bound<'_, PyDict>>, range: &limits::Range) -> PyResul
     range.resolve(&asked).map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
 }
 
+/// All that is asked for in this process takes turns as jobs of one caller.
+fn local() -> Turn {
+    Turn::of("this process")
+}
+
 fn checker_named(name: &str) -> PyResult<Checker> {
     match name {
         "lines" => Ok(Checker::Lines),
         "tokens" => Ok(Checker::Tokens),
-        "float_tokens" => Ok(Checker::FloatTokens),
+        "float_tokens" => Ok(Checker::FloatTokens(Tolerance::default())),
+        "unordered_lines" => Ok(Checker::UnorderedLines),
         "exact" => Ok(Checker::Exact),
-        other => Err(PyValueError::new_err(format!("unknown checker {other:?}: lines, tokens, float_tokens or exact"))),
+        other => Err(PyValueError::new_err(format!(
+            "unknown checker {other:?}: lines, tokens, float_tokens, unordered_lines or exact"
+        ))),
     }
 }
 
@@ -162,10 +172,10 @@ impl Sandbox {
         batch: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
-        let tests = Tests::Stdin { cases, checker: checker_named(checker)? };
+        let tests = Tests::Stdin { cases, judge: Judge::Compare(checker_named(checker)?) };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = if batch { Mode::Batch } else { Mode::Strict };
-        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode })
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode, turn: local() })
     }
 
     #[pyo3(signature = (solution, cases, setup, limits=None, stop_at_first_failure=false))]
@@ -181,7 +191,7 @@ impl Sandbox {
         let tests = Tests::Assertions { setup, cases };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = Mode::Strict;
-        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode })
+        self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode, turn: local() })
     }
 
     #[pyo3(signature = (code, limits=None))]
@@ -189,7 +199,8 @@ impl Sandbox {
         let limits = resolve(limits, &limits::TOOL)?;
         let (supervisor, runtime) = self.engine()?;
         Ok(Job::new(runtime, async move {
-            let run = supervisor.run_tool(&code, None, limits, &Arc::default()).await.map_err(|f| f.to_string())?;
+            let run =
+                supervisor.run_tool(&code, None, limits, &Arc::default(), &local()).await.map_err(|f| f.to_string())?;
             Ok(Box::new(move |py: Python<'_>| Ok(reports::tool(py, &run)?.into_any().unbind())) as Answer)
         }))
     }
@@ -223,11 +234,12 @@ impl Sandbox {
             tool_limits: resolve(tool_limits, &limits::TOOL)?,
             max_agent_calls,
             seed,
+            turn: local(),
         };
         let (supervisor, runtime) = self.engine()?;
         let asked = Arc::new(on_agent_call);
         Ok(Job::new(runtime, async move {
-            let slot = supervisor.workflow_slots.take().await.map_err(|busy| format!("sandbox: {busy:?}"))?;
+            let slot = supervisor.workflow_slots.take(&local()).await.map_err(|busy| format!("sandbox: {busy:?}"))?;
             let (events, mut coming) = mpsc::channel(64);
             let (said, words) = mpsc::channel(MOST_CALLS_IN_FLIGHT);
             let (_ending, ended) = watch::channel(None);

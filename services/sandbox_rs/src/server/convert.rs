@@ -2,13 +2,15 @@
 //! file no protobuf type is seen.
 
 use super::refusal::BadField;
-use crate::checkers::Checker;
+use crate::checkers::{Checker, Difference, Tolerance, Unit};
 use crate::frames;
 use crate::layers;
-use crate::limits::{self, Asked, Limits};
+use crate::limits::{self, Asked, Limits, Ranges};
 use crate::proto;
 use crate::supervisor::Isolation;
 use crate::supervisor::code_tests::{self, CaseResult, Mode, Tests};
+use crate::supervisor::judging::{CheckerProgram, Judge};
+use crate::supervisor::slots::Turn;
 use crate::supervisor::workflow::{self, AgentReply, Event, Said};
 use crate::verdict::{ResourceUse, Verdict};
 
@@ -51,14 +53,14 @@ fn required_layers(field: &str, names: &[String]) -> Result<(), BadField> {
     match names.iter().position(|name| !layers::is_known(name)) {
         None => Ok(()),
         Some(index) => {
-            let known: Vec<&str> = layers::LAYERS.iter().map(|layer| layer.name).collect();
+            let known: Vec<&str> = layers::names().collect();
             let complaint = format!("{:?} is no layer; there are {}", names[index], known.join(", "));
             Err(BadField::new(format!("{field}[{index}]"), complaint))
         }
     }
 }
 
-pub fn workflow_job(start: proto::StartWorkflow) -> Result<workflow::Job, BadField> {
+pub fn workflow_job(start: proto::StartWorkflow, ranges: &Ranges, turn: Turn) -> Result<workflow::Job, BadField> {
     source("start.script", &start.script)?;
     text("start.execution_id", &start.execution_id, 1024)?;
     text("start.question", &start.question, LARGEST_SOURCE)?;
@@ -75,13 +77,14 @@ pub fn workflow_job(start: proto::StartWorkflow) -> Result<workflow::Job, BadFie
     }
     let job = workflow::Job {
         task_type,
-        limits: limits("start.limits", start.limits, &limits::WORKFLOW)?,
-        tool_limits: limits("start.tool_limits", start.tool_limits, &limits::TOOL)?,
+        limits: limits("start.limits", start.limits, &ranges.workflow)?,
+        tool_limits: limits("start.tool_limits", start.tool_limits, &ranges.tool)?,
         max_agent_calls: if start.max_agent_calls == 0 { DEFAULT_AGENT_CALLS } else { start.max_agent_calls },
         script: start.script,
         question: start.question,
         delivery_instruction: start.delivery_instruction,
         seed: start.seed,
+        turn,
     };
     let size = frames::encode(&job.start_frame()).len();
     if size > frames::LARGEST_FRAME {
@@ -111,7 +114,7 @@ pub fn said(message: Option<proto::run_workflow_request::Message>) -> Result<Sai
     Ok(Said::Reply(AgentReply { call_id, reply }))
 }
 
-pub fn tests_job(request: proto::RunTestsRequest) -> Result<code_tests::Job, BadField> {
+pub fn tests_job(request: proto::RunTestsRequest, ranges: &Ranges, turn: Turn) -> Result<code_tests::Job, BadField> {
     use proto::run_tests_request::Tests as Asked;
     source("solution", &request.solution)?;
     text("job_id", &request.job_id, 1024)?;
@@ -119,16 +122,10 @@ pub fn tests_job(request: proto::RunTestsRequest) -> Result<code_tests::Job, Bad
     let tests = match request.tests {
         None => return Err(BadField::new("tests", "is not set; give stdin_tests or assertion_tests")),
         Some(Asked::StdinTests(tests)) => {
-            let checker = match proto::Checker::try_from(tests.checker) {
-                Ok(proto::Checker::Lines) => Checker::Lines,
-                Ok(proto::Checker::Tokens) => Checker::Tokens,
-                Ok(proto::Checker::FloatTokens) => Checker::FloatTokens,
-                Ok(proto::Checker::Exact) => Checker::Exact,
-                _ => return Err(BadField::new("stdin_tests.checker", "is not set; choose how output is compared")),
-            };
+            let judge = judge(&tests, ranges)?;
             number_of_cases("stdin_tests.cases", tests.cases.len())?;
             let cases = tests.cases.into_iter().map(|case| (case.stdin, case.expected_stdout)).collect();
-            Tests::Stdin { cases, checker }
+            Tests::Stdin { cases, judge }
         }
         Some(Asked::AssertionTests(tests)) => {
             number_of_cases("assertion_tests.cases", tests.cases.len())?;
@@ -151,9 +148,57 @@ pub fn tests_job(request: proto::RunTestsRequest) -> Result<code_tests::Job, Bad
         mode,
         solution: request.solution,
         tests,
-        limits: limits("limits", request.limits, &limits::TEST)?,
+        limits: limits("limits", request.limits, &ranges.test)?,
         stop_at_first_failure: request.stop_at_first_failure,
+        turn,
     })
+}
+
+/// How output is judged; an option that the checker would not look at is refused.
+fn judge(tests: &proto::StdinTests, ranges: &Ranges) -> Result<Judge, BadField> {
+    let checker = proto::Checker::try_from(tests.checker).unwrap_or(proto::Checker::Unspecified);
+    if checker != proto::Checker::FloatTokens && tests.float_tolerance.is_some() {
+        return Err(BadField::new("stdin_tests.float_tolerance", "is set and the checker is not CHECKER_FLOAT_TOKENS"));
+    }
+    if checker != proto::Checker::Program {
+        for (field, set) in [
+            ("stdin_tests.checker_program", !tests.checker_program.is_empty()),
+            ("stdin_tests.checker_limits", tests.checker_limits.is_some()),
+        ] {
+            if set {
+                return Err(BadField::new(field, "is set and the checker is not CHECKER_PROGRAM"));
+            }
+        }
+    }
+    Ok(Judge::Compare(match checker {
+        proto::Checker::Unspecified => {
+            return Err(BadField::new("stdin_tests.checker", "is not set; choose how output is compared"));
+        }
+        proto::Checker::Lines => Checker::Lines,
+        proto::Checker::Tokens => Checker::Tokens,
+        proto::Checker::FloatTokens => Checker::FloatTokens(tolerance(tests.float_tolerance.as_ref())?),
+        proto::Checker::UnorderedLines => Checker::UnorderedLines,
+        proto::Checker::Exact => Checker::Exact,
+        proto::Checker::Program => {
+            source("stdin_tests.checker_program", &tests.checker_program)?;
+            let limits = limits("stdin_tests.checker_limits", tests.checker_limits, &ranges.checker)?;
+            return Ok(Judge::Program(CheckerProgram { source: tests.checker_program.clone(), limits }));
+        }
+    }))
+}
+
+fn tolerance(asked: Option<&proto::FloatTolerance>) -> Result<Tolerance, BadField> {
+    let Some(&proto::FloatTolerance { absolute, relative }) = asked else { return Ok(Tolerance::default()) };
+    for (field, value) in [("absolute", absolute), ("relative", relative)] {
+        if !(value.is_finite() && value >= 0.0) {
+            let field = format!("stdin_tests.float_tolerance.{field}");
+            return Err(BadField::new(field, format!("is {value}; use a finite number of at least 0")));
+        }
+    }
+    if absolute == 0.0 && relative == 0.0 {
+        return Err(BadField::new("stdin_tests.float_tolerance", "allows nothing; use CHECKER_TOKENS"));
+    }
+    Ok(Tolerance { absolute, relative })
 }
 
 /// No cases would mean that everything passes.
@@ -272,7 +317,24 @@ pub fn case_result(result: CaseResult) -> proto::RunTestsResponse {
             verdict: verdict(result.verdict),
             detail: result.detail,
             r#use: Some(resource_use(result.used)),
+            difference: result.difference.map(difference),
         })),
+    }
+}
+
+fn difference(difference: Difference) -> proto::Difference {
+    let unit = match difference.unit {
+        Unit::Byte => proto::difference::Unit::Byte,
+        Unit::Line => proto::difference::Unit::Line,
+        Unit::Token => proto::difference::Unit::Token,
+    };
+    proto::Difference {
+        unit: unit.into(),
+        place: difference.place as u64,
+        line: difference.line as u64,
+        column: difference.column as u64,
+        got: difference.got,
+        expected: difference.expected,
     }
 }
 
@@ -284,6 +346,7 @@ pub fn tests_outcome(outcome: &code_tests::Outcome, isolation: &Isolation) -> pr
             cases_run: outcome.run as u32,
             cases_total: outcome.total as u32,
             profile: isolation.profile.name().to_owned(),
+            first_failed_index: outcome.first_failed.map(|index| index as u32),
         })),
     }
 }
@@ -312,12 +375,12 @@ mod tests {
     }
 
     fn bad_field(start: proto::StartWorkflow) -> String {
-        workflow_job(start).map(|_| ()).unwrap_err().field
+        workflow_job(start, &Ranges::within(None), Turn::of("test")).map(|_| ()).unwrap_err().field
     }
 
     #[test]
     fn every_bad_field_is_named() {
-        assert!(workflow_job(start()).is_ok());
+        assert!(workflow_job(start(), &Ranges::within(None), Turn::of("test")).is_ok());
         assert_eq!(bad_field(proto::StartWorkflow { script: " \n".to_owned(), ..start() }), "start.script");
         assert_eq!(
             bad_field(proto::StartWorkflow { script: "a".repeat(LARGEST_SOURCE + 1), ..start() }),
@@ -331,13 +394,37 @@ mod tests {
         assert_eq!(bad_field(proto::StartWorkflow { limits: Some(much), ..start() }), "start.limits.memory_bytes");
     }
 
+    fn bad_tests(tests: proto::run_tests_request::Tests) -> String {
+        let request = proto::RunTestsRequest { solution: "x = 1".to_owned(), tests: Some(tests), ..Default::default() };
+        tests_job(request, &Ranges::within(None), Turn::of("test")).map(|_| ()).unwrap_err().field
+    }
+
     #[test]
-    fn an_empty_set_of_tests_is_no_pass() {
-        let request = proto::RunTestsRequest {
-            solution: "x = 1".to_owned(),
-            tests: Some(proto::run_tests_request::Tests::AssertionTests(Default::default())),
+    fn an_option_of_another_checker_is_refused() {
+        let stdin = |checker: proto::Checker, tests: proto::StdinTests| {
+            let cases = vec![proto::StdinCase::default()];
+            let tests = proto::StdinTests { checker: checker.into(), cases, ..tests };
+            bad_tests(proto::run_tests_request::Tests::StdinTests(tests))
+        };
+        let tolerance = |absolute, relative| proto::StdinTests {
+            float_tolerance: Some(proto::FloatTolerance { absolute, relative }),
             ..Default::default()
         };
-        assert_eq!(tests_job(request).map(|_| ()).unwrap_err().field, "assertion_tests.cases");
+        let program = proto::StdinTests { checker_program: "assert 1".to_owned(), ..Default::default() };
+        assert_eq!(stdin(proto::Checker::Tokens, tolerance(1.0, 0.0)), "stdin_tests.float_tolerance");
+        assert_eq!(stdin(proto::Checker::FloatTokens, tolerance(0.0, 0.0)), "stdin_tests.float_tolerance");
+        assert_eq!(
+            stdin(proto::Checker::FloatTokens, tolerance(0.0, f64::NAN)),
+            "stdin_tests.float_tolerance.relative"
+        );
+        assert_eq!(stdin(proto::Checker::Lines, program), "stdin_tests.checker_program");
+        assert_eq!(stdin(proto::Checker::Program, Default::default()), "stdin_tests.checker_program");
+        assert_eq!(stdin(proto::Checker::Unspecified, Default::default()), "stdin_tests.checker");
+    }
+
+    #[test]
+    fn an_empty_set_of_tests_is_no_pass() {
+        let tests = proto::run_tests_request::Tests::AssertionTests(Default::default());
+        assert_eq!(bad_tests(tests), "assertion_tests.cases");
     }
 }

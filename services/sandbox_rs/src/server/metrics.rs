@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -14,6 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use super::access::{Guard, Refusal, uri_names};
 use super::service::Phase;
 use crate::supervisor::Supervisor;
+use crate::supervisor::slots::Slots;
+use crate::supervisor::waits::Waits;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const LARGEST_REQUEST: usize = 16 << 10;
@@ -84,9 +85,9 @@ fn respond(request: &str, names: &[String], endpoint: &Endpoint) -> (&'static st
     match endpoint.guard.admit(&format!("http{path}"), authorization(request), names) {
         Err(Refusal::Unauthenticated(why)) => ("401 Unauthorized\r\nWWW-Authenticate: Bearer", format!("{why}\n")),
         Err(Refusal::PermissionDenied(why)) => ("403 Forbidden", format!("{why}\n")),
-        Ok(()) if path == "/metrics" => ("200 OK", render(&endpoint.supervisor)),
-        Ok(()) if *endpoint.phase.borrow() == Phase::Serving => ("200 OK", "ok\n".to_owned()),
-        Ok(()) => ("503 Service Unavailable", "not serving\n".to_owned()),
+        Ok(_) if path == "/metrics" => ("200 OK", render(&endpoint.supervisor)),
+        Ok(_) if *endpoint.phase.borrow() == Phase::Serving => ("200 OK", "ok\n".to_owned()),
+        Ok(_) => ("503 Service Unavailable", "not serving\n".to_owned()),
     }
 }
 
@@ -95,41 +96,75 @@ fn authorization(request: &str) -> Option<&str> {
     headers.find(|(name, _)| name.eq_ignore_ascii_case("authorization")).map(|(_, value)| value.trim())
 }
 
+/// Name, kind and help of a family, and its value for one pool.
+type Family = (&'static str, &'static str, &'static str, fn(&Slots) -> f64);
+
+/// Writes one family of samples: labels or suffix, and value.
+fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, f64)]) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
 fn render(supervisor: &Supervisor) -> String {
     let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
-    };
     let pools = [
         ("workflow", &supervisor.workflow_slots),
         ("test_job", &supervisor.test_jobs),
         ("test_case", &supervisor.case_slots),
         ("tool", &supervisor.tool_slots),
     ];
-    let by_pool = |value: fn(&crate::supervisor::slots::Slots) -> usize| -> Vec<(String, u64)> {
-        pools.iter().map(|(name, slots)| (format!("{{pool=\"{name}\"}}"), value(slots) as u64)).collect()
+    let by_pool = |value: fn(&Slots) -> f64| -> Vec<(String, f64)> {
+        pools.iter().map(|(name, slots)| (format!("{{pool=\"{name}\"}}"), value(slots))).collect()
     };
-    family("troupe_sandbox_slots", "gauge", "Programs that may run at once.", &by_pool(|slots| slots.total()));
-    family("troupe_sandbox_running", "gauge", "Slots taken.", &by_pool(|slots| slots.taken()));
-    family("troupe_sandbox_queued", "gauge", "Requests that wait for a slot.", &by_pool(|slots| slots.queued()));
-    let ended: Vec<(String, u64)> = supervisor
+    let families: [Family; 4] = [
+        ("troupe_sandbox_slots", "gauge", "What may run at once.", |slots| slots.total() as f64),
+        ("troupe_sandbox_running", "gauge", "Slots taken.", |slots| slots.taken() as f64),
+        ("troupe_sandbox_queued", "gauge", "Requests that wait for a slot.", |slots| slots.queued() as f64),
+        ("troupe_sandbox_refused_total", "counter", "Requests beyond the queue.", |slots| slots.refused() as f64),
+    ];
+    for (name, kind, help, value) in families {
+        family(&mut text, name, kind, help, &by_pool(value));
+    }
+    let waits: Vec<(String, f64)> = pools.iter().flat_map(|(name, slots)| histogram(name, &slots.waits())).collect();
+    family(&mut text, "troupe_sandbox_wait_seconds", "histogram", "Time in the queue of those who got a slot.", &waits);
+    let ended: Vec<(String, f64)> = supervisor
         .counters
         .snapshot()
         .into_iter()
-        .map(|((kind, verdict), count)| (format!("{{kind=\"{kind}\",verdict=\"{verdict}\"}}"), count))
+        .map(|((kind, verdict), count)| (format!("{{kind=\"{kind}\",verdict=\"{verdict}\"}}"), count as f64))
         .collect();
-    family("troupe_sandbox_programs_total", "counter", "Programs that ended, by kind and verdict.", &ended);
-    let faults = supervisor.counters.faults.load(Ordering::Relaxed);
-    family("troupe_sandbox_faults_total", "counter", "Failures of the sandbox itself.", &[(String::new(), faults)]);
-    let replaced = supervisor.zygotes_replaced();
-    family("troupe_sandbox_zygotes_replaced_total", "counter", "Zygotes replaced.", &[(String::new(), replaced)]);
-    let profile = format!("{{profile=\"{}\"}}", supervisor.isolation.profile.name());
-    family("troupe_sandbox_profile", "gauge", "The profile in force.", &[(profile, 1)]);
+    family(&mut text, "troupe_sandbox_programs_total", "counter", "Programs that ended, by kind and verdict.", &ended);
+    let faults: Vec<(String, f64)> = supervisor
+        .counters
+        .faults()
+        .into_iter()
+        .map(|(name, count)| (format!("{{fault=\"{name}\"}}"), count as f64))
+        .collect();
+    family(
+        &mut text,
+        "troupe_sandbox_faults_total",
+        "counter",
+        "Failures of the sandbox itself, by what it was.",
+        &faults,
+    );
+    let replaced = [(String::new(), supervisor.zygotes_replaced() as f64)];
+    family(&mut text, "troupe_sandbox_zygotes_replaced_total", "counter", "Zygotes replaced.", &replaced);
+    let profile = [(format!("{{profile=\"{}\"}}", supervisor.isolation.profile.name()), 1.0)];
+    family(&mut text, "troupe_sandbox_profile", "gauge", "The profile in force.", &profile);
     text
+}
+
+fn histogram(pool: &str, waits: &Waits) -> Vec<(String, f64)> {
+    let bucket = |bound: &str, count: u64| (format!("_bucket{{pool=\"{pool}\",le=\"{bound}\"}}"), count as f64);
+    let mut samples: Vec<_> =
+        waits.cumulative().iter().map(|(bound, count)| bucket(&bound.to_string(), *count)).collect();
+    samples.push(bucket("+Inf", waits.count()));
+    samples.push((format!("_sum{{pool=\"{pool}\"}}"), waits.seconds));
+    samples.push((format!("_count{{pool=\"{pool}\"}}"), waits.count() as f64));
+    samples
 }
 
 #[cfg(test)]

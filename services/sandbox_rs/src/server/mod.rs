@@ -6,8 +6,10 @@
 //! Who may call is `access`'s. Nothing that a caller sends to prove it is ever logged.
 
 mod access;
+mod caller;
 pub(crate) mod codec;
 mod convert;
+mod incoming;
 mod metrics;
 mod refusal;
 mod service;
@@ -25,7 +27,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use self::access::{Admission, Credentials, Listening};
 use self::metrics::Endpoint;
@@ -33,13 +34,19 @@ use self::service::{Phase, Service};
 use crate::layers::process;
 use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
 use crate::readiness::registered;
-use crate::supervisor::{Settings, Supervisor};
+use crate::supervisor::{Queues, Settings, Supervisor};
 
+/// A job of tests carries all its cases.
 const LARGEST_MESSAGE: usize = 64 << 20;
-/// Streams at once on one connection: executions are long and many.
+/// Metadata of one call: ids, a token, a certificate's worth at most.
+const LARGEST_HEADERS: u32 = 32 << 10;
+/// Streams at once on one connection: executions are long and many, and most callers have one connection.
 const STREAMS_PER_CONNECTION: u32 = 20_000;
+/// Bytes that a peer may send ahead of what is read: a whole source on one stream, a few large jobs on a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// A caller that gives up thousands of calls at once is no attacker; the default would end its connection at 20.
+const RESETS_AT_ONCE: usize = STREAMS_PER_CONNECTION as usize;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// After the grace, connections have this long to end.
@@ -53,6 +60,11 @@ pub struct Options {
     pub ready_file: Option<PathBuf>,
     pub drain_seconds: f64,
     pub die_with_parent: bool,
+    /// Scripts, and jobs of tests, of one caller that may wait; the default fits the slots.
+    pub workflow_queue: Option<usize>,
+    pub test_queue: Option<usize>,
+    /// Memory that no program may have more of, in MiB.
+    pub program_memory: Option<u64>,
     pub log: String,
 }
 
@@ -69,8 +81,14 @@ pub fn start_logging(filter: &str) {
 }
 
 /// Serves until a signal ends it.
-pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     options.listening.check()?;
+    let fitting = Queues::fitting(settings.workflow_slots);
+    settings.queues = Queues {
+        workflows: options.workflow_queue.unwrap_or(fitting.workflows),
+        test_jobs: options.test_queue.unwrap_or(fitting.test_jobs),
+    };
+    settings.most_memory = options.program_memory.map(|mebibytes| mebibytes << 20);
     let credentials = Credentials::read(&options.listening)?;
     if let Some(warning) = options.listening.warning() {
         tracing::warn!("{warning}");
@@ -100,8 +118,6 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
     let mut stopping = phase.clone();
-    // Small frames go both ways in turns: without this each waits for the peer's delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = match credentials.grpc() {
         None => Server::builder(),
         Some(tls) => Server::builder().tls_config(tls)?,
@@ -110,6 +126,8 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(LARGEST_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_AT_ONCE))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .layer(Admission::new(credentials.guard.clone()))
@@ -117,7 +135,7 @@ pub async fn serve(options: Options, settings: Settings) -> Result<(), Box<dyn s
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
         .add_service(sandbox)
-        .serve_with_incoming_shutdown(incoming, async move {
+        .serve_with_incoming_shutdown(incoming::incoming(listener), async move {
             // The sender outlives the server.
             let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
         });

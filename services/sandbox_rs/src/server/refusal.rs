@@ -35,9 +35,10 @@ impl From<BadField> for Status {
 /// All slots are taken and the queue is full.
 pub fn busy(busy: &Busy, what: &str) -> Status {
     let text = format!(
-        "all {} {what} slots are taken and {} requests wait; try again after {} ms",
+        "all {} {what} slots are taken and {} requests wait, {}; try again after {} ms",
         busy.slots,
         busy.waiting,
+        if busy.own_share { "of yours as many as may" } else { "as many as may" },
         busy.retry_after.as_millis()
     );
     retry_later(Code::ResourceExhausted, text, busy.retry_after)
@@ -45,8 +46,12 @@ pub fn busy(busy: &Busy, what: &str) -> Status {
 
 fn retry_later(code: Code, text: String, after: Duration) -> Status {
     let mut status = Status::with_error_details(code, text, ErrorDetails::with_retry_info(Some(after)));
-    status.metadata_mut().insert("grpc-retry-pushback-ms", (after.as_millis() as u64).into());
+    push_back(&mut status, after);
     status
+}
+
+fn push_back(status: &mut Status, after: Duration) {
+    status.metadata_mut().insert("grpc-retry-pushback-ms", (after.as_millis() as u64).into());
 }
 
 pub fn missing_layers(missing: &[String]) -> Status {
@@ -57,9 +62,54 @@ pub fn draining() -> Status {
     Status::unavailable("the sandbox is shutting down; run it on another replica")
 }
 
+/// After this a fault of ours may be gone.
+const AFTER_A_FAULT: Duration = Duration::from_secs(1);
+const DOMAIN: &str = "sandbox.troupe.v1";
+
+/// A failure of ours: what it was for machines, what to do for people, and whether the same may be asked for again.
 pub fn fault(fault: &Fault) -> Status {
-    match fault {
-        Fault::Internal(_) => Status::internal(fault.to_string()),
-        Fault::Draining(_) => Status::unavailable(fault.to_string()),
+    let (code, remedy, retriable) = match fault {
+        // Refused before anything ran: the caller waits as for a slot.
+        Fault::Exhausted { resource, before: true, .. } => (Code::ResourceExhausted, resource.remedy(), true),
+        Fault::Exhausted { resource, before: false, .. } => (Code::Internal, resource.remedy(), true),
+        Fault::Killed(_) => (Code::Internal, "see what kills processes of this machine; run it again", true),
+        Fault::Internal(_) => (Code::Internal, "a defect of the sandbox: its log has the cause", true),
+        Fault::Checker { .. } => (Code::FailedPrecondition, "mend the checker program", false),
+        Fault::Draining(_) => (Code::Unavailable, "run it on another replica", true),
+    };
+    let metadata = [("retriable", retriable.to_string()), ("remedy", remedy.to_owned())];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+    let mut details = ErrorDetails::with_error_info(fault.name().to_uppercase(), DOMAIN, metadata);
+    if retriable {
+        details.set_retry_info(Some(AFTER_A_FAULT));
+    }
+    let mut status = Status::with_error_details(code, fault.to_string(), details);
+    if retriable {
+        push_back(&mut status, AFTER_A_FAULT);
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Resource;
+
+    fn described(problem: &Fault) -> (Code, String, String, bool) {
+        let status = fault(problem);
+        let details = status.get_error_details();
+        let about = details.error_info().unwrap();
+        (status.code(), about.reason.clone(), about.metadata["retriable"].clone(), details.retry_info().is_some())
+    }
+
+    #[test]
+    fn a_fault_says_what_it_was_and_whether_to_try_again() {
+        let disk = |before| Fault::Exhausted { resource: Resource::Disk, what: "mkdir".to_owned(), before };
+        let text = |text: &str| text.to_owned();
+        assert_eq!(described(&disk(true)), (Code::ResourceExhausted, text("DISK"), text("true"), true));
+        assert_eq!(described(&disk(false)), (Code::Internal, text("DISK"), text("true"), true));
+        assert_eq!(described(&Fault::Killed(text("x"))), (Code::Internal, text("KILLED"), text("true"), true));
+        let checker = Fault::Checker { case: 3, text: text("NameError") };
+        assert_eq!(described(&checker), (Code::FailedPrecondition, text("CHECKER"), text("false"), false));
     }
 }

@@ -9,11 +9,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::caller;
 use super::convert;
 use super::refusal::{self, BadField};
 use crate::proto;
 use crate::proto::sandbox_server::Sandbox;
 use crate::supervisor::Supervisor;
+use crate::supervisor::slots::{Slot, Slots, Turn};
 use crate::supervisor::workflow::{Said, SessionError};
 use crate::verdict::{Fault, Reason};
 
@@ -46,6 +48,18 @@ impl Service {
         let missing = self.supervisor.missing_layers(required);
         if missing.is_empty() { Ok(()) } else { Err(refusal::missing_layers(&missing)) }
     }
+
+    /// Waits in the queue, unless the service shuts down meanwhile. Who cancels the call leaves the queue: the call is
+    /// dropped with all that it waits for.
+    async fn slot(&self, slots: &Slots, turn: &Turn, what: &str) -> Result<Slot, Status> {
+        let mut phase = self.phase.clone();
+        let slot = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase != Phase::Serving) => return Err(refusal::draining()),
+            slot = slots.take(turn) => slot,
+        };
+        slot.map_err(|busy| refusal::busy(&busy, what))
+    }
 }
 
 fn session_status(supervisor: &Supervisor, error: &SessionError) -> Status {
@@ -59,7 +73,7 @@ fn session_status(supervisor: &Supervisor, error: &SessionError) -> Status {
 }
 
 fn fault_status(supervisor: &Supervisor, fault: &Fault) -> Status {
-    supervisor.counters.count_fault();
+    supervisor.counters.count_fault(fault);
     tracing::error!(%fault, "a program could not be run");
     refusal::fault(fault)
 }
@@ -95,6 +109,7 @@ impl Sandbox for Service {
         &self,
         request: Request<Streaming<proto::RunWorkflowRequest>>,
     ) -> Result<Response<Self::RunWorkflowStream>, Status> {
+        let turn = Turn::of(&caller(&request));
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(START_DEADLINE, inbound.message())
             .await
@@ -105,9 +120,9 @@ impl Sandbox for Service {
         };
         let execution_id = start.execution_id.clone();
         let required = start.required_layers.clone();
-        let job = convert::workflow_job(start)?;
+        let job = convert::workflow_job(start, &self.supervisor.ranges, turn.clone())?;
         self.admit(&required)?;
-        let slot = self.supervisor.workflow_slots.take().await.map_err(|busy| refusal::busy(&busy, "workflow"))?;
+        let slot = self.slot(&self.supervisor.workflow_slots, &turn, "workflow").await?;
 
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
         let (events, mut coming) = mpsc::channel(EVENTS_AHEAD);
@@ -161,11 +176,12 @@ impl Sandbox for Service {
         &self,
         request: Request<proto::RunTestsRequest>,
     ) -> Result<Response<Self::RunTestsStream>, Status> {
+        let turn = Turn::of(&caller(&request));
         let request = request.into_inner();
         let required = request.required_layers.clone();
-        let job = Arc::new(convert::tests_job(request)?);
+        let job = Arc::new(convert::tests_job(request, &self.supervisor.ranges, turn.clone())?);
         self.admit(&required)?;
-        let slot = self.supervisor.test_jobs.take().await.map_err(|busy| refusal::busy(&busy, "test"))?;
+        let slot = self.slot(&self.supervisor.test_jobs, &turn, "test").await?;
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
         let supervisor = self.supervisor.clone();
         let mut phase = self.phase.clone();
@@ -208,6 +224,9 @@ impl Sandbox for Service {
             workflows_running: supervisor.workflow_slots.taken() as u32,
             tests_running: supervisor.case_slots.taken() as u32,
             python: isolation.python.clone(),
+            outer_layers: isolation.outer.iter().map(convert::layer).collect(),
+            workflows_queued: supervisor.workflow_slots.queued() as u32,
+            tests_queued: supervisor.test_jobs.queued() as u32,
         }))
     }
 }

@@ -14,10 +14,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
+use super::judging::{Answer, Bench, Judge};
+use super::slots::Turn;
 use super::solution::{self, Begun, Broken, Given, Seen, Solution, Starting, read, tail};
 use super::watch::Interrupt;
 use super::{Supervisor, batch};
-use crate::checkers::Checker;
+use crate::checkers::Difference;
 use crate::inside::assertions::{Case, Common};
 use crate::inside::wire::Kind;
 use crate::layers::descriptors;
@@ -31,6 +33,8 @@ const CASES_PER_PROCESS: usize = 8;
 /// A solution whose process was killed from outside is started again this often.
 const RESTARTS: usize = 1;
 const DETAIL_BYTES: usize = 1000;
+/// Bytes of output beyond its limit that a detail shows.
+const BEGINNING_BYTES: usize = 400;
 
 pub struct Job {
     pub solution: String,
@@ -38,6 +42,8 @@ pub struct Job {
     pub limits: Limits,
     pub stop_at_first_failure: bool,
     pub mode: Mode,
+    /// Of its cases, in the queue for slots.
+    pub turn: Turn,
 }
 
 /// How the cases of a solution are kept apart.
@@ -50,7 +56,7 @@ pub enum Mode {
 }
 
 pub enum Tests {
-    Stdin { cases: Vec<(String, String)>, checker: Checker },
+    Stdin { cases: Vec<(String, String)>, judge: Judge },
     Assertions { setup: String, cases: Vec<String> },
 }
 
@@ -68,6 +74,8 @@ pub struct CaseResult {
     pub index: usize,
     pub verdict: Verdict,
     pub detail: String,
+    /// Where a wrong answer first differs, if it was compared here.
+    pub difference: Option<Difference>,
     pub used: ResourceUse,
 }
 
@@ -76,6 +84,8 @@ pub struct Outcome {
     pub passed: usize,
     pub run: usize,
     pub total: usize,
+    /// The lowest index of those that failed.
+    pub first_failed: Option<usize>,
 }
 
 impl Tests {
@@ -97,18 +107,21 @@ struct Progress {
     compiled: AtomicBool,
     deaths: AtomicUsize,
     interrupt: Arc<Interrupt>,
+    bench: Bench,
 }
 
 impl Progress {
-    fn new(job: Arc<Job>) -> Result<Self, Fault> {
+    fn new(job: Arc<Job>, supervisor: Arc<Supervisor>) -> Result<Self, Fault> {
+        let interrupt = Arc::new(Interrupt::new()?);
         Ok(Progress {
             job,
+            bench: Bench::new(supervisor, interrupt.clone()),
             next: AtomicUsize::new(0),
             again: Mutex::default(),
             stopped: AtomicBool::new(false),
             compiled: AtomicBool::new(false),
             deaths: AtomicUsize::new(0),
-            interrupt: Arc::new(Interrupt::new()?),
+            interrupt,
         })
     }
 
@@ -147,7 +160,7 @@ impl Progress {
     /// One more process of the solution was killed by nobody here; a fault when that is no accident any more.
     fn died(&self, how: &str) -> Result<(), Fault> {
         if self.deaths.fetch_add(1, Ordering::Relaxed) >= RESTARTS {
-            return Err(Fault::Internal(format!("{how}, for the second time; run the job again")));
+            return Err(Fault::Killed(format!("{how}, for the second time: it")));
         }
         tracing::warn!(how, "a solution is started again");
         Ok(())
@@ -171,7 +184,7 @@ impl Supervisor {
         results: mpsc::Sender<CaseResult>,
     ) -> Result<Outcome, Fault> {
         let mut outcome = Outcome { total: job.tests.count(), ..Outcome::default() };
-        let progress = Arc::new(Progress::new(job)?);
+        let progress = Arc::new(Progress::new(job, self.clone())?);
         let _interrupts = Interrupts(progress.interrupt.clone());
         let (stints, mut coming) = mpsc::unbounded_channel();
         let mut processes = FuturesUnordered::new();
@@ -188,7 +201,12 @@ impl Supervisor {
             };
             for result in stint.results {
                 outcome.run += 1;
-                outcome.passed += usize::from(result.verdict == Verdict::Ok);
+                let passed = result.verdict == Verdict::Ok;
+                outcome.passed += usize::from(passed);
+                if !passed {
+                    let first = outcome.first_failed.unwrap_or(result.index);
+                    outcome.first_failed = Some(first.min(result.index));
+                }
                 if results.send(result).await.is_err() {
                     return Ok(outcome);
                 }
@@ -211,7 +229,8 @@ impl Supervisor {
     ) -> Result<(), Fault> {
         let mut idle = Idle(None);
         while progress.left() > 0 {
-            let slot = self.case_slots.take().await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
+            let slot =
+                self.case_slots.take(&progress.job.turn).await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
             let compiled = idle.0.take();
             let work = match compiled {
                 Some(solution) => Work::Cases(solution),
@@ -311,9 +330,14 @@ enum Work {
 /// A job of one case needs one process: nobody else is to be kept apart from it.
 fn run_only_case(progress: &Progress, begun: Begin, files: CaseFiles) -> Result<Stint, Fault> {
     let results = match begun.starting.run_only_case() {
-        Ok(seen) => vec![files.judge(&progress.job, 0, seen)?],
+        Ok(seen) => match files.judge(progress, 0, seen) {
+            Ok(result) => vec![result],
+            Err(Broken::Interrupted) => Vec::new(),
+            Err(Broken::Died(how)) => return Err(Fault::Killed(how)),
+            Err(Broken::Fault(fault)) => return Err(fault),
+        },
         Err(Broken::Interrupted) => Vec::new(),
-        Err(Broken::Died(how)) => return Err(Fault::Internal(how)),
+        Err(Broken::Died(how)) => return Err(Fault::Killed(how)),
         Err(Broken::Fault(fault)) => return Err(fault),
     };
     Ok(Stint { results, last: true, ..Stint::default() })
@@ -343,7 +367,7 @@ fn begin(progress: &Progress, begun: Begin) -> Result<Stint, Fault> {
                 let Seen { verdict, ref error, used } = seen;
                 let detail = shortened(explained(error, &trace));
                 progress.note(verdict);
-                stint.results.push(CaseResult { index, verdict, detail, used });
+                stint.results.push(CaseResult { index, verdict, detail, difference: None, used });
             }
             Ok(stint)
         }
@@ -356,7 +380,7 @@ fn begin(progress: &Progress, begun: Begin) -> Result<Stint, Fault> {
 /// Runs all cases at once, and leaves those that did not plainly pass to be run strictly.
 fn run_batch(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault> {
     let job = &progress.job;
-    let Tests::Stdin { cases, checker } = &job.tests else { return run_cases(progress, solution) };
+    let Tests::Stdin { cases, judge } = &job.tests else { return run_cases(progress, solution) };
     let given = batch::inputs(cases.iter().map(|(given, _)| given.as_str()));
     let (stdin, inputs) = (descriptors::sealed_file(&[])?, descriptors::sealed_file(&given)?);
     let (stray, stderr, answers) = (descriptors::empty_file()?, descriptors::empty_file()?, descriptors::empty_file()?);
@@ -373,7 +397,11 @@ fn run_batch(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault
     let outputs = if is_clean { batch::outputs(&written, cases.len()) } else { Vec::new() };
     let mut results = Vec::new();
     while let Some(index) = progress.take_new() {
-        let passed = outputs.get(index).is_some_and(|output| checker.compare(output, &cases[index].1).is_ok());
+        // A checker program judges one by one, as in strict mode.
+        let passed = outputs.get(index).is_some_and(|output| match judge {
+            Judge::Compare(checker) => checker.compare(output, cases[index].1.as_bytes()).is_ok(),
+            Judge::Program(_) => false,
+        });
         if !passed {
             progress.put_back(index);
             continue;
@@ -381,7 +409,8 @@ fn run_batch(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault
         // Its share: what the process used cannot be told apart from outside.
         let share = outputs.len() as u32;
         let used = ResourceUse { cpu: seen.used.cpu / share, wall: seen.used.wall / share, ..seen.used };
-        results.push(CaseResult { index, verdict: Verdict::Ok, detail: String::new(), used });
+        let (verdict, detail) = (Verdict::Ok, String::new());
+        results.push(CaseResult { index, verdict, detail, difference: None, used });
     }
     Ok(Stint { results, solution: Some(solution), last: false })
 }
@@ -391,9 +420,9 @@ fn run_cases(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault
     let mut results = Vec::new();
     while let Some(index) = progress.take() {
         let files = CaseFiles::of(&progress.job, index)?;
-        match solution.run_case(&files.descriptors()) {
-            Ok(seen) => {
-                let result = files.judge(&progress.job, index, seen)?;
+        let judged = solution.run_case(&files.descriptors()).and_then(|seen| files.judge(progress, index, seen));
+        match judged {
+            Ok(result) => {
                 progress.note(result.verdict);
                 results.push(result);
             }
@@ -454,22 +483,27 @@ impl CaseFiles {
     }
 
     /// The result of a case that has ended so. Its processes are gone, and nobody writes any more.
-    fn judge(&self, job: &Job, index: usize, mut seen: Seen) -> Result<CaseResult, Fault> {
+    fn judge(&self, progress: &Progress, index: usize, mut seen: Seen) -> Result<CaseResult, Broken> {
+        let job = &progress.job;
         limit_output(job, &mut seen, &self.stdout, &self.stderr)?;
-        let mut trace = String::new();
-        if seen.verdict != Verdict::Ok {
+        let (mut trace, mut difference) = (String::new(), None);
+        if seen.verdict == Verdict::OutputLimit {
+            trace = beginning(&self.stdout)?;
+        } else if seen.verdict != Verdict::Ok {
             trace = tail(&self.stderr)?;
-        } else if let Tests::Stdin { cases, checker } = &job.tests {
-            let written = read(&self.stdout, 0, job.limits.output_bytes)?;
-            if let Err(difference) = checker.compare(&written, &cases[index].1) {
-                (seen.verdict, seen.error) = (Verdict::WrongAnswer, difference);
+        } else if let Tests::Stdin { cases, judge } = &job.tests {
+            let actual = &read(&self.stdout, 0, job.limits.output_bytes)?;
+            let (stdin, expected) = &cases[index];
+            if let Err(wrong) = progress.bench.judge(judge, Answer { case: index, stdin, expected, actual })? {
+                (seen.verdict, seen.error) = (Verdict::WrongAnswer, wrong.text);
+                difference = wrong.difference;
             }
         } else if !self.assertion.as_ref().map_or(Ok(false), AssertionFiles::is_proven)? {
             (seen.verdict, seen.error) =
                 (Verdict::RuntimeError, "ended before the last assertion was reached".to_owned());
         }
         let Seen { verdict, error, used } = seen;
-        Ok(CaseResult { index, verdict, detail: shortened(explained(&error, &trace)), used })
+        Ok(CaseResult { index, verdict, detail: shortened(explained(&error, &trace)), difference, used })
     }
 }
 
@@ -487,13 +521,22 @@ fn limit_output(job: &Job, seen: &mut Seen, stdout: &File, stderr: &File) -> Res
     Ok(())
 }
 
-fn json(payload: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
+/// The beginning of output that went beyond its limit, of which the kernel has cut the rest.
+fn beginning(stdout: &File) -> std::io::Result<String> {
+    let bytes = read(stdout, 0, BEGINNING_BYTES as u64)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(format!("{}\n[… more bytes cut …]", &text[..text.floor_char_boundary(BEGINNING_BYTES)]))
+}
+
+pub fn json(payload: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
     serde_json::to_vec(payload).map_err(|error| Fault::Internal(error.to_string()))
 }
 
 /// What was hit, and the end of the traceback.
-fn explained(error: &str, trace: &str) -> String {
-    if trace.is_empty() { error.to_owned() } else { format!("{error}\n{trace}") }
+pub fn explained(error: &str, trace: &str) -> String {
+    let text = if trace.is_empty() { error.to_owned() } else { format!("{error}\n{trace}") };
+    // Terminals and logs do as control characters say.
+    text.replace(|character: char| character.is_control() && !matches!(character, '\n' | '\t'), "\u{fffd}")
 }
 
 /// The end of a long text: a traceback says at its end what happened.
@@ -508,7 +551,7 @@ fn shortened(detail: String) -> String {
     format!("…{}", &detail[start..])
 }
 
-fn random_token() -> Result<String, Fault> {
+pub fn random_token() -> Result<String, Fault> {
     let mut bytes = [0u8; 24];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -26,10 +26,19 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_PARENT) as u64;
 
+/// Of the flags of `clone`: what the end of the child sends to its parent.
+const END_SIGNAL: u64 = 0xff;
+
+fn signal(number: u64) -> Decision {
+    if number as i32 == libc::SIGKILL { Decision::Kill } else { Decision::Go }
+}
+
 /// What is to happen with a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
     Go,
+    /// Sends a SIGKILL, of which the program itself may end.
+    Kill,
     Refuse(i32),
     End(Reason),
 }
@@ -70,6 +79,10 @@ impl Doorkeeper {
                 let Some(question) = taken? else { continue };
                 match self.decide(&question) {
                     Decision::Go => seccomp::answer(self.listener.get_ref().as_fd(), question.id, Ok(()))?,
+                    Decision::Kill => {
+                        switch.note_own_kill();
+                        seccomp::answer(self.listener.get_ref().as_fd(), question.id, Ok(()))?;
+                    }
                     Decision::Refuse(errno) => {
                         seccomp::answer(self.listener.get_ref().as_fd(), question.id, Err(errno))?;
                     }
@@ -105,10 +118,12 @@ impl Doorkeeper {
 
 /// Decides what does not depend on the number of processes; `None` where a process is asked for.
 fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
-    let [first, second, ..] = question.arguments;
+    let [first, second, third, ..] = question.arguments;
     let violation = || Decision::End(Reason::Violation(system_calls::name(question.number)));
     Some(match i64::from(question.number) {
         libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
+        // A child whose end sends its parent another signal than the usual one.
+        libc::SYS_clone if ![0, libc::SIGCHLD as u64].contains(&(first & END_SIGNAL)) => violation(),
         libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
             if tree::threads(question.thread) < MOST_THREADS {
                 Decision::Go
@@ -117,6 +132,8 @@ fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
             }
         }
         libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => return None,
+        libc::SYS_kill | libc::SYS_tkill | libc::SYS_rt_sigqueueinfo | libc::SYS_pidfd_send_signal => signal(second),
+        libc::SYS_tgkill => signal(third),
         libc::SYS_prlimit64 if first == 0 => Decision::Go,
         libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
         libc::SYS_socketpair
@@ -146,7 +163,7 @@ pub fn decide_for_solution(question: &Question, solution: i32, granted: &mut Opt
         libc::SYS_kill | libc::SYS_tgkill | libc::SYS_tkill | libc::SYS_rt_sigqueueinfo => {
             // Cases of one solution could otherwise name one another.
             match tree::number_inside(question.thread) {
-                Some(own) if first as u32 == own => Decision::Go,
+                Some(own) if first as u32 == own => decide_alone(question, false).unwrap_or(Decision::Go),
                 _ => Decision::Refuse(libc::EPERM),
             }
         }

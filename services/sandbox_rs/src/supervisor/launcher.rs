@@ -8,13 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
 
 use crate::inside::wire::{Configure, LARGEST_PACKET, Spawn, Spawned};
-use crate::layers::descriptors;
+use crate::layers::{descriptors, process};
 use crate::readiness::registered;
 use crate::verdict::Fault;
 
@@ -137,7 +138,7 @@ impl Zygote {
         send(&zygote.control, &packet, &[]).await?;
         match zygote.answer().await? {
             (Spawned::Ready, _) => Ok(zygote),
-            (Spawned::Failed(failure), _) => Err(failed("zygote", &failure.step, &failure.text)),
+            (Spawned::Failed(failure), _) => Err(failure.into()),
             (other, _) => Err(Fault::Internal(format!("a zygote answered its configuration with {other:?}"))),
         }
     }
@@ -158,15 +159,24 @@ impl Zygote {
         send(&self.control, &packet, &borrowed).await?;
         match self.answer().await? {
             (Spawned::Forked { pid }, mut descriptors) if descriptors.len() == 1 => Ok((pid, descriptors.remove(0))),
-            (Spawned::Failed(failure), _) => Err(failed("fork", &failure.step, &failure.text)),
+            (Spawned::Forked { pid }, _) => {
+                // Without its descriptor it cannot be watched. It is our child, so that its number stays its own.
+                tokio::task::spawn_blocking(move || process::end_unwatched(pid));
+                Err(no_descriptors())
+            }
+            (Spawned::Failed(failure), _) => Err(failure.into()),
             (other, _) => Err(Fault::Internal(format!("a zygote answered a request with {other:?}"))),
         }
     }
 }
 
-fn failed(what: &str, step: &str, text: &str) -> Fault {
-    Fault::Internal(format!("{what} failed at {step}: {text}"))
+/// A descriptor that was sent to us did not arrive.
+pub fn no_descriptors() -> Fault {
+    io::Error::from_raw_os_error(libc::EMFILE).into()
 }
+
+/// Milliseconds before a fork that found too many processes is tried again. Nothing has run yet, so that it is safe.
+const PAUSES: [u64; 4] = [5, 20, 80, 320];
 
 /// Zygotes that hold the same modules, used in turn. A zygote that has ended or failed, or has served its number of
 /// programs, is replaced before the next program (fresh addresses and hash seeds, and no doubt outlives it).
@@ -216,8 +226,11 @@ impl Pool {
     async fn fork_in_turn(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len();
         let mut place = self.places[index].lock().await;
-        // A zygote that is dead, or that did not fork, is replaced once; a fresh one that fails as well is reported.
-        for attempt in 0..2 {
+        // A zygote that is dead, or that did not fork, is replaced once; a fresh one that fails as well is reported. One
+        // that found something used up is kept: a new one would find the same.
+        let mut pauses = PAUSES.iter();
+        let mut replaced = false;
+        loop {
             if place.served >= self.programs_per_zygote {
                 place.zygote = None;
             }
@@ -235,10 +248,19 @@ impl Pool {
                     place.zygote = Some(zygote);
                     return Ok(forked);
                 }
-                Err(fault) if attempt == 1 => return Err(fault),
-                Err(fault) => tracing::warn!(role = self.role, %fault, "zygote replaced"),
+                Err(fault @ Fault::Exhausted { .. }) => {
+                    place.zygote = Some(zygote);
+                    match pauses.next() {
+                        Some(pause) if fault.passes() => tokio::time::sleep(Duration::from_millis(*pause)).await,
+                        _ => return Err(fault),
+                    }
+                }
+                Err(fault) if replaced => return Err(fault),
+                Err(fault) => {
+                    replaced = true;
+                    tracing::warn!(role = self.role, %fault, "zygote replaced");
+                }
             }
         }
-        Err(Fault::Internal("no zygote".to_owned()))
     }
 }

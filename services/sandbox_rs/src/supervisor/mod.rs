@@ -2,16 +2,20 @@
 //! class are both thin over it. It keeps expected outputs and limits, and never forks itself.
 
 mod batch;
+pub mod cgroup;
 pub mod code_tests;
 mod decisions;
+pub mod judging;
 mod launcher;
 mod output;
 mod program;
 mod root;
 pub mod slots;
 mod solution;
+pub mod stopwatch;
 pub mod tool;
 mod tree;
+pub mod waits;
 mod watch;
 mod workdir;
 pub mod workflow;
@@ -21,23 +25,43 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
 use self::launcher::{Interpreter, Pool, Spawner};
 use self::program::{Order, Program};
 use self::root::Root;
-use self::slots::Slots;
+use self::slots::{Bounds, Slots};
 use crate::inside::wire::{Configure, Kind};
 use crate::layers::landlock::{self, Files};
+use crate::layers::outer::{self, Surroundings};
 use crate::layers::{self, LayerReport, Profile, Wanted, probe};
+use crate::limits::{Range, Ranges};
 use crate::verdict::{Fault, Verdict};
 
 /// Programs after which a zygote is replaced.
 const PROGRAMS_PER_ZYGOTE: u64 = 5_000;
-/// Jobs that may wait for each slot.
-const QUEUE_PER_SLOT: usize = 4;
+/// Jobs of tests of one caller whose cases take turns, for each slot. The others wait without a process.
+const ACTIVE_JOBS_PER_SLOT: usize = 16;
+/// Tool calls at once, for each core.
+const TOOLS_PER_CORE: usize = 2;
+/// Shares of a queue: so many callers can fill theirs.
+const SHARES: usize = 8;
+
+/// How many may wait, of each caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queues {
+    pub workflows: usize,
+    pub test_jobs: usize,
+}
+
+impl Queues {
+    /// What is right for so many scripts at once. Jobs of tests wait by the thousand: they cost their request only.
+    pub fn fitting(workflow_slots: usize) -> Self {
+        Queues { workflows: workflow_slots * 4, test_jobs: 4096 }
+    }
+}
 
 /// How to start a supervisor.
 #[derive(Clone, Debug)]
@@ -46,6 +70,9 @@ pub struct Settings {
     pub required_layers: Vec<String>,
     pub workflow_slots: usize,
     pub test_slots: usize,
+    pub queues: Queues,
+    /// Bytes of memory that no program may have more of.
+    pub most_memory: Option<u64>,
     pub python: PathBuf,
     pub inside_script: PathBuf,
     pub native_module: PathBuf,
@@ -65,11 +92,14 @@ pub struct Isolation {
     pub profile: Profile,
     pub digest: String,
     pub layers: Vec<LayerReport>,
+    /// What is around the sandbox.
+    pub outer: Vec<LayerReport>,
     pub python: String,
 }
 
 pub struct Supervisor {
     pub isolation: Isolation,
+    pub ranges: Ranges,
     pub workflow_slots: Slots,
     /// Jobs of tests; their cases share `case_slots`.
     pub test_jobs: Slots,
@@ -85,7 +115,7 @@ pub struct Supervisor {
 #[derive(Default)]
 pub struct Counters {
     ended: std::sync::Mutex<HashMap<(&'static str, &'static str), u64>>,
-    pub faults: AtomicU64,
+    faults: std::sync::Mutex<HashMap<&'static str, u64>>,
 }
 
 impl Counters {
@@ -94,8 +124,17 @@ impl Counters {
         *ended.entry((kind.name(), verdict.name())).or_default() += 1;
     }
 
-    pub fn count_fault(&self) {
-        self.faults.fetch_add(1, Ordering::Relaxed);
+    pub fn count_fault(&self, fault: &Fault) {
+        let mut faults = self.faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *faults.entry(fault.name()).or_default() += 1;
+    }
+
+    /// Failures of the sandbox itself, by name.
+    pub fn faults(&self) -> Vec<(&'static str, u64)> {
+        let faults = self.faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all: Vec<_> = faults.iter().map(|(name, count)| (*name, *count)).collect();
+        all.sort_unstable();
+        all
     }
 
     pub fn snapshot(&self) -> Vec<((&'static str, &'static str), u64)> {
@@ -115,9 +154,13 @@ const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 impl Supervisor {
     /// Tries the layers, chooses the profile, starts the zygotes. The error of a missing layer carries its remedy.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, Fault> {
+        cgroup::watch();
         if let Some(unknown) = settings.required_layers.iter().find(|name| !layers::is_known(name)) {
             return Err(Fault::Internal(format!("unknown layer {unknown:?} in the required layers")));
         }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let ranges = Ranges::within(settings.most_memory);
+        let outer = look_around(&settings, &ranges, cores)?;
         let root = Root::create(&settings.work_root)?;
         for name in ["python", "python3"] {
             symlink(&settings.python, root.interpreters().join(name))?;
@@ -156,7 +199,6 @@ impl Supervisor {
         let pool = |role, count| {
             Pool::start(role, count, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
         };
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores.min(settings.test_slots)))?;
         let mut digest = Sha256::new();
         for part in [
@@ -174,15 +216,27 @@ impl Supervisor {
             profile,
             digest: digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
             layers: reports,
+            outer,
             python: format!("{} ({})", settings.python.display(), settings.python_version),
         };
         tracing::info!(profile = profile.name(), layers = in_force.join(","), "isolation");
         Ok(Arc::new(Supervisor {
             isolation,
-            workflow_slots: Slots::new(settings.workflow_slots, settings.workflow_slots * QUEUE_PER_SLOT),
-            test_jobs: Slots::new(settings.test_slots * QUEUE_PER_SLOT, settings.test_slots * QUEUE_PER_SLOT * 16),
-            case_slots: Slots::new(settings.test_slots, usize::MAX),
-            tool_slots: Slots::new(cores * 2, usize::MAX),
+            ranges,
+            workflow_slots: Slots::new(Bounds {
+                slots: settings.workflow_slots,
+                slots_per_caller: settings.workflow_slots,
+                queue: settings.queues.workflows * SHARES,
+                queue_per_caller: settings.queues.workflows,
+            }),
+            test_jobs: Slots::new(Bounds {
+                slots: settings.test_slots * ACTIVE_JOBS_PER_SLOT * SHARES,
+                slots_per_caller: settings.test_slots * ACTIVE_JOBS_PER_SLOT,
+                queue: settings.queues.test_jobs * SHARES,
+                queue_per_caller: settings.queues.test_jobs,
+            }),
+            case_slots: Slots::new(Bounds::unqueued(settings.test_slots)),
+            tool_slots: Slots::new(Bounds::unqueued(cores * TOOLS_PER_CORE)),
             counters: Counters::default(),
             scripts: Arc::new(scripts),
             code: Arc::new(code),
@@ -192,7 +246,9 @@ impl Supervisor {
 
     /// Layers of a request that the profile in force lacks.
     pub fn missing_layers(&self, required: &[String]) -> Vec<String> {
-        layers::missing_layers(self.isolation.profile, &self.isolation.layers, required)
+        let mut missing = layers::missing_layers(self.isolation.profile, &self.isolation.layers, required);
+        missing.extend(outer::missing(&self.isolation.outer, required));
+        missing
     }
 
     pub fn zygotes_replaced(&self) -> u64 {
@@ -203,6 +259,27 @@ impl Supervisor {
         let pool = if order.kind == Kind::Workflow { &self.scripts } else { &self.code };
         program::start(pool, self.isolation.profile, self.root.path(), order, held).await
     }
+}
+
+/// What is around us. An outer layer that is required and missing stops the start.
+fn look_around(settings: &Settings, ranges: &Ranges, cores: usize) -> Result<Vec<LayerReport>, Fault> {
+    let most = |slots: usize, range: &Range| slots as u64 * range.default.memory_bytes;
+    let promised = most(settings.workflow_slots, &ranges.workflow)
+        + most(settings.test_slots, &ranges.test)
+        + most(cores * TOOLS_PER_CORE, &ranges.tool);
+    let limit = cgroup::MemoryGroup::around().and_then(|group| group.limit());
+    let reports = Surroundings::read(limit, promised).report();
+    let missing = outer::missing(&reports, &settings.required_layers);
+    if !missing.is_empty() {
+        return Err(Fault::Internal(missing.join("; ")));
+    }
+    // Without a container around us nothing but this machine is at stake.
+    let short =
+        reports.iter().find(|report| limit.is_some() && report.name == outer::MEMORY_HEADROOM && !report.active);
+    if let Some(report) = short {
+        tracing::warn!(detail = report.detail, remedy = report.remedy, "memory may run out");
+    }
+    Ok(reports)
 }
 
 /// Runs the probe in an interpreter of its own.

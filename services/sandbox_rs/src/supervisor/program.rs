@@ -4,28 +4,32 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::cgroup;
 use super::decisions::Doorkeeper;
-use super::launcher::{Pool, receive, send, watched};
+use super::launcher::{Pool, no_descriptors, receive, send, watched};
 use super::output::{Budget, Captured, capture};
+use super::stopwatch::Stopwatch;
 use super::tree;
 use super::workdir::WorkDirectory;
 use crate::inside::wire::{Kind, Report, Spawn};
 use crate::layers::{Profile, descriptors, process};
 use crate::limits::Limits;
 use crate::readiness::registered;
-use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, of_exit, of_reason};
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, is_from_outside, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be.
 const JAIL_DEADLINE: Duration = Duration::from_secs(10);
 /// A keeper has this long to end its tree before it is killed itself.
 const KEEPER_GRACE: Duration = Duration::from_secs(2);
+/// A SIGKILL that a program sends to itself ends it within this.
+const OWN_KILL: Duration = Duration::from_secs(1);
 /// Shortest and longest pause between two looks at the CPU clock.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -51,17 +55,23 @@ impl Order {
     }
 }
 
-/// CPU time added to an account from outside.
+/// What is added to a program's account from outside.
 #[derive(Default)]
-pub struct Charged(AtomicU64);
+pub struct Charged {
+    cpu_micros: AtomicU64,
+    /// Runs while the program waits in a queue of ours, which its wall limit does not count.
+    pub queued: Stopwatch,
+    /// Runs while it waits for us in any way.
+    pub waiting: Stopwatch,
+}
 
 impl Charged {
     pub fn add(&self, time: Duration) {
-        self.0.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+        self.cpu_micros.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
     }
 
     pub fn total(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+        Duration::from_micros(self.cpu_micros.load(Ordering::Relaxed))
     }
 }
 
@@ -72,11 +82,12 @@ pub struct Switch(Arc<SwitchState>);
 struct SwitchState {
     reason: OnceLock<Reason>,
     pulled: Notify,
+    own_kill: Mutex<Option<Instant>>,
 }
 
 impl Switch {
     fn new() -> Self {
-        Switch(Arc::new(SwitchState { reason: OnceLock::new(), pulled: Notify::new() }))
+        Switch(Arc::new(SwitchState { reason: OnceLock::new(), pulled: Notify::new(), own_kill: Mutex::default() }))
     }
 
     pub fn end(&self, reason: Reason) {
@@ -87,6 +98,17 @@ impl Switch {
 
     fn reason(&self) -> Option<&Reason> {
         self.0.reason.get()
+    }
+
+    /// A process of the program sends a SIGKILL now.
+    pub fn note_own_kill(&self) {
+        *self.0.own_kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether it sent one so lately that its own end may come from it.
+    fn has_killed_itself(&self) -> bool {
+        let sent = *self.0.own_kill.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.is_some_and(|sent| sent.elapsed() < OWN_KILL)
     }
 }
 
@@ -156,15 +178,17 @@ pub async fn start(
     if let Some(directory) = &directory {
         attached.push(directory.open()?);
     }
-    let started = Instant::now();
+    let asked = Instant::now();
     let (pid, descriptor) = pool.fork(spawn, attached).await?;
     let report = watched(our_report)?;
     let process = ChildProcess { pid, descriptor: registered(descriptor)?, gone: false };
     let listener = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
         Ok(Ok(listener)) => listener,
+        Ok(Err(Fault::Killed(what))) => return Err(cgroup::fault_of_kill(asked, &what)),
         Ok(Err(fault)) => return Err(fault),
         Err(_) => return Err(Fault::Internal(format!("no jail after {} s", JAIL_DEADLINE.as_secs()))),
     };
+    let started = Instant::now();
     let switch = Switch::new();
     let budget = Budget::new(limits.output_bytes);
     let stdout = tokio::spawn(capture(stdout, order.kept, budget.clone(), switch.clone()));
@@ -177,6 +201,15 @@ pub async fn start(
         let outcome = watcher.watch().await;
         door.abort();
         let streams = async { Ok::<_, io::Error>((stdout.await??, stderr.await??)) }.await;
+        let outcome = match (&directory, outcome) {
+            (Some(directory), Ok((verdict @ Verdict::RuntimeError, error, used))) => {
+                directory.judge(limits.output_bytes).await.map(|own| match own {
+                    Some((verdict, error)) => (verdict, error, used),
+                    None => (verdict, error, used),
+                })
+            }
+            (_, outcome) => outcome,
+        };
         if let Some(directory) = directory {
             directory.remove().await?;
         }
@@ -193,11 +226,10 @@ async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<OwnedFd, Fault> {
     let (packet, mut attached) = receive(report).await?;
     match serde_json::from_slice(&packet) {
         Ok(Report::Jailed) if attached.len() == 1 => Ok(attached.remove(0)),
-        Ok(Report::Failed(failure)) => {
-            Err(Fault::Internal(format!("the jail could not be built: {}: {}", failure.step, failure.text)))
-        }
+        Ok(Report::Jailed) => Err(no_descriptors()),
+        Ok(Report::Failed(failure)) => Err(failure.into()),
         Ok(other) => Err(Fault::Internal(format!("a program in the making said {other:?}"))),
-        Err(_) => Err(Fault::Internal("a program died before its jail stood".to_owned())),
+        Err(_) => Err(Fault::Killed("a program whose jail did not stand yet".to_owned())),
     }
 }
 
@@ -261,7 +293,15 @@ impl Watcher {
                 biased;
                 exited = self.process.exited() => { exited?; break; }
                 () = pulled.0.pulled.notified() => { self.end().await?; break; }
-                () = &mut wall => self.switch.end(Reason::Wall(self.limits.wall)),
+                () = &mut wall => {
+                    let due = self.started + self.limits.wall + self.charged.queued.total();
+                    let left = due.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        self.switch.end(Reason::Wall(self.limits.wall));
+                    } else {
+                        wall.as_mut().reset(tokio::time::Instant::now() + left.max(SHORTEST_PAUSE));
+                    }
+                }
                 () = tokio::time::sleep(pause), if self.switch.reason().is_none() => {
                     let used = tree::used(self.process.pid, self.children) + self.charged.total();
                     if used > self.limits.cpu {
@@ -289,10 +329,17 @@ impl Watcher {
         }
         let exit = match (self.children, reported) {
             (true, Some(status)) => process::Exit::from_status(status),
-            (true, None) => return Err(Fault::Internal("a keeper ended without a report".to_owned())),
+            (true, None) => return Err(cgroup::fault_of_kill(self.started, "the keeper of a script")),
             (false, _) => reaped.exit,
         };
-        let (verdict, error) = of_exit(exit, used.cpu, self.limits.cpu);
+        if is_from_outside(exit, used.cpu, self.limits.cpu, self.switch.has_killed_itself()) {
+            return Err(cgroup::fault_of_kill(self.started, "a program"));
+        }
+        let (verdict, error) = of_exit(exit, &used, &self.limits);
+        // What became of a child says only the script, and never whose doing it was.
+        if self.children && verdict == Verdict::RuntimeError && cgroup::killed_since(self.started) {
+            return Err(cgroup::fault_of_kill(self.started, "a process, and this script may have been its parent"));
+        }
         Ok((verdict, error, used))
     }
 

@@ -10,14 +10,15 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decisions::decide_for_solution;
-use super::launcher::Pool;
+use super::cgroup;
+use super::decisions::{Decision, decide_for_solution};
+use super::launcher::{Pool, no_descriptors};
 use super::watch::{Child, Interrupt, Watch, Woken, wait_readable};
 use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
 use crate::layers::process::{Exit, FORK_FOR_PARENT, SLEEP_FOR_PARENT};
 use crate::layers::{Profile, descriptors};
 use crate::limits::Limits;
-use crate::verdict::{Fault, Reason, ResourceUse, Verdict, of_exit, of_reason};
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, is_from_outside, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be, nor a fork made.
 const JAIL_DEADLINE: Duration = Duration::from_secs(10);
@@ -131,11 +132,9 @@ impl Starting {
         let (packet, mut attached) = receive(solution.control.as_fd())?;
         solution.listener = match serde_json::from_slice(&packet) {
             Ok(Report::Jailed) if attached.len() == 1 => attached.pop(),
-            Ok(Report::Failed(failure)) => {
-                let what = format!("the jail could not be built: {}: {}", failure.step, failure.text);
-                return Err(Fault::Internal(what).into());
-            }
-            _ => return Err(Fault::Internal("a program died before its jail stood".to_owned()).into()),
+            Ok(Report::Jailed) => return Err(no_descriptors().into()),
+            Ok(Report::Failed(failure)) => return Err(Fault::from(failure).into()),
+            _ => return Err(cgroup::fault_of_kill(started, "a solution whose jail did not stand yet").into()),
         };
         Ok((solution, started))
     }
@@ -144,19 +143,27 @@ impl Starting {
     pub fn run_only_case(self) -> Result<Seen, Broken> {
         let (mut solution, started) = self.jailed()?;
         let number = solution.number;
-        let woken = solution
-            .watch(solution.process.descriptor(), None, &solution.limits, started)
-            .wait(|question| decide_for_solution(question, number, &mut None))?;
+        let mut own_kill = false;
+        let woken =
+            solution.watch(solution.process.descriptor(), None, &solution.limits, started).wait(|question| {
+                let decision = decide_for_solution(question, number, &mut None);
+                own_kill |= decision == Decision::Kill;
+                decision
+            })?;
         let (reaped, reason) = match woken {
             Woken::Exited => (solution.process.reap()?, None),
             Woken::Over(reason) => (solution.process.end()?, Some(reason)),
             Woken::Other | Woken::Interrupted => return Err(Broken::Interrupted),
         };
+        let used = used(&reaped, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
-            None => of_exit(reaped.exit, reaped.cpu, solution.limits.cpu),
+            None if is_from_outside(reaped.exit, used.cpu, solution.limits.cpu, own_kill) => {
+                return Err(cgroup::fault_of_kill(started, "a case of a solution").into());
+            }
+            None => of_exit(reaped.exit, &used, &solution.limits),
         };
-        Ok(Seen { verdict, error, used: used(&reaped, started) })
+        Ok(Seen { verdict, error, used })
     }
 
     /// Waits until the source is compiled.
@@ -241,7 +248,7 @@ impl Solution {
         {
             return Err(failed(&failure).into());
         }
-        let (verdict, error) = of_exit(reaped.exit, reaped.cpu, self.limits.cpu);
+        let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started), &self.limits);
         // The compiler does not kill itself, and nothing else has run.
         if reaped.exit == Exit::Signal(libc::SIGKILL) && verdict != Verdict::CpuLimit {
             return Err(Broken::Died(format!(
@@ -271,9 +278,12 @@ impl Solution {
         }
         let mut case = self.forked(started)?;
         let number = self.number;
-        let woken = self
-            .watch(case.descriptor(), None, &self.limits, started)
-            .wait(|question| decide_for_solution(question, number, &mut None))?;
+        let mut own_kill = false;
+        let woken = self.watch(case.descriptor(), None, &self.limits, started).wait(|question| {
+            let decision = decide_for_solution(question, number, &mut None);
+            own_kill |= decision == Decision::Kill;
+            decision
+        })?;
         let (reaped, reason) = match woken {
             Woken::Exited => (case.reap()?, None),
             Woken::Over(reason) => (case.end()?, Some(reason)),
@@ -295,7 +305,10 @@ impl Solution {
                 {
                     return Err(self.died("its process namespace was ended"));
                 }
-                of_exit(reaped.exit, used.cpu, self.limits.cpu)
+                if is_from_outside(reaped.exit, used.cpu, self.limits.cpu, own_kill) {
+                    return Err(cgroup::fault_of_kill(started, "a case of a solution").into());
+                }
+                of_exit(reaped.exit, &used, &self.limits)
             }
         };
         Ok(Seen { verdict, error, used })
@@ -311,6 +324,7 @@ impl Solution {
         match woken {
             Woken::Other => match self.listen()? {
                 Some((FromSolution::Forked, Some(descriptor))) => Ok(Child::of(descriptor)?),
+                Some((FromSolution::Forked, None)) => Err(no_descriptors().into()),
                 Some((FromSolution::Failed(failure), _)) => Err(failed(&failure).into()),
                 None => Err(self.died("it closed its socket")),
                 Some(other) => Err(Fault::Internal(format!("the process of a solution said {:?}", other.0)).into()),
@@ -338,7 +352,7 @@ fn receive(control: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 }
 
 fn failed(failure: &crate::inside::wire::Failure) -> Fault {
-    Fault::Internal(format!("a case could not be started: {}: {}", failure.step, failure.text))
+    failure.clone().into()
 }
 
 fn used(reaped: &crate::layers::process::Reaped, started: Instant) -> ResourceUse {

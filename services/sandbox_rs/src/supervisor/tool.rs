@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Supervisor;
 use super::program::{Charged, Order};
+use super::slots::Turn;
 use crate::inside::wire::Kind;
 use crate::layers::descriptors;
 use crate::limits::Limits;
@@ -24,15 +25,18 @@ pub struct ToolRun {
 }
 
 impl Supervisor {
-    /// Runs `code`, charging its CPU time to `account`. `timeout` shortens the wall limit.
+    /// Runs `code`, charging its CPU time to `account`. `timeout` shortens the wall limit, which begins with the slot.
     pub async fn run_tool(
         &self,
         code: &str,
         timeout: Option<Duration>,
         mut limits: Limits,
         account: &Arc<Charged>,
+        turn: &Turn,
     ) -> Result<ToolRun, Fault> {
-        let slot = self.tool_slots.take().await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
+        let queued = (account.queued.start(), account.waiting.start());
+        let slot = self.tool_slots.take(turn).await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
+        drop(queued);
         limits.wall = timeout.map_or(limits.wall, |timeout| timeout.min(limits.wall));
         let kept = (limits.output_bytes as usize).min(LARGEST_OUTPUT);
         let order = Order {
@@ -47,7 +51,8 @@ impl Supervisor {
         let ended = self.launch(order, slot).await?.ended().await?;
         account.add(ended.used.cpu);
         self.counters.count(Kind::Tool, ended.verdict);
-        let mut output = ended.stdout.text();
+        let beyond = ended.verdict == Verdict::OutputLimit;
+        let mut output = if beyond { ended.stdout.head(kept) } else { ended.stdout.text() };
         let complaint = match ended.verdict {
             Verdict::Ok => String::new(),
             Verdict::RuntimeError | Verdict::MemoryLimit if !ended.stderr.bytes.is_empty() => {

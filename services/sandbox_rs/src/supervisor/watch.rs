@@ -189,7 +189,7 @@ impl Watch<'_> {
         // A question withdrawn just now leaves its place in the kernel's count, so that this never waits.
         let Some(question) = seccomp::take_question(self.listener)? else { return Ok(None) };
         match decide(&question) {
-            Decision::Go => seccomp::answer(self.listener, question.id, Ok(()))?,
+            Decision::Go | Decision::Kill => seccomp::answer(self.listener, question.id, Ok(()))?,
             Decision::Refuse(errno) => seccomp::answer(self.listener, question.id, Err(errno))?,
             // The call is never answered: its thread sleeps until it is killed.
             Decision::End(reason) => return Ok(Some(reason)),

@@ -6,16 +6,18 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Supervisor;
 use super::program::{Charged, Ended, Order, Program};
+use super::slots::{Slot, Turn};
+use super::stopwatch::Running;
 use super::tool::ToolRun;
 use crate::frames::{self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
 use crate::inside::wire::Kind;
@@ -38,6 +40,8 @@ pub struct Job {
     pub tool_limits: Limits,
     pub max_agent_calls: u32,
     pub seed: u64,
+    /// Of its tool calls, in the queue for slots.
+    pub turn: Turn,
 }
 
 impl Job {
@@ -113,7 +117,7 @@ impl Supervisor {
     pub async fn run_workflow(
         self: &Arc<Self>,
         job: Job,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         events: mpsc::Sender<Event>,
         said: mpsc::Receiver<Said>,
         ending: Ending,
@@ -153,8 +157,7 @@ impl Supervisor {
             max_agent_calls: job.max_agent_calls,
             last_call_id: 0,
             waiting: HashMap::new(),
-            waiting_since: None,
-            waited: Duration::ZERO,
+            turn: job.turn,
             agent_calls: 0,
             last_tool_run_id: 0,
             attested: HashSet::new(),
@@ -190,9 +193,8 @@ struct Session {
     max_agent_calls: u32,
     last_call_id: u64,
     /// Conversation of each agent call without a reply.
-    waiting: HashMap<u64, String>,
-    waiting_since: Option<Instant>,
-    waited: Duration,
+    waiting: HashMap<u64, (String, Running)>,
+    turn: Turn,
     agent_calls: u32,
     last_tool_run_id: u64,
     attested: HashSet<u64>,
@@ -260,8 +262,7 @@ impl Session {
         Ok(self.outcome(ended))
     }
 
-    fn outcome(mut self, ended: Ended) -> Outcome {
-        self.count_waiting();
+    fn outcome(self, ended: Ended) -> Outcome {
         let trace =
             if ended.verdict == Verdict::RuntimeError { ended.stderr.tail(ERROR_BYTES / 2) } else { String::new() };
         let error = [ended.error, trace].iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("\n");
@@ -269,9 +270,12 @@ impl Session {
             verdict: ended.verdict,
             result: self.result,
             error: error[..error.floor_char_boundary(ERROR_BYTES)].to_owned(),
-            stdout: ended.stdout.text(),
+            stdout: match ended.verdict {
+                Verdict::OutputLimit => ended.stdout.head(KEPT_OUTPUT),
+                _ => ended.stdout.text(),
+            },
             stderr: ended.stderr.text(),
-            used: ResourceUse { waiting: self.waited, ..ended.used },
+            used: ResourceUse { waiting: self.account.waiting.total(), ..ended.used },
             outstanding_calls: self.waiting.len() as u32,
             agent_calls: self.agent_calls,
         }
@@ -316,7 +320,7 @@ impl Session {
         if call.conversation_id.is_empty() {
             return self.violation("an agent call without a conversation id".to_owned());
         }
-        if self.waiting.values().any(|conversation| *conversation == call.conversation_id) {
+        if self.waiting.values().any(|(conversation, _)| *conversation == call.conversation_id) {
             return self.violation(format!("two calls at once on conversation {}", call.conversation_id));
         }
         if let Some(unknown) = call.tool_run_ids.iter().find(|id| !self.attested.contains(id)) {
@@ -328,8 +332,7 @@ impl Session {
             return;
         }
         self.agent_calls += 1;
-        self.waiting.insert(call.call_id, call.conversation_id.clone());
-        self.waiting_since.get_or_insert_with(Instant::now);
+        self.waiting.insert(call.call_id, (call.conversation_id.clone(), self.account.waiting.start()));
         if self.deaf {
             return self.take_silence();
         }
@@ -344,9 +347,10 @@ impl Session {
         let tool_run_id = self.last_tool_run_id;
         let frames::ToolCall { call_id, conversation_id, code, timeout_seconds } = call;
         let (supervisor, account, limits) = (self.supervisor.clone(), self.account.clone(), self.tool_limits);
+        let turn = self.turn.clone();
         let timeout = timeout_seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 1e6)));
         self.tools.spawn(async move {
-            let run = supervisor.run_tool(&code, timeout, limits, &account).await?;
+            let run = supervisor.run_tool(&code, timeout, limits, &account, &turn).await?;
             Ok(Answered { call_id, tool_run_id, conversation_id, code, run })
         });
     }
@@ -365,9 +369,6 @@ impl Session {
         let AgentReply { call_id, reply } = reply;
         if self.waiting.remove(&call_id).is_none() {
             return Err(SessionError::BadReply(format!("agent_reply.call_id: {call_id} is not waiting for a reply")));
-        }
-        if self.waiting.is_empty() {
-            self.count_waiting();
         }
         let frame = match reply {
             Ok(text) => ToScript::AgentReply { call_id, text },
@@ -389,12 +390,6 @@ impl Session {
         if !self.waiting.is_empty() {
             let why = format!("the caller closed its side with {} agent calls without a reply", self.waiting.len());
             self.program.switch.end(Reason::Cancelled(why));
-        }
-    }
-
-    fn count_waiting(&mut self) {
-        if let Some(since) = self.waiting_since.take() {
-            self.waited += since.elapsed();
         }
     }
 }

@@ -35,10 +35,11 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_CPU_LIMIT: _Verdict.ValueType  # 4
     VERDICT_WALL_LIMIT: _Verdict.ValueType  # 5
     VERDICT_MEMORY_LIMIT: _Verdict.ValueType  # 6
+    """The program was refused memory: a MemoryError that it did not raise itself, or a crash with all of its memory in use."""
     VERDICT_OUTPUT_LIMIT: _Verdict.ValueType  # 7
     VERDICT_PROCESS_LIMIT: _Verdict.ValueType  # 8
     VERDICT_POLICY_VIOLATION: _Verdict.ValueType  # 9
-    """A system call or a frame that the profile forbids; `error` names it."""
+    """A system call or a frame that the profile forbids; `error` and `detail` name it."""
     VERDICT_CANCELLED: _Verdict.ValueType  # 10
     """Ended because the client cancelled or went away."""
 
@@ -54,10 +55,11 @@ VERDICT_RUNTIME_ERROR: Verdict.ValueType  # 3
 VERDICT_CPU_LIMIT: Verdict.ValueType  # 4
 VERDICT_WALL_LIMIT: Verdict.ValueType  # 5
 VERDICT_MEMORY_LIMIT: Verdict.ValueType  # 6
+"""The program was refused memory: a MemoryError that it did not raise itself, or a crash with all of its memory in use."""
 VERDICT_OUTPUT_LIMIT: Verdict.ValueType  # 7
 VERDICT_PROCESS_LIMIT: Verdict.ValueType  # 8
 VERDICT_POLICY_VIOLATION: Verdict.ValueType  # 9
-"""A system call or a frame that the profile forbids; `error` names it."""
+"""A system call or a frame that the profile forbids; `error` and `detail` name it."""
 VERDICT_CANCELLED: Verdict.ValueType  # 10
 """Ended because the client cancelled or went away."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -100,26 +102,38 @@ class _CheckerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Checker.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHECKER_UNSPECIFIED: _Checker.ValueType  # 0
     CHECKER_LINES: _Checker.ValueType  # 1
-    """Equal up to white space at line ends and blank lines at the end."""
+    """Equal up to white space at line ends and blank lines at the end. White space is ASCII white space in all checkers."""
     CHECKER_TOKENS: _Checker.ValueType  # 2
     """Equal as lists of white-space-separated tokens."""
     CHECKER_FLOAT_TOKENS: _Checker.ValueType  # 3
-    """Like TOKENS; two tokens that are both decimals may differ by 1e-6, absolute or relative."""
+    """Like TOKENS; two tokens that are both decimals may differ by the tolerance. Two integers may not differ, and a
+    decimal is never taken for an expected integer that it misses by 0.5 or more. nan and inf are text.
+    """
     CHECKER_EXACT: _Checker.ValueType  # 4
     """Byte for byte."""
+    CHECKER_UNORDERED_LINES: _Checker.ValueType  # 5
+    """The same lines as often, in any order. White space at line ends and blank lines do not count."""
+    CHECKER_PROGRAM: _Checker.ValueType  # 6
+    """By `checker_program`."""
 
 class Checker(_Checker, metaclass=_CheckerEnumTypeWrapper):
     """How output is compared."""
 
 CHECKER_UNSPECIFIED: Checker.ValueType  # 0
 CHECKER_LINES: Checker.ValueType  # 1
-"""Equal up to white space at line ends and blank lines at the end."""
+"""Equal up to white space at line ends and blank lines at the end. White space is ASCII white space in all checkers."""
 CHECKER_TOKENS: Checker.ValueType  # 2
 """Equal as lists of white-space-separated tokens."""
 CHECKER_FLOAT_TOKENS: Checker.ValueType  # 3
-"""Like TOKENS; two tokens that are both decimals may differ by 1e-6, absolute or relative."""
+"""Like TOKENS; two tokens that are both decimals may differ by the tolerance. Two integers may not differ, and a
+decimal is never taken for an expected integer that it misses by 0.5 or more. nan and inf are text.
+"""
 CHECKER_EXACT: Checker.ValueType  # 4
 """Byte for byte."""
+CHECKER_UNORDERED_LINES: Checker.ValueType  # 5
+"""The same lines as often, in any order. White space at line ends and blank lines do not count."""
+CHECKER_PROGRAM: Checker.ValueType  # 6
+"""By `checker_program`."""
 Global___Checker: _TypeAlias = Checker  # noqa: Y015
 
 class _LayerState:
@@ -156,6 +170,9 @@ class Limits(_message.Message):
     cpu_seconds: _builtins.float
     """CPU seconds of the program and all its children."""
     wall_seconds: _builtins.float
+    """From the moment its jail stands. Time in a queue of the sandbox does not count: neither for a slot of its own nor
+    for those of a script's tool calls.
+    """
     memory_bytes: _builtins.int
     processes: _builtins.int
     open_files: _builtins.int
@@ -192,7 +209,7 @@ class ResourceUse(_message.Message):
     cpu_seconds: _builtins.float
     wall_seconds: _builtins.float
     waiting_seconds: _builtins.float
-    """Wall seconds spent with at least one agent call of ours outstanding."""
+    """Wall seconds spent waiting for us: with an agent call outstanding, or with a tool call in the queue for its slot."""
     peak_memory_bytes: _builtins.int
     def __init__(
         self,
@@ -271,7 +288,7 @@ class StartWorkflow(_message.Message):
 
     @_builtins.property
     def required_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of layers that must be in force."""
+        """Names of layers, outer ones included, that must be in force."""
 
     def __init__(
         self,
@@ -551,7 +568,9 @@ class WorkflowOutcome(_message.Message):
     error: _builtins.str
     """End of the traceback, or the limit that was hit, or the system call; at most 4 KiB."""
     stdout: _builtins.str
-    """Standard output and error, each cut at 64 KiB with a marker. For people; never parsed."""
+    """Standard output and error: of each the first 64 KiB, a marker where it was cut, and the last 4 KiB. For people;
+    never parsed.
+    """
     stderr: _builtins.str
     outstanding_calls: _builtins.int
     """Agent calls without a reply when it ended. With WALL_LIMIT and more than 0 the fault is not the script's."""
@@ -613,7 +632,9 @@ class RunTestsRequest(_message.Message):
         """Limits of each case."""
 
     @_builtins.property
-    def required_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def required_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of layers, outer ones included, that must be in force."""
+
     def __init__(
         self,
         *,
@@ -644,22 +665,68 @@ class StdinTests(_message.Message):
 
     CASES_FIELD_NUMBER: _builtins.int
     CHECKER_FIELD_NUMBER: _builtins.int
+    FLOAT_TOLERANCE_FIELD_NUMBER: _builtins.int
+    CHECKER_PROGRAM_FIELD_NUMBER: _builtins.int
+    CHECKER_LIMITS_FIELD_NUMBER: _builtins.int
     checker: Global___Checker.ValueType
+    checker_program: _builtins.str
+    """Python source of the checker, at most 1 MiB; with CHECKER_PROGRAM only. It finds the open text files `stdin`,
+    `expected` and `actual`, accepts by reaching its end, and rejects by a failed assertion, whose text becomes the
+    case's detail. It runs in a sandboxed process of its own. However else it ends ends the job with
+    FAILED_PRECONDITION: the checker has failed, and nothing is said about the solution.
+    """
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___StdinCase]: ...
+    @_builtins.property
+    def float_tolerance(self) -> Global___FloatTolerance:
+        """How far numbers may be off; with CHECKER_FLOAT_TOKENS only. Not set: 1e-6 absolute or relative."""
+
+    @_builtins.property
+    def checker_limits(self) -> Global___Limits:
+        """Limits of one run of the checker program; with CHECKER_PROGRAM only."""
+
     def __init__(
         self,
         *,
         cases: _abc.Iterable[Global___StdinCase] | None = ...,
         checker: Global___Checker.ValueType = ...,
+        float_tolerance: Global___FloatTolerance | None = ...,
+        checker_program: _builtins.str = ...,
+        checker_limits: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checker_limits", b"checker_limits", "float_tolerance", b"float_tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "checker", b"checker", "checker_limits", b"checker_limits", "checker_program", b"checker_program", "float_tolerance", b"float_tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StdinTests: _TypeAlias = StdinTests  # noqa: Y015
+
+@_typing.final
+class FloatTolerance(_message.Message):
+    """A number may be off by either of the two. Both are finite and at least 0, and one is above 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ABSOLUTE_FIELD_NUMBER: _builtins.int
+    RELATIVE_FIELD_NUMBER: _builtins.int
+    absolute: _builtins.float
+    """In the number's own unit."""
+    relative: _builtins.float
+    """Of the expected number's size."""
+    def __init__(
+        self,
+        *,
+        absolute: _builtins.float = ...,
+        relative: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute", b"absolute", "relative", b"relative"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FloatTolerance: _TypeAlias = FloatTolerance  # noqa: Y015
 
 @_typing.final
 class StdinCase(_message.Message):
@@ -746,6 +813,7 @@ class CaseResult(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     USE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position of the case in the request."""
     verdict: Global___Verdict.ValueType
@@ -753,6 +821,10 @@ class CaseResult(_message.Message):
     """First difference, end of the traceback, or the limit; at most 1 KiB. Never shown to a policy."""
     @_builtins.property
     def use(self) -> Global___ResourceUse: ...
+    @_builtins.property
+    def difference(self) -> Global___Difference:
+        """Of a WRONG_ANSWER of stdin tests that no checker program has judged: where output first differs."""
+
     def __init__(
         self,
         *,
@@ -760,14 +832,80 @@ class CaseResult(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         detail: _builtins.str = ...,
         use: Global___ResourceUse | None = ...,
+        difference: Global___Difference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["use", b"use"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "use", b"use"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "index", b"index", "use", b"use", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "difference", b"difference", "index", b"index", "use", b"use", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaseResult: _TypeAlias = CaseResult  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """Where output first differs from what is expected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Unit:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Difference._Unit.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNIT_UNSPECIFIED: Difference._Unit.ValueType  # 0
+        UNIT_BYTE: Difference._Unit.ValueType  # 1
+        UNIT_LINE: Difference._Unit.ValueType  # 2
+        UNIT_TOKEN: Difference._Unit.ValueType  # 3
+
+    class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
+        """What `place` counts."""
+
+    UNIT_UNSPECIFIED: Difference.Unit.ValueType  # 0
+    UNIT_BYTE: Difference.Unit.ValueType  # 1
+    UNIT_LINE: Difference.Unit.ValueType  # 2
+    UNIT_TOKEN: Difference.Unit.ValueType  # 3
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    GOT_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    unit: Global___Difference.Unit.ValueType
+    place: _builtins.int
+    """From 1."""
+    line: _builtins.int
+    """Line of the output, and character in it, from 1; of the expected output where the output lacks the place."""
+    column: _builtins.int
+    got: _builtins.str
+    """Excerpts around the place, at most 120 characters; not set where that side has ended."""
+    expected: _builtins.str
+    def __init__(
+        self,
+        *,
+        unit: Global___Difference.Unit.ValueType = ...,
+        place: _builtins.int = ...,
+        line: _builtins.int = ...,
+        column: _builtins.int = ...,
+        got: _builtins.str | None = ...,
+        expected: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "_got", b"_got", "expected", b"expected", "got", b"got"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "_got", b"_got", "column", b"column", "expected", b"expected", "got", b"got", "line", b"line", "place", b"place", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected: _TypeAlias = _typing.Literal["expected"]  # noqa: Y015
+    _WhichOneofArgType__expected: _TypeAlias = _typing.Literal["_expected", b"_expected"]  # noqa: Y015
+    _WhichOneofReturnType__got: _TypeAlias = _typing.Literal["got"]  # noqa: Y015
+    _WhichOneofArgType__got: _TypeAlias = _typing.Literal["_got", b"_got"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected) -> _WhichOneofReturnType__expected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__got) -> _WhichOneofReturnType__got | None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015
 
 @_typing.final
 class TestsOutcome(_message.Message):
@@ -778,12 +916,15 @@ class TestsOutcome(_message.Message):
     CASES_RUN_FIELD_NUMBER: _builtins.int
     CASES_TOTAL_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    FIRST_FAILED_INDEX_FIELD_NUMBER: _builtins.int
     passed: _builtins.bool
     """All cases were run and each is OK. An empty set of cases is INVALID_ARGUMENT, never a pass."""
     cases_passed: _builtins.int
     cases_run: _builtins.int
     cases_total: _builtins.int
     profile: _builtins.str
+    first_failed_index: _builtins.int
+    """The lowest index of the cases that were run and failed; not set if none did."""
     def __init__(
         self,
         *,
@@ -792,12 +933,15 @@ class TestsOutcome(_message.Message):
         cases_run: _builtins.int = ...,
         cases_total: _builtins.int = ...,
         profile: _builtins.str = ...,
+        first_failed_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_failed_index", b"_first_failed_index", "first_failed_index", b"first_failed_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases_passed", b"cases_passed", "cases_run", b"cases_run", "cases_total", b"cases_total", "passed", b"passed", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_failed_index", b"_first_failed_index", "cases_passed", b"cases_passed", "cases_run", b"cases_run", "cases_total", b"cases_total", "first_failed_index", b"first_failed_index", "passed", b"passed", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_failed_index: _TypeAlias = _typing.Literal["first_failed_index"]  # noqa: Y015
+    _WhichOneofArgType__first_failed_index: _TypeAlias = _typing.Literal["_first_failed_index", b"_first_failed_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_failed_index) -> _WhichOneofReturnType__first_failed_index | None: ...
 
 Global___TestsOutcome: _TypeAlias = TestsOutcome  # noqa: Y015
 
@@ -826,7 +970,9 @@ class Layer(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name that `required_layers` takes: rlimits, no_new_privs, landlock, seccomp, user_namespace, …"""
+    """Name that `required_layers` takes: rlimits, no_new_privs, landlock, seccomp, user_namespace, …; of outer layers
+    gvisor, outer_user_namespace, outer_seccomp, outer_no_new_privs, memory_headroom.
+    """
     state: Global___LayerState.ValueType
     errno: _builtins.int
     """What the kernel answered, 0 if active."""
@@ -862,6 +1008,9 @@ class IsolationReport(_message.Message):
     WORKFLOWS_RUNNING_FIELD_NUMBER: _builtins.int
     TESTS_RUNNING_FIELD_NUMBER: _builtins.int
     PYTHON_FIELD_NUMBER: _builtins.int
+    OUTER_LAYERS_FIELD_NUMBER: _builtins.int
+    WORKFLOWS_QUEUED_FIELD_NUMBER: _builtins.int
+    TESTS_QUEUED_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """Name of the profile that results carry: full, pod, …"""
     profile_digest: _builtins.str
@@ -872,8 +1021,17 @@ class IsolationReport(_message.Message):
     tests_running: _builtins.int
     python: _builtins.str
     """Interpreter that runs the programs."""
+    workflows_queued: _builtins.int
+    """Scripts and jobs of tests that wait for a slot."""
+    tests_queued: _builtins.int
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]: ...
+    @_builtins.property
+    def outer_layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """What is around the sandbox and not put there by it. ACTIVE: found at start. `memory_headroom` is active where the
+        programs of all slots together may come to at most 80 % of the container's memory limit.
+        """
+
     def __init__(
         self,
         *,
@@ -885,10 +1043,13 @@ class IsolationReport(_message.Message):
         workflows_running: _builtins.int = ...,
         tests_running: _builtins.int = ...,
         python: _builtins.str = ...,
+        outer_layers: _abc.Iterable[Global___Layer] | None = ...,
+        workflows_queued: _builtins.int = ...,
+        tests_queued: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "profile", b"profile", "profile_digest", b"profile_digest", "python", b"python", "test_slots", b"test_slots", "tests_running", b"tests_running", "workflow_slots", b"workflow_slots", "workflows_running", b"workflows_running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "outer_layers", b"outer_layers", "profile", b"profile", "profile_digest", b"profile_digest", "python", b"python", "test_slots", b"test_slots", "tests_queued", b"tests_queued", "tests_running", b"tests_running", "workflow_slots", b"workflow_slots", "workflows_queued", b"workflows_queued", "workflows_running", b"workflows_running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,5 @@
-//! The layer that asks the guard before a call reaches its service, and before any message of it is read.
+//! The layer that asks the guard before a call reaches its service, and before any message of it is read. The service
+//! finds the caller's `Role` among the request's extensions.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower_layer::Layer;
 
 use super::guard::{Guard, Refusal, uri_names};
+use super::table::Role;
 
 #[derive(Clone)]
 pub struct Admission {
@@ -22,7 +24,7 @@ impl Admission {
         Admission { guard }
     }
 
-    fn admit(&self, request: &http::Request<Body>) -> Result<(), Refusal> {
+    fn admit(&self, request: &http::Request<Body>) -> Result<Role, Refusal> {
         let method = request.uri().path().trim_start_matches('/');
         let authorization = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
@@ -64,9 +66,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.admission.admit(&request) {
-            Ok(()) => Either::Right(self.inner.call(request)),
+            Ok(role) => {
+                request.extensions_mut().insert(role);
+                Either::Right(self.inner.call(request))
+            }
             Err(refusal) => Either::Left(ready(Ok(Status::from(refusal).into_http()))),
         }
     }

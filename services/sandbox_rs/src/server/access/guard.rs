@@ -36,10 +36,11 @@ impl From<Refusal> for Status {
 
 impl Guard {
     /// `method` is "service/method", `authorization` the call's metadata, `names` the URI names of its certificate.
-    pub fn admit(&self, method: &str, authorization: Option<&str>, names: &[String]) -> Result<(), Refusal> {
+    /// The role that the call comes with; `Anonymous` where nobody is asked.
+    pub fn admit(&self, method: &str, authorization: Option<&str>, names: &[String]) -> Result<Role, Refusal> {
         let callers = self.table.callers(method);
         if callers.contains(&Role::Anonymous) || (self.tokens.is_empty() && !self.certificates) {
-            return Ok(());
+            return Ok(Role::Anonymous);
         }
         let role = if self.tokens.is_empty() {
             role_of_certificate(method, names)?
@@ -47,7 +48,7 @@ impl Guard {
             self.role_of_token(method, authorization)?
         };
         if callers.contains(&role) {
-            return Ok(());
+            return Ok(role);
         }
         let mut wanted: Vec<&str> = callers.iter().map(|role| role.name()).collect();
         wanted.sort_unstable();
@@ -114,14 +115,14 @@ mod tests {
         Guard { table: Table::built_in().unwrap(), tokens, certificates }
     }
 
-    fn admitted(guard: &Guard, method: &str, authorization: Option<&str>, name: &str) -> Result<(), Refusal> {
+    fn admitted(guard: &Guard, method: &str, authorization: Option<&str>, name: &str) -> Result<Role, Refusal> {
         let names: Vec<String> = name.split_whitespace().map(str::to_owned).collect();
         guard.admit(method, authorization, &names)
     }
 
     #[test]
     fn without_credentials_everyone_may_call() {
-        assert_eq!(admitted(&guard("", false), RUN, None, ""), Ok(()));
+        assert_eq!(admitted(&guard("", false), RUN, None, ""), Ok(Role::Anonymous));
     }
 
     #[test]
@@ -129,7 +130,7 @@ mod tests {
         let client = guard(&format!("client sha256:{DIGEST_OF_A}"), true);
         let orchestrator = guard(&format!("orchestrator sha256:{DIGEST_OF_A}"), true);
         for shown in ["Bearer a", "bearer a", "BEARER  a "] {
-            assert_eq!(admitted(&orchestrator, RUN, Some(shown), ""), Ok(()));
+            assert_eq!(admitted(&orchestrator, RUN, Some(shown), ""), Ok(Role::Orchestrator));
             let Err(Refusal::PermissionDenied(text)) = admitted(&client, RUN, Some(shown), "") else { panic!() };
             assert!(
                 text.starts_with("troupe.v1.Sandbox/RunTests is for orchestrator; this credential's role is client")
@@ -139,14 +140,14 @@ mod tests {
         for shown in [None, Some(""), Some("Bearer"), Some("Basic a"), Some("Bearer b"), Some("a")] {
             let refused = admitted(&orchestrator, RUN, shown, "troupe-role:orchestrator");
             assert!(matches!(refused, Err(Refusal::Unauthenticated(_))), "{shown:?}");
-            assert_eq!(admitted(&orchestrator, "grpc.health.v1.Health/Check", shown, ""), Ok(()));
+            assert_eq!(admitted(&orchestrator, "grpc.health.v1.Health/Check", shown, ""), Ok(Role::Anonymous));
         }
     }
 
     #[test]
     fn a_certificate_admits_by_the_one_role_that_it_names() {
         let guard = guard("", true);
-        assert_eq!(admitted(&guard, RUN, None, "spiffe://x troupe-role:orchestrator"), Ok(()));
+        assert_eq!(admitted(&guard, RUN, None, "spiffe://x troupe-role:orchestrator"), Ok(Role::Orchestrator));
         assert!(matches!(admitted(&guard, RUN, None, "troupe-role:observer"), Err(Refusal::PermissionDenied(_))));
         for names in ["", "troupe-role:", "troupe-role:anonymous", "troupe-role:client troupe-role:orchestrator"] {
             assert!(matches!(admitted(&guard, RUN, None, names), Err(Refusal::Unauthenticated(_))), "{names}");

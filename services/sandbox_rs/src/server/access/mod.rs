@@ -12,3 +12,4 @@ mod tokens;
 pub use self::admission::Admission;
 pub use self::credentials::{Credentials, Listening};
 pub use self::guard::{Guard, Refusal, uri_names};
+pub use self::table::Role;

@@ -12,6 +12,7 @@ import random
 import sys
 import traceback
 import types
+from opcode import opmap
 
 from . import session
 from .channel import Channel
@@ -75,8 +76,21 @@ def _run(script: str, running: Session) -> int:
     # Whatever a script raises ends it with a traceback, KeyboardInterrupt too.
     except BaseException as error:
         _print_error(error)
-        return EXIT_OUT_OF_MEMORY if isinstance(error, MemoryError) else EXIT_SCRIPT_FAILED
+        return EXIT_OUT_OF_MEMORY if _was_refused_memory(error) else EXIT_SCRIPT_FAILED
     return EXIT_OK
+
+
+def _was_refused_memory(error: BaseException) -> bool:
+    """Whether the allocator raised it: a MemoryError that a `raise` statement made says nothing about memory."""
+    if not isinstance(error, MemoryError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    try:
+        return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != opmap["RAISE_VARARGS"]
+    except MemoryError:
+        return True
 
 
 def _run_last_workflow(main_module: types.ModuleType, running: Session) -> None:

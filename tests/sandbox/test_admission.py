@@ -1,0 +1,144 @@
+"""Who runs when: fairness between callers and jobs, cancelled and drained queues, and what waiting costs."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from sandboxed import detail, failure, metrics, stdin_tests, wait_until
+from troupe.v1 import sandbox_pb2
+
+SLEEPER = "import time; time.sleep(300)"
+LONG = sandbox_pb2.Limits(wall_seconds=600)
+
+
+@pytest.fixture(scope="module")
+def narrow(launch, tmp_path_factory):
+    """A service with one slot of each kind."""
+    folder = tmp_path_factory.mktemp("narrow")
+    running = launch(folder, "--workflow-slots", "1", "--test-slots", "1", "--test-queue", "200")
+    yield running
+    assert running.stop() == 0
+
+
+def as_run(name):
+    return (("troupe-run-id", name),)
+
+
+def queued(server, pool):
+    return metrics(server.metrics)[f'troupe_sandbox_queued{{pool="{pool}"}}']
+
+
+def running(server, pool):
+    return metrics(server.metrics)[f'troupe_sandbox_running{{pool="{pool}"}}']
+
+
+def idle(server):
+    return sum(value for name, value in metrics(server.metrics).items() if "running" in name or "queued" in name) == 0
+
+
+def test_one_callers_many_jobs_do_not_delay_anothers_one(narrow):
+    ended: list[str] = []
+    job = stdin_tests("import time; time.sleep(0.02); print(1)", *[("", "1")] * 2)
+
+    def run(name):
+        list(narrow.stub.RunTests(job, metadata=as_run(name), timeout=60))
+        ended.append(name)
+
+    with ThreadPoolExecutor(61) as threads:
+        for _ in range(60):
+            threads.submit(run, "many")
+        wait_until(lambda: queued(narrow, "test_job") > 30, "the queue fills")
+        threads.submit(run, "one").result()
+        before = ended.index("one")
+    # It waits for the case that runs and takes turns from then on.
+    assert before < 30, ended
+    wait_until(lambda: idle(narrow), "all slots come back")
+
+
+def test_a_short_job_does_not_wait_behind_a_long_one(narrow):
+    ended: list[str] = []
+
+    def run(name, count):
+        list(narrow.stub.RunTests(stdin_tests("print(1)", *[("", "1")] * count), timeout=60))
+        ended.append(name)
+
+    long = threading.Thread(target=run, args=("long", 300))
+    long.start()
+    wait_until(lambda: running(narrow, "test_case") > 0, "the long job runs")
+    run("short", 2)
+    long.join()
+    assert ended == ["short", "long"]
+
+
+def test_cancelling_frees_the_place_in_the_queue_and_the_slot_at_once(narrow):
+    held = narrow.stub.RunTests(stdin_tests(SLEEPER, ("", ""), limits=LONG), timeout=60)
+    wait_until(lambda: running(narrow, "test_case") == 1, "it runs")
+    # A caller's first jobs are active and share the slot; those beyond wait.
+    behind = [narrow.stub.RunTests(stdin_tests(SLEEPER, ("", ""), limits=LONG), timeout=60) for _ in range(40)]
+    wait_until(lambda: queued(narrow, "test_job") > 0, "they wait")
+    for call in behind:
+        call.cancel()
+    wait_until(lambda: queued(narrow, "test_job") == 0 and running(narrow, "test_job") == 1, "they are gone")
+    held.cancel()
+    wait_until(lambda: idle(narrow), "the slot is free")
+    _, outcome = narrow.run_tests(stdin_tests("print(1)", ("", "1")))
+    assert outcome.passed
+
+
+def test_a_full_queue_of_one_caller_is_refused_with_a_delay_and_open_to_others(narrow):
+    job = stdin_tests(SLEEPER, ("", ""), limits=LONG)
+    before = metrics(narrow.metrics)['troupe_sandbox_refused_total{pool="test_job"}']
+    held = [narrow.stub.RunTests(job, metadata=as_run("full"), timeout=60) for _ in range(216)]
+    wait_until(lambda: queued(narrow, "test_job") == 200, "the queue is full")
+    error = failure(narrow.stub.RunTests(job, metadata=as_run("full"), timeout=60))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "of yours as many as may" in error.details()
+    delay = detail(error, error_details_pb2.RetryInfo)
+    assert delay is not None
+    assert delay.retry_delay.ToMilliseconds() > 0
+    other = narrow.stub.RunTests(job, metadata=as_run("other"), timeout=60)
+    wait_until(lambda: running(narrow, "test_job") == 17, "another caller is let in")
+    for call in [*held, other]:
+        call.cancel()
+    wait_until(lambda: idle(narrow), "all are gone")
+    assert metrics(narrow.metrics)['troupe_sandbox_refused_total{pool="test_job"}'] == before + 1
+
+
+def test_waiting_for_a_tools_slot_is_not_the_scripts_wall_time(launch, tmp_path):
+    server = launch(tmp_path)
+    slots = int(metrics(server.metrics)['troupe_sandbox_slots{pool="tool"}'])
+    script = "from workflow.tools import run_python\nrun_python('import time; time.sleep({})', None)"
+    limits = sandbox_pb2.Limits(wall_seconds=60)
+    with ThreadPoolExecutor(slots + 1) as threads:
+        holders = [threads.submit(server.run_workflow, script.format(8), limits=limits) for _ in range(slots)]
+        wait_until(lambda: running(server, "tool") == slots, "all tool slots are taken")
+        short = sandbox_pb2.Limits(wall_seconds=3)
+        waiter = threads.submit(server.run_workflow, script.format(0), limits=short).result().outcome
+        assert all(each.result().outcome.verdict == sandbox_pb2.VERDICT_OK for each in holders)
+    assert waiter.verdict == sandbox_pb2.VERDICT_OK, waiter
+    assert waiter.use.wall_seconds > 3
+    assert waiter.use.wall_seconds - waiter.use.waiting_seconds < 3
+    assert server.stop() == 0
+
+
+def test_a_shutdown_refuses_at_once_whoever_still_waits(launch, tmp_path):
+    server = launch(tmp_path, "--workflow-slots", "1", "--drain-seconds", "1")
+    requests = [server.start_message(SLEEPER)]
+    streams = [server.stub.RunWorkflow(iter(requests), timeout=60) for _ in range(3)]
+    wait_until(lambda: queued(server, "workflow") == 2, "two wait")
+    server.process.send_signal(signal.SIGTERM)
+    assert {failure(stream).code() for stream in streams} == {grpc.StatusCode.UNAVAILABLE}
+    server.channel.close()
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_waits_and_faults_are_metrics(narrow):
+    narrow.run_tests(stdin_tests("print(1)", ("", "1")))
+    samples = metrics(narrow.metrics)
+    count = samples['troupe_sandbox_wait_seconds_count{pool="test_case"}']
+    assert count >= 1
+    assert samples['troupe_sandbox_wait_seconds_bucket{pool="test_case",le="+Inf"}'] == count
+    assert samples['troupe_sandbox_programs_total{kind="stdin",verdict="ok"}'] >= 1

@@ -1,0 +1,109 @@
+"""SIGKILL of whatever the service is made of, with hundreds of jobs in flight: none is lost without a word."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from sandboxed import metrics, stdin_tests, wait_until
+from troupe_contracts.errors import INFRASTRUCTURE_CODES
+
+JOBS = 200
+# What an orchestrator tries again.
+INFRASTRUCTURE = {code.name for code in INFRASTRUCTURE_CODES}
+
+
+class Load:
+    """Jobs in flight, and how each ended."""
+
+    def __init__(self, server):
+        self.server = server
+        self.ends: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.started = threading.Semaphore(0)
+        job = "import time; time.sleep(0.05); print(input())"
+        self.request = stdin_tests(job, *[(str(number), str(number)) for number in range(3)])
+        self.pool = ThreadPoolExecutor(JOBS)
+        self.jobs = [self.pool.submit(self.run) for _ in range(JOBS)]
+
+    def run(self):
+        end = "lost"
+        try:
+            call = self.server.stub.RunTests(self.request, timeout=120)
+            self.started.release()
+            outcome = None
+            for response in call:
+                if response.HasField("outcome"):
+                    outcome = response.outcome
+            end = "passed" if outcome is not None and outcome.passed else f"outcome {outcome}"
+        except grpc.RpcError as error:
+            end = error.code().name
+        finally:
+            with self.lock:
+                self.ends[end] += 1
+
+    def wait(self):
+        self.pool.shutdown()
+        for job in self.jobs:
+            job.result()
+        assert self.ends.total() == JOBS
+        return self.ends
+
+
+def in_flight(server):
+    return metrics(server.metrics)['troupe_sandbox_running{pool="test_job"}'] > 20
+
+
+def zygotes(server):
+    """Children that are there while nothing runs."""
+    return sorted(server.children())
+
+
+@pytest.mark.parametrize("profile", ["full", "pod"])
+def test_zygotes_and_programs_can_be_killed_under_load(launch, tmp_path, profile):
+    server = launch(tmp_path, "--test-slots", "4", profile=profile)
+    idle = set(zygotes(server))
+    load = Load(server)
+    wait_until(lambda: in_flight(server), "jobs run")
+    killed = 0
+    while killed < 8 and not all(job.done() for job in load.jobs):
+        time.sleep(0.02)
+        victims = server.children() - idle if killed % 2 else idle & server.children() or server.children()
+        for victim in list(victims)[:1]:
+            try:
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                continue
+    ends = load.wait()
+    assert ends["passed"] > 0
+    assert set(ends) <= {"passed", *INFRASTRUCTURE}, ends
+    _, outcome = server.run_tests(stdin_tests("print(1)", ("", "1")))
+    assert outcome.passed
+    assert server.stop() == 0
+
+
+def test_a_killed_server_leaves_no_job_without_an_answer_and_its_successor_serves(launch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    server = launch(first)
+    address = server.target
+    load = Load(server)
+    wait_until(lambda: in_flight(server), "jobs run")
+    children = server.children()
+    server.process.kill()
+    server.process.wait()
+    ends = load.wait()
+    assert ends["UNAVAILABLE"] > 0
+    assert set(ends) <= {"passed", *INFRASTRUCTURE}, ends
+    wait_until(lambda: not any(map(server.is_alive, children)), "its processes end with it")
+    # What a supervisor of services does.
+    successor = launch(second, "--listen", address)
+    _, outcome = successor.run_tests(stdin_tests("print(1)", ("", "1")))
+    assert outcome.passed
+    assert successor.stop() == 0
