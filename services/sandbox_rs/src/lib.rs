@@ -4,13 +4,14 @@
 //! - `inside`: what runs on the inner side: zygote, keeper, jail.
 //! - `supervisor`: starts, watches and ends programs; the only source of verdicts.
 //! - `server`: the gRPC service over the supervisor. `python`: the class for use in process.
-//! - `frames`, `checkers`, `limits`, `verdict`: pure.
+//! - `frames`, `checkers`, `limits`, `verdict`, `printable`: pure.
 
 pub mod checkers;
 pub mod frames;
 pub mod inside;
 pub mod layers;
 pub mod limits;
+mod printable;
 mod python;
 mod readiness;
 pub mod server;

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::wire::{At, Failure, Report, Spawn};
 use super::zygote::Tables;
 use crate::layers::rlimits::limit_open_files;
-use crate::layers::{Profile, capabilities, check, descriptors, landlock, no_new_privs, private_root, seccomp};
+use crate::layers::{
+    Profile, capabilities, check, descriptors, landlock, no_new_privs, private_root, sealing, seccomp,
+};
 
 /// Where a program works.
 pub enum Directory {
@@ -21,7 +23,7 @@ pub enum Directory {
 fn enter_directory(directory: &Directory) -> io::Result<()> {
     match directory {
         Directory::None => std::env::set_current_dir("/"),
-        Directory::Private => std::env::set_current_dir(private_root::WORK_DIRECTORY),
+        Directory::Private => std::env::set_current_dir(private_root::work_directory()),
         // SAFETY: no pointers.
         Directory::Given(given) => check(unsafe { libc::fchdir(given.as_raw_fd()) } as libc::c_long).map(drop),
     }
@@ -35,7 +37,7 @@ fn restrict_files(tables: &Tables, spawn: &Spawn, directory: &Directory) -> io::
             return landlock::rules(tables.landlock_abi, &tables.files_with_interpreter, None)?.restrict();
         }
         Directory::Private => {
-            opened = std::fs::File::open(private_root::WORK_DIRECTORY)?;
+            opened = std::fs::File::open(private_root::work_directory())?;
             opened.as_fd()
         }
         Directory::Given(given) => given.as_fd(),
@@ -78,7 +80,8 @@ pub fn enter(
     if spawn.case_cpu_seconds.is_none() {
         limit_open_files(spawn.limits.open_files).at("open files")?;
     }
-    Ok(())
+    // The process of a solution goes on talking over a socket, which its cases do not have.
+    sealing::seal(spawn.case_cpu_seconds.is_none()).at("sealing")
 }
 
 /// Mounts the work directory where it is private. Runs in the process that owns the mount namespace.
@@ -86,8 +89,8 @@ pub fn prepare_directory(profile: Profile, spawn: &Spawn, given: Option<OwnedFd>
     match (profile, given) {
         (_, None) if spawn.directory_bytes == 0 => Ok(Directory::None),
         (Profile::Full, None) => {
-            const ENTRIES: u64 = 4096;
-            private_root::mount_work_directory(spawn.directory_bytes, ENTRIES).at("work directory")?;
+            private_root::mount_work_directory(spawn.directory_bytes, private_root::MOST_ENTRIES)
+                .at("work directory")?;
             Ok(Directory::Private)
         }
         (Profile::Pod, Some(given)) => Ok(Directory::Given(given)),

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::wire::Report;
-use crate::layers::{check, descriptors};
+use crate::layers::{check, descriptors, weakened};
 
 /// A descriptor that is readable when a child has ended.
 fn child_signals() -> io::Result<RawFd> {
@@ -79,7 +79,9 @@ fn end_all(program: libc::pid_t) {
         // The program made a session of its own before any of its code ran, and seccomp keeps everything in it.
         // SAFETY: no pointers; a group that is empty already is no error.
         unsafe {
-            libc::kill(-program, libc::SIGKILL);
+            if !weakened::is_off("keeper") {
+                libc::kill(-program, libc::SIGKILL);
+            }
             libc::kill(program, libc::SIGKILL);
         }
         let mut status = 0;

@@ -170,7 +170,7 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
     tables.threads.only_one().at("one thread")?;
     let mut flags = 0;
     if tables.profile == Profile::Full && spawn.case_cpu_seconds.is_none() {
-        flags |= libc::CLONE_NEWPID;
+        flags |= namespaces::wanted(libc::CLONE_NEWPID);
         if spawn.directory_bytes > 0 {
             flags |= libc::CLONE_NEWNS;
         }

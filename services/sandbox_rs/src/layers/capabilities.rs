@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::check;
+use super::{check, weakened};
 
 const VERSION_3: u32 = 0x2008_0522;
 const LAST_CAPABILITY: libc::c_ulong = 63;
@@ -23,6 +23,9 @@ struct Sets {
 
 /// Empties the bounding set as far as permitted, then the three others. After it, `no_new_privs` keeps them empty.
 pub fn drop_all() -> io::Result<()> {
+    if weakened::is_off("capabilities") {
+        return Ok(());
+    }
     for capability in 0..=LAST_CAPABILITY {
         // SAFETY: prctl with numbers. EINVAL ends the list of this kernel; EPERM (no CAP_SETPCAP) leaves the bounding
         // set, which no_new_privs makes ineffective.

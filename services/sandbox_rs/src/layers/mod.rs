@@ -13,8 +13,10 @@ pub mod private_root;
 pub mod probe;
 pub mod process;
 pub mod rlimits;
+pub mod sealing;
 pub mod seccomp;
 pub mod system_calls;
+pub mod weakened;
 
 use std::io;
 
@@ -38,6 +40,8 @@ pub enum Profile {
 impl Profile {
     pub fn name(self) -> &'static str {
         match self {
+            Profile::Full if cfg!(feature = "weakened") => "weakened-full",
+            Profile::Pod if cfg!(feature = "weakened") => "weakened-pod",
             Profile::Full => "full",
             Profile::Pod => "pod",
         }
@@ -132,6 +136,14 @@ pub const LAYERS: &[LayerKind] = &[
         stops: "processes and threads beyond the limit, counted exactly; names the call that ended a program",
         remedy: "Linux 5.5 or newer; an outer sandbox must support SECCOMP_RET_USER_NOTIF",
         probe: seccomp::probe_listener,
+    },
+    LayerKind {
+        name: "sealing",
+        full: true,
+        pod: true,
+        stops: "passing descriptors, filters of a program's own, and shared memory, which no limit of a process counts",
+        remedy: "a kernel with CONFIG_SECCOMP_FILTER on x86-64",
+        probe: sealing::probe,
     },
     LayerKind {
         name: "user_namespace",
@@ -234,7 +246,7 @@ pub fn missing_layers(profile: Profile, reports: &[LayerReport], required: &[Str
             if !asked && !kind.needed_by(profile) {
                 return None;
             }
-            if !report.active {
+            if !report.active && !weakened::is_off(kind.name) {
                 return Some(format!("layer {} is missing (errno {}): {}", kind.name, report.errno, kind.remedy));
             }
             (!kind.used_by(profile)).then(|| format!("layer {} is not part of profile {}", kind.name, profile.name()))
@@ -269,6 +281,15 @@ pub fn in_force(profile: Profile, reports: &[LayerReport]) -> Vec<&'static str> 
 /// Names of all layers, outer ones included.
 pub fn names() -> impl Iterator<Item = &'static str> {
     LAYERS.iter().map(|kind| kind.name).chain(outer::OUTER.iter().map(|kind| kind.name))
+}
+
+/// The reports as they are once the profile is chosen: what a test has switched off is not in force.
+pub fn without_weakened(mut reports: Vec<LayerReport>) -> Vec<LayerReport> {
+    for report in reports.iter_mut().filter(|report| weakened::is_off(report.name)) {
+        report.active = false;
+        report.detail = "switched off for a test".to_owned();
+    }
+    reports
 }
 
 /// Whether there is a layer of that name.

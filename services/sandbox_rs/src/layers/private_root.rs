@@ -8,11 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::check;
 use super::landlock::Files;
+use super::{check, weakened};
 
 /// Where a program works, in every profile with a private root.
 pub const WORK_DIRECTORY: &str = "/sandbox-work";
+/// Where a program works where a test has switched the private root off: an empty directory of every system.
+const WORK_DIRECTORY_OUTSIDE: &str = "/mnt";
+/// Files and directories that a work directory may hold.
+pub const MOST_ENTRIES: u64 = 4096;
 /// Where the new root is put together: a directory that exists everywhere and holds nothing that is exposed.
 const STAGING: &str = "/sys";
 
@@ -89,10 +93,18 @@ fn expose(root: &Path, path: &Path, device: bool) -> io::Result<()> {
     mount(None, &inside, None, flags, "")
 }
 
+/// Where a program works.
+pub fn work_directory() -> &'static str {
+    if weakened::is_off("private_root") { WORK_DIRECTORY_OUTSIDE } else { WORK_DIRECTORY }
+}
+
 /// Swaps the root for a private one. The caller is in its own user and mount namespace.
 pub fn enter(files: &Files) -> io::Result<()> {
     let root = PathBuf::from(STAGING);
     mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, "")?;
+    if weakened::is_off("private_root") {
+        return Ok(());
+    }
     let sealed = libc::MS_NOSUID | libc::MS_NODEV;
     let sources: Vec<(PathBuf, bool)> = with_links(&files.readable)?
         .into_iter()
@@ -145,7 +157,8 @@ fn with_links(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
 
 /// Mounts an empty work directory for this process and its children only. The caller is in a mount namespace of its own.
 pub fn mount_work_directory(bytes: u64, entries: u64) -> io::Result<()> {
-    let target = Path::new(WORK_DIRECTORY);
+    let target = Path::new(work_directory());
+    let (bytes, entries) = if weakened::is_off("work_directory") { (64 << 20, 1 << 20) } else { (bytes, entries) };
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     mount(
         Some(Path::new("work")),

@@ -7,7 +7,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
+use super::{check, weakened};
 
 /// Limits of one process, in the units of the kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,21 +26,31 @@ impl ProcessLimits {
     /// Puts the limits in force for the calling process and its children; all but that of open files.
     pub fn apply(&self) -> io::Result<()> {
         let table = [
-            (libc::RLIMIT_CPU, self.cpu_seconds),
-            (libc::RLIMIT_DATA, self.data_bytes),
-            (libc::RLIMIT_AS, self.address_bytes),
-            (libc::RLIMIT_FSIZE, self.file_bytes),
-            (libc::RLIMIT_CORE, 0),
-            (libc::RLIMIT_MEMLOCK, 0),
-            (libc::RLIMIT_MSGQUEUE, 0),
+            ("rlimit:cpu", libc::RLIMIT_CPU, self.cpu_seconds),
+            ("rlimit:data", libc::RLIMIT_DATA, self.data_bytes),
+            ("rlimit:address", libc::RLIMIT_AS, self.address_bytes),
+            ("rlimit:file", libc::RLIMIT_FSIZE, self.file_bytes),
+            ("rlimit:core", libc::RLIMIT_CORE, 0),
+            ("rlimit:locked", libc::RLIMIT_MEMLOCK, 0),
+            ("rlimit:queues", libc::RLIMIT_MSGQUEUE, 0),
         ];
-        table.into_iter().try_for_each(|(resource, value)| lower(resource, value))
+        for (name, resource, value) in table {
+            if !weakened::is_off("rlimits") && !weakened::is_off(name) {
+                lower(resource, value)?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// By the system call that is permitted: the C library would use one that a jailed program must ask for.
 fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    let mut limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    if weakened::is_off("rlimit:hard") {
+        // SAFETY: the kernel fills the structure, of which only the hard value is kept.
+        check(unsafe { libc::syscall(libc::SYS_getrlimit, resource, &mut limit) })?;
+        limit.rlim_cur = value;
+    }
     // SAFETY: `limit` is a valid rlimit for the length of the call.
     check(unsafe { libc::syscall(libc::SYS_setrlimit, resource, &limit) }).map(drop)
 }
@@ -53,6 +63,9 @@ pub fn limit_cpu(seconds: u64) -> io::Result<()> {
 /// The limit of open files. It also bounds how many descriptors all processes of the user may have under way in sockets
 /// when this one sends one: in force before the report, another's would keep the jail from being reported.
 pub fn limit_open_files(count: u64) -> io::Result<()> {
+    if weakened::is_off("rlimit:open_files") {
+        return Ok(());
+    }
     lower(libc::RLIMIT_NOFILE, count)
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{sock_filter, sock_fprog};
 
-use super::check;
+use super::{check, weakened};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 /// Call numbers from here on are the x32 interface, which nobody needs.
@@ -86,8 +86,14 @@ pub fn assemble(policy: &Policy) -> Filter {
         statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
         statement(LOAD, OFFSET_OF_NUMBER),
         sock_filter { code: JUMP_AT_LEAST, jt: 0, jf: 1, k: X32_INTERFACE },
-        statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
+        statement(
+            RETURN,
+            if weakened::is_off("seccomp:x32") { libc::SECCOMP_RET_ALLOW } else { libc::SECCOMP_RET_KILL_PROCESS },
+        ),
     ];
+    if weakened::is_off("seccomp:architecture") {
+        filter = vec![statement(LOAD, OFFSET_OF_NUMBER)];
+    }
     filter.extend(search_tree(&ranges));
     filter
 }

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use super::program::Switch;
 use super::tree;
 use crate::layers::seccomp::{self, Question};
-use crate::layers::system_calls;
+use crate::layers::{system_calls, weakened};
 use crate::readiness::registered;
 use crate::verdict::Reason;
 
@@ -52,14 +52,14 @@ pub struct Doorkeeper {
     processes: u32,
     children: bool,
     seen: HashSet<i32>,
-    /// Forks that were granted and whose child has not been seen yet.
-    granted: usize,
+    /// Threads whose fork was granted and whose child has not been seen yet.
+    granted: HashSet<i32>,
 }
 
 impl Doorkeeper {
     pub fn new(listener: OwnedFd, root: i32, processes: u32, children: bool) -> std::io::Result<Self> {
         let listener = registered(listener)?;
-        Ok(Doorkeeper { listener, root, processes, children, seen: HashSet::new(), granted: 0 })
+        Ok(Doorkeeper { listener, root, processes, children, seen: HashSet::new(), granted: HashSet::new() })
     }
 
     /// Answers questions until the listener closes, which it does with the last process under its filter.
@@ -96,19 +96,27 @@ impl Doorkeeper {
     }
 
     fn decide(&mut self, question: &Question) -> Decision {
-        decide_alone(question, self.children).unwrap_or_else(|| self.decide_fork())
+        decide_alone(question, self.children).unwrap_or_else(|| self.decide_fork(question.thread))
     }
 
-    fn decide_fork(&mut self) -> Decision {
+    fn decide_fork(&mut self, thread: i32) -> Decision {
+        if weakened::is_off("supervisor:processes") {
+            return Decision::Go;
+        }
         let limit = self.processes as usize;
         if self.children && limit > 1 {
             let living: HashSet<i32> = tree::descendants(self.root).into_iter().collect();
-            let arrived = living.difference(&self.seen).count();
-            self.granted = self.granted.saturating_sub(arrived);
-            let free = living.len() + self.granted < limit;
+            // A thread that asks again, or is gone, has made its child: which lives and is counted, or has ended.
+            self.granted.remove(&thread);
+            self.granted.retain(|granted| tree::threads(*granted) > 0);
+            for _ in living.difference(&self.seen) {
+                let Some(&arrived) = self.granted.iter().next() else { break };
+                self.granted.remove(&arrived);
+            }
+            let free = living.len() + self.granted.len() < limit;
             self.seen = living;
             if free {
-                self.granted += 1;
+                self.granted.insert(thread);
                 return Decision::Go;
             }
         }
@@ -125,7 +133,7 @@ fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
         // A child whose end sends its parent another signal than the usual one.
         libc::SYS_clone if ![0, libc::SIGCHLD as u64].contains(&(first & END_SIGNAL)) => violation(),
         libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
-            if tree::threads(question.thread) < MOST_THREADS {
+            if tree::threads(question.thread) < MOST_THREADS || weakened::is_off("supervisor:threads") {
                 Decision::Go
             } else {
                 Decision::Refuse(libc::EAGAIN)
@@ -134,11 +142,14 @@ fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
         libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => return None,
         libc::SYS_kill | libc::SYS_tkill | libc::SYS_rt_sigqueueinfo | libc::SYS_pidfd_send_signal => signal(second),
         libc::SYS_tgkill => signal(third),
-        libc::SYS_prlimit64 if first == 0 => Decision::Go,
+        libc::SYS_prlimit64 if first == 0 || weakened::is_off("supervisor:prlimit") => Decision::Go,
         libc::SYS_prlimit64 => Decision::Refuse(libc::EPERM),
         libc::SYS_socketpair
             if children && first == libc::AF_UNIX as u64 && second & 0xf == libc::SOCK_STREAM as u64 =>
         {
+            Decision::Go
+        }
+        libc::SYS_socket if first == libc::AF_UNIX as u64 && weakened::is_off("supervisor:unix_sockets") => {
             Decision::Go
         }
         // The C library asks local daemons (names, logs) in passing and does without them.
@@ -167,7 +178,9 @@ pub fn decide_for_solution(question: &Question, solution: i32, granted: &mut Opt
                 _ => Decision::Refuse(libc::EPERM),
             }
         }
-        _ => decide_alone(question, false).unwrap_or(Decision::End(Reason::Processes(1))),
+        _ => decide_alone(question, false).unwrap_or_else(|| {
+            if weakened::is_off("supervisor:processes") { Decision::Go } else { Decision::End(Reason::Processes(1)) }
+        }),
     }
 }
 

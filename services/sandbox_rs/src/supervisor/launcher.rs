@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
 
 use crate::inside::wire::{Configure, LARGEST_PACKET, Spawn, Spawned};
-use crate::layers::{descriptors, process};
+use crate::layers::{descriptors, process, weakened};
 use crate::readiness::registered;
 use crate::verdict::Fault;
 
@@ -49,6 +49,13 @@ impl Interpreter {
             // Symbols are looked up once, in the zygote, and not in every process forked from it.
             .env("LD_BIND_NOW", "1")
             .current_dir("/");
+        if weakened::is_off("environment") {
+            command.envs(std::env::vars_os());
+        }
+        // The probe says what the kernel can do, whatever a test has switched off.
+        if role != "probe" {
+            weakened::hand_on(&mut command);
+        }
         command
     }
 }

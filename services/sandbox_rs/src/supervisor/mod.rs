@@ -9,6 +9,7 @@ pub mod judging;
 mod launcher;
 mod output;
 mod program;
+mod removal;
 mod root;
 pub mod slots;
 mod solution;
@@ -148,7 +149,8 @@ impl Counters {
 /// System folders with shared libraries, and files that the loader and the interpreter read.
 const SYSTEM_FILES: &[&str] =
     &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime"];
-const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
+/// Not /dev/zero: what is mapped from it is memory that no limit counts.
+const DEVICES: &[&str] = &["/dev/null", "/dev/urandom", "/dev/random"];
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
 impl Supervisor {
@@ -176,6 +178,7 @@ impl Supervisor {
         let spawner = Arc::new(Spawner::start()?);
         let reports = try_layers(&spawner, &interpreter).await?;
         let profile = layers::choose(settings.wanted, &reports, &settings.required_layers).map_err(Fault::Internal)?;
+        let reports = layers::without_weakened(reports);
         let in_force = layers::in_force(profile, &reports);
         let landlock_abi = [
             ("landlock_scopes", landlock::NEWEST),

@@ -19,7 +19,7 @@ use super::stopwatch::Stopwatch;
 use super::tree;
 use super::workdir::WorkDirectory;
 use crate::inside::wire::{Kind, Report, Spawn};
-use crate::layers::{Profile, descriptors, process};
+use crate::layers::{Profile, descriptors, process, weakened};
 use crate::limits::Limits;
 use crate::readiness::registered;
 use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, is_from_outside, of_exit, of_reason};
@@ -165,11 +165,12 @@ pub async fn start(
         _ => None,
     };
     let limits = order.limits;
+    let directory_bytes = if order.directory { limits.output_bytes.max(1 << 20) } else { 0 };
     let spawn = Spawn {
         kind: order.kind,
         children,
         limits: limits.of_process(),
-        directory_bytes: if order.directory { limits.output_bytes.max(1 << 20) } else { 0 },
+        directory_bytes,
         has_directory: directory.is_some(),
         case_cpu_seconds: None,
     };
@@ -195,11 +196,15 @@ pub async fn start(
     let stderr = tokio::spawn(capture(stderr, order.kept, budget, switch.clone()));
     let doorkeeper = Doorkeeper::new(listener, pid, limits.processes, children)?;
     let door = tokio::spawn(doorkeeper.serve(switch.clone()));
+    let files = directory.as_ref().map(|directory| tokio::spawn(directory.limit(directory_bytes, switch.clone())));
     let watcher = Watcher { process, report, children, profile, limits, started, charged: order.charged, switch };
     let switch = watcher.switch.clone();
     let watch = tokio::spawn(async move {
         let outcome = watcher.watch().await;
         door.abort();
+        if let Some(files) = files {
+            files.abort();
+        }
         let streams = async { Ok::<_, io::Error>((stdout.await??, stderr.await??)) }.await;
         let outcome = match (&directory, outcome) {
             (Some(directory), Ok((verdict @ Verdict::RuntimeError, error, used))) => {
@@ -293,7 +298,7 @@ impl Watcher {
                 biased;
                 exited = self.process.exited() => { exited?; break; }
                 () = pulled.0.pulled.notified() => { self.end().await?; break; }
-                () = &mut wall => {
+                () = &mut wall, if !weakened::is_off("supervisor:wall") => {
                     let due = self.started + self.limits.wall + self.charged.queued.total();
                     let left = due.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -304,7 +309,7 @@ impl Watcher {
                 }
                 () = tokio::time::sleep(pause), if self.switch.reason().is_none() => {
                     let used = tree::used(self.process.pid, self.children) + self.charged.total();
-                    if used > self.limits.cpu {
+                    if used > self.limits.cpu && !weakened::is_off("supervisor:cpu") {
                         self.switch.end(Reason::Cpu(self.limits.cpu));
                     }
                     pause = self.pause_after(used);

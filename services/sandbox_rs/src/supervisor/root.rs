@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::removal::remove_tree;
+
 const PREFIX: &str = "troupe-sandbox-";
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -41,7 +43,7 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = remove_tree(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the working directory is left behind");
         }
     }
@@ -58,7 +60,7 @@ fn sweep(parent: &Path) -> io::Result<()> {
         if directory.try_lock().is_err() {
             continue;
         }
-        if let Err(error) = fs::remove_dir_all(entry.path()) {
+        if let Err(error) = remove_tree(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "a dead supervisor's directory is left");
         }
     }

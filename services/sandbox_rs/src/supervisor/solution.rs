@@ -18,6 +18,7 @@ use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
 use crate::layers::process::{Exit, FORK_FOR_PARENT, SLEEP_FOR_PARENT};
 use crate::layers::{Profile, descriptors};
 use crate::limits::Limits;
+use crate::printable::printable;
 use crate::verdict::{Fault, Reason, ResourceUse, Verdict, is_from_outside, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be, nor a fork made.
@@ -368,7 +369,7 @@ fn used(reaped: &crate::layers::process::Reaped, started: Instant) -> ResourceUs
 pub fn tail(file: &File) -> io::Result<String> {
     let length = file.metadata()?.len();
     let bytes = read(file, length.saturating_sub(KEPT_ERRORS), KEPT_ERRORS)?;
-    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    Ok(printable(String::from_utf8_lossy(&bytes).trim_end()))
 }
 
 /// Up to `most` bytes from `start` on. The file belongs to processes that are gone.

@@ -1,4 +1,7 @@
 //! The private directory of one program where work directories lie on disk (profile `pod`), removed with it.
+//!
+//! The kernel limits each file there and not their sum, so the supervisor looks: at the directory itself, which costs
+//! next to nothing while it stays empty, and at all that is in it once something is.
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
@@ -8,11 +11,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
-use crate::layers::check;
-use crate::verdict::{Fault, Resource, Verdict};
+use super::program::Switch;
+use super::removal::remove_tree;
+use crate::layers::private_root::MOST_ENTRIES;
+use crate::layers::{check, weakened};
+use crate::verdict::{Fault, Reason, Resource, Verdict};
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
+/// Between two looks. A program may hold more than its limit for this long.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A directory changed so lately may have changed again within one tick of the file system's clock.
+const LATELY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct WorkDirectory {
@@ -49,9 +60,34 @@ impl WorkDirectory {
         }
     }
 
+    /// Ends the program when its files hold more than `most` bytes, or are too many. Never returns before that.
+    pub fn limit(&self, most: u64, switch: Switch) -> impl Future<Output = ()> + Send + use<> {
+        let path = self.path.clone();
+        async move {
+            let mut seen_empty = None;
+            loop {
+                tokio::time::sleep(PAUSE).await;
+                let changed = fs::metadata(&path).and_then(|about| about.modified()).ok();
+                let is_settled =
+                    changed.is_some_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > LATELY));
+                if is_settled && changed == seen_empty {
+                    continue;
+                }
+                let looked_at = path.clone();
+                let held = tokio::task::spawn_blocking(move || held(&looked_at, most)).await;
+                match held.unwrap_or(Held::Nothing) {
+                    Held::Nothing => seen_empty = changed,
+                    Held::Something => seen_empty = None,
+                    Held::TooMuch if weakened::is_off("work_directory") => {}
+                    Held::TooMuch => return switch.end(Reason::Directory(most)),
+                }
+            }
+        }
+    }
+
     pub async fn remove(mut self) -> Result<(), Fault> {
         let path = std::mem::take(&mut self.path);
-        tokio::task::spawn_blocking(move || fs::remove_dir_all(&path))
+        tokio::task::spawn_blocking(move || remove(&path))
             .await
             .map_err(|error| Fault::Internal(error.to_string()))?
             .map_err(|error| Fault::Internal(format!("a work directory cannot be removed: {error}")))
@@ -84,13 +120,72 @@ fn bytes_under(directory: &Path) -> u64 {
     sizes.sum()
 }
 
+fn remove(path: &Path) -> io::Result<()> {
+    if weakened::is_off("supervisor:removal") { fs::remove_dir_all(path) } else { remove_tree(path) }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    Something,
+    TooMuch,
+}
+
+/// What lies below `top`. A path too long to be followed is too much; what vanishes meanwhile counts as nothing.
+fn held(top: &Path, most_bytes: u64) -> Held {
+    let (mut bytes, mut entries) = (0, 0);
+    let mut waiting = vec![top.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        let listing = match fs::read_dir(&folder) {
+            Ok(listing) => listing,
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => return Held::TooMuch,
+            Err(_) => continue,
+        };
+        for entry in listing.flatten() {
+            entries += 1;
+            let Ok(about) = entry.metadata() else { continue };
+            bytes += if about.is_dir() { 0 } else { about.blocks() * 512 };
+            if entries > MOST_ENTRIES || bytes > most_bytes {
+                return Held::TooMuch;
+            }
+            if about.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    if entries == 0 { Held::Nothing } else { Held::Something }
+}
+
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
         if self.path.as_os_str().is_empty() {
             return;
         }
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = remove(&self.path) {
             tracing::error!(path = %self.path.display(), %error, "a work directory is left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_directory_holds_is_added_up() {
+        let top = std::env::temp_dir().join(format!("held-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        assert_eq!(held(&top, 100_000), Held::Nothing);
+        fs::create_dir(top.join("inner")).unwrap();
+        for name in ["one", "inner/two"] {
+            fs::write(top.join(name), [1; 60_000]).unwrap();
+        }
+        assert_eq!(held(&top, 200_000), Held::Something);
+        assert_eq!(held(&top, 100_000), Held::TooMuch);
+        for number in 0..=MOST_ENTRIES {
+            File::create(top.join(format!("{number}"))).unwrap();
+        }
+        assert_eq!(held(&top, 200_000), Held::TooMuch);
+        remove(&top).unwrap();
     }
 }

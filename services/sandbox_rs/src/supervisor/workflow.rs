@@ -21,7 +21,7 @@ use super::stopwatch::Running;
 use super::tool::ToolRun;
 use crate::frames::{self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
 use crate::inside::wire::Kind;
-use crate::layers::descriptors;
+use crate::layers::{descriptors, weakened};
 use crate::limits::Limits;
 use crate::verdict::{Fault, Reason, ResourceUse, Verdict};
 
@@ -303,11 +303,13 @@ impl Session {
 
     /// Call ids count up from 1 and only so many calls are in flight.
     fn admit(&mut self, call_id: u64) -> Result<(), String> {
-        if call_id != self.last_call_id + 1 {
+        if call_id != self.last_call_id + 1 && !weakened::is_off("supervisor:call_ids") {
             return Err(format!("call id {call_id} after {}", self.last_call_id));
         }
         self.last_call_id = call_id;
-        if self.waiting.len() + self.tools.len() >= MOST_CALLS_IN_FLIGHT {
+        if self.waiting.len() + self.tools.len() >= MOST_CALLS_IN_FLIGHT
+            && !weakened::is_off("supervisor:calls_in_flight")
+        {
             return Err(format!("more than {MOST_CALLS_IN_FLIGHT} calls in flight"));
         }
         Ok(())
@@ -320,13 +322,16 @@ impl Session {
         if call.conversation_id.is_empty() {
             return self.violation("an agent call without a conversation id".to_owned());
         }
-        if self.waiting.values().any(|(conversation, _)| *conversation == call.conversation_id) {
+        let busy = self.waiting.values().any(|(conversation, _)| *conversation == call.conversation_id);
+        if busy && !weakened::is_off("supervisor:conversations") {
             return self.violation(format!("two calls at once on conversation {}", call.conversation_id));
         }
-        if let Some(unknown) = call.tool_run_ids.iter().find(|id| !self.attested.contains(id)) {
+        if let Some(unknown) =
+            call.tool_run_ids.iter().find(|id| !self.attested.contains(id) && !weakened::is_off("supervisor:attested"))
+        {
             return self.violation(format!("tool run {unknown} never happened"));
         }
-        if self.agent_calls >= self.max_agent_calls {
+        if self.agent_calls >= self.max_agent_calls && !weakened::is_off("supervisor:call_budget") {
             let reason = format!("the budget of {} agent calls is spent", self.max_agent_calls);
             let _ = self.to_script.send(ToScript::AgentRefusal { call_id: call.call_id, reason });
             return;

@@ -1,0 +1,41 @@
+"""Positive controls: with the layer switched off that stops an attack, and no other, the attack succeeds.
+
+So `test_attacks.py` shows the layers and not luck. Builds the sandbox with the feature `weakened` into
+`services/sandbox_rs/target/weakened`.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from hostile.attack import PROFILES, Attack, Form
+from hostile.catalogue import ATTACKS
+from hostile.outside import Outside
+from hostile.service import Service
+
+CONTROLS = sorted(
+    (
+        (profile, attack)
+        for profile in PROFILES
+        for attack in ATTACKS
+        if attack.has_control(profile) and not attack.plant
+    ),
+    key=lambda control: (control[0], control[1].switched_off(control[0])),
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("profile", "attack"), CONTROLS, ids=[f"{profile}-{attack.slug}" for profile, attack in CONTROLS]
+)
+def test_with_its_layer_switched_off_an_attack_succeeds(
+    without: Callable[[str, tuple[str, ...]], Service], outside: Outside, profile: str, attack: Attack
+) -> None:
+    service = without(profile, attack.switched_off(profile))
+    # A case of several is under a filter of its own; the other forms share theirs with the first.
+    for form in {attack.forms[0], Form.CASES} & {*attack.forms}:
+        try:
+            result = service.run(attack, form, outside)
+        finally:
+            for left in outside.left_behind():
+                left.unlink()
+        assert attack.success(result), (form, result)
