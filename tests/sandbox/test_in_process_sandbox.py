@@ -3,8 +3,10 @@
 import array
 import os
 import socket
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from troupe_sandbox import AgentCall, Limits, Sandbox
 
@@ -89,6 +91,19 @@ def test_descriptors_that_others_have_under_way_do_not_keep_a_jail_from_being_re
         assert sandbox.run_tool("1").verdict == "ok"
         assert sandbox.run_workflow("pass", "?", lambda call: "").verdict == "ok"
         assert sandbox.run_tests("def f(): return 1", ["assert f() == 1"]).passed
+
+
+def test_a_case_given_up_while_it_starts_leaves_no_process(tmp_path: Path):
+    """The first failure drops the case beside it, now and then between its fork and its jail."""
+    own = psutil.Process()
+    with Sandbox(test_slots=2, work_root=tmp_path) as sandbox:
+        before = len(own.children())
+        for _ in range(60):
+            sandbox.run_tests("1 / 0", [("", "")] * 4, stop_at_first_failure=True)
+        deadline = time.monotonic() + 20
+        while len(own.children()) > before:
+            assert time.monotonic() < deadline, [child.status() for child in own.children()]
+            time.sleep(0.02)
 
 
 def test_a_second_sandbox_does_not_disturb_the_first(sandbox, tmp_path):

@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
 
+use super::program::ChildProcess;
 use crate::inside::wire::{Configure, LARGEST_PACKET, Spawn, Spawned};
 use crate::layers::{descriptors, process, weakened};
 use crate::readiness::registered;
@@ -221,13 +222,16 @@ impl Pool {
         Ok(Pool { role, spawner, interpreter, configure, places, turn, programs_per_zygote, replaced })
     }
 
-    /// Forks a program: its number and a descriptor for it. Runs to its end even if the caller goes away, because an
-    /// answer that nobody reads would be taken for that of the next request.
-    pub async fn fork(self: &Arc<Self>, spawn: Spawn, attached: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Fault> {
+    /// Forks a program. Runs to its end even if the caller goes away, because an answer that nobody reads would be taken
+    /// for that of the next request; a program that nobody takes then is ended and reaped.
+    pub async fn fork(self: &Arc<Self>, spawn: Spawn, attached: Vec<OwnedFd>) -> Result<ChildProcess, Fault> {
         let pool = self.clone();
-        tokio::spawn(async move { pool.fork_in_turn(&spawn, &attached).await })
-            .await
-            .map_err(|error| Fault::Internal(error.to_string()))?
+        tokio::spawn(async move {
+            let (pid, descriptor) = pool.fork_in_turn(&spawn, &attached).await?;
+            Ok(ChildProcess::new(pid, descriptor)?)
+        })
+        .await
+        .map_err(|error| Fault::Internal(error.to_string()))?
     }
 
     async fn fork_in_turn(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {

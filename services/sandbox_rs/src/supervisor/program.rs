@@ -180,9 +180,9 @@ pub async fn start(
         attached.push(directory.open()?);
     }
     let asked = Instant::now();
-    let (pid, descriptor) = pool.fork(spawn, attached).await?;
+    let process = pool.fork(spawn, attached).await?;
+    let pid = process.pid;
     let report = watched(our_report)?;
-    let process = ChildProcess { pid, descriptor: registered(descriptor)?, gone: false };
     let listener = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
         Ok(Ok(listener)) => listener,
         Ok(Err(Fault::Killed(what))) => return Err(cgroup::fault_of_kill(asked, &what)),
@@ -239,13 +239,17 @@ async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<OwnedFd, Fault> {
 }
 
 /// A child of this process. Killed and reaped when dropped early.
-struct ChildProcess {
+pub struct ChildProcess {
     pid: i32,
     descriptor: AsyncFd<OwnedFd>,
     gone: bool,
 }
 
 impl ChildProcess {
+    pub fn new(pid: i32, descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(ChildProcess { pid, descriptor: registered(descriptor)?, gone: false })
+    }
+
     async fn exited(&self) -> io::Result<()> {
         self.descriptor.readable().await.map(|mut ready| ready.retain_ready())
     }
