@@ -14,7 +14,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
 
-use super::program::ChildProcess;
 use crate::inside::wire::{Configure, LARGEST_PACKET, Spawn, Spawned};
 use crate::layers::{descriptors, process, weakened};
 use crate::readiness::registered;
@@ -223,12 +222,17 @@ impl Pool {
     }
 
     /// Forks a program. Runs to its end even if the caller goes away, because an answer that nobody reads would be taken
-    /// for that of the next request; a program that nobody takes then is ended and reaped.
-    pub async fn fork(self: &Arc<Self>, spawn: Spawn, attached: Vec<OwnedFd>) -> Result<ChildProcess, Fault> {
+    /// for that of the next request. `owned` makes what ends and reaps the program when it is dropped: nobody may take it.
+    pub async fn fork<Process: Send + 'static>(
+        self: &Arc<Self>,
+        spawn: Spawn,
+        attached: Vec<OwnedFd>,
+        owned: fn(i32, OwnedFd) -> Result<Process, Fault>,
+    ) -> Result<Process, Fault> {
         let pool = self.clone();
         tokio::spawn(async move {
             let (pid, descriptor) = pool.fork_in_turn(&spawn, &attached).await?;
-            Ok(ChildProcess::new(pid, descriptor)?)
+            owned(pid, descriptor)
         })
         .await
         .map_err(|error| Fault::Internal(error.to_string()))?

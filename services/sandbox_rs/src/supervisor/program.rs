@@ -180,7 +180,7 @@ pub async fn start(
         attached.push(directory.open()?);
     }
     let asked = Instant::now();
-    let process = pool.fork(spawn, attached).await?;
+    let process = pool.fork(spawn, attached, |pid, descriptor| Ok(ChildProcess::new(pid, descriptor)?)).await?;
     let pid = process.pid;
     let report = watched(our_report)?;
     let listener = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
@@ -239,14 +239,14 @@ async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<OwnedFd, Fault> {
 }
 
 /// A child of this process. Killed and reaped when dropped early.
-pub struct ChildProcess {
+struct ChildProcess {
     pid: i32,
     descriptor: AsyncFd<OwnedFd>,
     gone: bool,
 }
 
 impl ChildProcess {
-    pub fn new(pid: i32, descriptor: OwnedFd) -> io::Result<Self> {
+    fn new(pid: i32, descriptor: OwnedFd) -> io::Result<Self> {
         Ok(ChildProcess { pid, descriptor: registered(descriptor)?, gone: false })
     }
 

@@ -117,8 +117,8 @@ pub async fn start(
     let mut attached = vec![theirs, stdin, stdout, stderr, payload];
     attached.extend(only_case.into_iter().flatten());
     let started = Instant::now();
-    let (number, descriptor) = pool.fork(spawn, attached).await?;
-    let process = Child::of(descriptor)?;
+    let (number, process) =
+        pool.fork(spawn, attached, |number, descriptor| Ok((number, Child::of(descriptor)?))).await?;
     let solution = Solution { number, process, sleeper: None, control, listener: None, profile, limits, interrupt };
     Ok(Starting { solution, started })
 }
