@@ -10,7 +10,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-long test-cluster images manifests test-rust lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-long test-cluster images manifests test-rust fuzz miri asan lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -92,6 +92,24 @@ manifests: .venv/.ready ## render every overlay and check it: schemas, rules, wh
 
 test-rust: .venv/.ready ## run the Rust tests
 	cd services/sandbox_rs && cargo test --quiet
+
+# What follows needs the nightly toolchain, and once: cargo install cargo-fuzz; rustup +nightly component add miri rust-src
+FUZZ_TARGETS := frames checkers requests packets
+FUZZ_SECONDS ?= 60
+TARGET ?= $(FUZZ_TARGETS)
+NIGHTLY := cd services/sandbox_rs && PYO3_PYTHON=$(CURDIR)/$(RUN)/python cargo +nightly
+
+fuzz: .venv/.ready ## fuzz the sandbox: FUZZ_SECONDS of each target (TARGET=frames for one)
+	@for target in $(TARGET); do mkdir -p services/sandbox_rs/fuzz/corpus/$$target; \
+	  (set -x; $(NIGHTLY) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1) || exit 1; done
+
+miri: .venv/.ready ## the pure parts of the sandbox under Miri
+	$(NIGHTLY) miri test --lib -- checkers:: frames:: limits:: seccomp:: system_calls::
+
+asan: .venv/.ready ## the Rust tests of the sandbox under AddressSanitizer
+	$(NIGHTLY) test --lib --target x86_64-unknown-linux-gnu --config 'build.rustflags=["-Zsanitizer=address"]' \
+	  --target-dir target/asan
 
 quickstart: .venv/.ready ## train the starter profile on this machine and compare before with after
 	$(RUN)/troupe quickstart

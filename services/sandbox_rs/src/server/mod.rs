@@ -9,6 +9,8 @@ mod access;
 mod caller;
 pub(crate) mod codec;
 mod convert;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod incoming;
 mod metrics;
 mod refusal;
