@@ -36,7 +36,8 @@ fuzz_target!(|bytes: &[u8]| {
     for checker in ALL {
         assert!(checker.compare(expected, expected).is_ok(), "a text equals itself");
     }
-    for (checker, passes) in [(Checker::Lines, lines), (Checker::UnorderedLines, unordered), (Checker::Tokens, tokens)] {
+    for (checker, passes) in [(Checker::Lines, lines), (Checker::UnorderedLines, unordered), (Checker::Tokens, tokens)]
+    {
         assert_eq!(checker.compare(expected, actual).is_ok(), passes, "equality has no direction");
     }
 });

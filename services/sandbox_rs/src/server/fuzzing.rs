@@ -6,8 +6,8 @@ use super::convert;
 use super::refusal::BadField;
 use crate::frames;
 use crate::limits::{Limits, Ranges};
-use crate::supervisor::slots::Turn;
 use crate::proto::{RunTestsRequest, RunWorkflowRequest, run_workflow_request};
+use crate::supervisor::slots::Turn;
 
 /// The bytes as each message that the service takes.
 ///
