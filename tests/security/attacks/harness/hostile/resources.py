@@ -60,7 +60,7 @@ if os.read(reader, 2) != b"up":
 import threading, time
 threading.stack_size(64 << 10)
 for _ in range(200):
-    threading.Thread(target=time.sleep, args=(0.4,)).start()
+    threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 succeeded()
 """,
         "supervisor:threads",
