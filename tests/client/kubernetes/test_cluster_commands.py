@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from standin_api.objects import PODS, pod, running, unschedulable, waiting
 from standin_api.server import StandInApi
+from troupe_client import frame
 from troupe_client.cli import app
 from typer.testing import CliRunner, Result
 
@@ -24,7 +25,9 @@ def troupe(*arguments: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
 
 
-def test_status_shows_each_pod_and_why_it_does_not_serve(standin: StandInApi) -> None:
+def test_status_shows_each_pod_and_why_it_does_not_serve(standin: StandInApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The console was made when the module was imported, as wide as things were then.
+    monkeypatch.setattr(frame.out, "width", 200)
     standin.put(PODS, pod("orchestrator-0", "orchestrator"))
     standin.put(
         PODS, pod("learner-1", "learner", unschedulable("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."))
