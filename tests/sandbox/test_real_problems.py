@@ -36,7 +36,7 @@ def plain() -> Iterator[PlainInterpreter]:
         yield interpreter
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["HumanEval", pytest.param("MBPP", marks=pytest.mark.long)])
 def test_every_solution_of_a_public_set_is_accepted(sandbox, name):
     found = read(name)
     assert len(found) == COUNTS[name]
@@ -74,7 +74,7 @@ def disagreement(sandbox: Sandbox, plain: PlainInterpreter, problem: Problem, mu
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["HumanEval", pytest.param("MBPP", marks=pytest.mark.long)])
 def test_a_changed_solution_is_accepted_only_where_python_accepts_it(sandbox, plain, name):
     chance = random.Random(SEED)
     found = chance.sample(read(name), PROBLEMS_WITH_MUTANTS)
