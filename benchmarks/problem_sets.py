@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/sandbox/harness"))
@@ -62,9 +63,9 @@ def main() -> None:
         rival: list[float] = []
         ours: dict[str, list[float]] = {profile: [] for profile in sandboxes}
         for problem in found:
-            rival.append(seconds(lambda problem=problem: in_subprocesses(problem)))  # type: ignore[misc]
+            rival.append(seconds(partial(in_subprocesses, problem)))
             for profile, sandbox in sandboxes.items():
-                ours[profile].append(seconds(lambda sandbox=sandbox, problem=problem: in_sandbox(sandbox, problem)))  # type: ignore[misc]
+                ours[profile].append(seconds(partial(in_sandbox, sandbox, problem)))
         cells = ""
         for times in ours.values():
             ratio = statistics.median(a / b for a, b in zip(rival, times, strict=True))
