@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from killing.deployment import Victim
 from killing.points import Point
-from killing.record import Record
+from killing.record import LocalStore, Record
 from killing.run import MATRIX, RUN_ID, Kill, Outcome, run_schedule
 
 pytestmark = pytest.mark.long
@@ -66,7 +66,7 @@ async def test_kills_of_orchestrator_and_learner_change_no_bit_of_what_is_sealed
     victims = (Victim.ORCHESTRATOR, Victim.LEARNER_FRONT, Victim.LEARNER_RANK)
     schedule = tuple((victim, point) for point in Point for victim in victims)
     await through(starter, tmp_path / "killed", schedule)
-    killed = Record(tmp_path / "killed" / "state" / "data", RUN_ID, tmp_path / "batches").sealed()
+    killed = Record(LocalStore(tmp_path / "killed" / "state" / "data"), RUN_ID, tmp_path / "batches").sealed()
     undisturbed = await run_schedule(starter, tmp_path / "undisturbed", (), lambda outcome: None, steps=len(schedule))
     assert killed[: len(schedule)] == undisturbed.record.sealed()
 

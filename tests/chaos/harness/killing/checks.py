@@ -11,30 +11,38 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
-from troupe.v1 import common_pb2, policy_pb2
-from troupe_client.profile import load_profile
+from troupe.v1 import common_pb2, learner_pb2, policy_pb2
+from troupe_client.profile import Profile
 from troupe_client.wiring import LEARNER, Folders, launch, own_environment
 from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
 from troupe_orchestrator.training.queue import TaskQueue, epoch_order
 
-from killing.deployment import Live
 from killing.record import Record
 
 Hash = dict[str, str]
 """SHA-256 of each tensor, by name."""
 
 
-async def applied_is_sealed(live: Live, record: Record) -> None:
+class Serving(Protocol):
+    """A deployment whose learner and engine can be looked at."""
+
+    async def learner(self) -> learner_pb2.LearnerInfo: ...
+
+    async def engine(self) -> policy_pb2.PolicyInfo: ...
+
+
+async def applied_is_sealed(live: Serving, record: Record) -> None:
     """The learner has applied the sealed updates from the first on, each once, and nothing else."""
     applied = [(step.step, step.digest.hex()) for step in (await live.learner()).applied_steps]
     sealed = list(enumerate(record.sealed(), start=1))
     assert applied == sealed[: len(applied)], f"applied {applied}, sealed {sealed}"
 
 
-async def engines_are_at_the_learner(live: Live, record: Record, probe_bound: float) -> None:
+async def engines_are_at_the_learner(live: Serving, record: Record, probe_bound: float) -> None:
     """At the end of a run: everything sealed is applied, the engine serves it, and every load was probed."""
     learner, engine = await live.learner(), await live.engine()
     assert len(learner.applied_steps) == len(record.sealed())
@@ -65,9 +73,9 @@ async def weights(client: LearnerClient) -> Hash:
     return {tensor.name: tensor.sha256.hex() for tensor in (await client.manifest()).tensors}
 
 
-async def replayed(live: Live, batches: Sequence[BatchRecord], folder: Path) -> Hash:
+async def replayed(profile: Profile, batches: Sequence[BatchRecord], folder: Path) -> Hash:
     """The weights that a fresh learner has after all sealed batches, in order, from the initial weights."""
-    async with _fresh_learner(live, folder) as client:
+    async with _fresh_learner(profile, folder) as client:
         fence = common_pb2.Fence(store_id="replay", token=1)
         await client.bind(fence, "replay", "")
         for batch in batches:
@@ -84,9 +92,8 @@ def fingerprint(tensors: Hash) -> str:
 
 
 @asynccontextmanager
-async def _fresh_learner(live: Live, folder: Path) -> AsyncIterator[LearnerClient]:
-    """A learner of the deployment's profile that has seen nothing."""
-    profile = load_profile(live.state / "profile.yaml")
+async def _fresh_learner(profile: Profile, folder: Path) -> AsyncIterator[LearnerClient]:
+    """A learner of a profile that has seen nothing."""
     for name in ("run", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folders = Folders(folder.resolve())

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.store.trees import read_trees
@@ -28,11 +29,38 @@ class Step:
 NO_STEP = Step(0, "committed", 0, 0)
 
 
+class Store(Protocol):
+    """Where the orchestrator keeps its records: tables, and files that they name."""
+
+    def rows(self, query: str, run_id: str) -> list[tuple[Any, ...]]:
+        """The rows of a query with one `?`; JSON as text. None while there are no tables yet."""
+
+    def keep(self, file: str, kept: Path) -> None:
+        """Puts a copy of a file where no retention clears it."""
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """SQLite and files on this machine."""
+
+    data: Path
+
+    def rows(self, query: str, run_id: str) -> list[tuple[Any, ...]]:
+        file = self.data / "troupe.db"
+        if not file.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(query, (run_id,)).fetchall()
+
+    def keep(self, file: str, kept: Path) -> None:
+        os.link(file, kept)
+
+
 class Record:
     """One run in a store. Keeps every sealed batch, since the run collects those that no replay needs."""
 
-    def __init__(self, data: Path, run_id: str, kept: Path) -> None:
-        self._file = data / "troupe.db"
+    def __init__(self, store: Store, run_id: str, kept: Path) -> None:
+        self._store = store
         self._run_id = run_id
         self._kept = kept
         self._batches: list[BatchRecord] = []
@@ -78,7 +106,7 @@ class Record:
         )
         for policy_id, update, digest, file, sequences, optimization in rows:
             kept = self._kept / f"{update:06d}-{digest}.parquet"
-            os.link(file, kept)
+            self._store.keep(file, kept)
             self._batches.append(BatchRecord(policy_id, update, digest, str(kept), sequences, json.loads(optimization)))
         return self._batches
 
@@ -88,7 +116,9 @@ class Record:
         rows = self._rows("select step, path from tree_files where scope = ? order by step")
         for step, path in rows:
             if step <= committed and step not in self._trained:
-                roots = [tree.root.payload for tree in read_trees(Path(path))]
+                kept = self._kept / f"{step:06d}{''.join(Path(path).suffixes)}"
+                self._store.keep(path, kept)
+                roots = [tree.root.payload for tree in read_trees(kept)]
                 self._trained[step] = [root.task_id for root in roots if isinstance(root, TaskPayload)]
         return Counter(task for tasks in self._trained.values() for task in tasks)
 
@@ -100,13 +130,14 @@ class Record:
     def quarantined(self) -> set[str]:
         return {row[0] for row in self._rows("select task_id from drops where run_id = ? and quarantined")}
 
+    def dropped(self) -> list[tuple[str, str]]:
+        """(task, reason) of each task group that was given up at least once."""
+        return [(row[0], row[1]) for row in self._rows("select task_id, reason from drops where run_id = ?")]
+
     def probe_errors(self) -> list[float]:
         """Mean error of the probe of each committed step's load."""
         rows = self._rows("select metrics from steps where run_id = ? and state = 'committed' order by step")
         return [metrics["probe_mean_error"] for (row,) in rows if "probe_mean_error" in (metrics := json.loads(row))]
 
-    def _rows(self, query: str) -> list[tuple]:  # type: ignore[type-arg]
-        if not self._file.exists():
-            return []
-        with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=10)) as connection:
-            return connection.execute(query, (self._run_id,)).fetchall()
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._store.rows(query, self._run_id)

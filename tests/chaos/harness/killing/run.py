@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+from troupe_client.profile import load_profile
 from troupe_client.sdk import Client
 from troupe_contracts.access import Role
 from troupe_orchestrator.datasets.loading import load
@@ -21,10 +23,11 @@ from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
 from killing import checks
 from killing.deployment import Live, Victim, live
 from killing.points import STEP_SECONDS, MissedError, Moment, Point
-from killing.record import Record
+from killing.record import LocalStore, Record
 
 RUN_ID = "chaos"
 PROBE_BOUND = 0.05
+TASKS = 60
 _TRIES = 4
 Kill = tuple[Victim, Point]
 MATRIX: tuple[Kill, ...] = tuple((victim, point) for point in Point for victim in Victim)
@@ -129,7 +132,8 @@ class Chaos:
         await self.check()
         await checks.engines_are_at_the_learner(self.live, self.record, PROBE_BOUND)
         tensors = await checks.weights(await LearnerClient.connect(self.live.service("learner").target, STALL_SECONDS))
-        assert await checks.replayed(self.live, self.record.keep_batches(), replay) == tensors
+        profile = load_profile(self.live.state / "profile.yaml")
+        assert await checks.replayed(profile, self.record.keep_batches(), replay) == tensors
         return Ended(self.record, tensors)
 
 
@@ -140,7 +144,7 @@ async def chaos(starter: Path, folder: Path, steps: int, seed: int = 0) -> Async
     async with live(starter, folder / "state") as deployed:
         async with Client(deployed.service("orchestrator").target, deployed.identity(Role.CLIENT)) as client:
             await client.create_run(config, RUN_ID)
-        record = Record(folder / "state" / "data", RUN_ID, folder / "batches")
+        record = Record(LocalStore(folder / "state" / "data"), RUN_ID, folder / "batches")
         keeper = asyncio.create_task(_keep_batches(record))
         try:
             yield Chaos(deployed, record, task_ids, seed)
@@ -161,7 +165,14 @@ def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
     """A run's YAML, and the ids of its tasks."""
     config = yaml.safe_load((starter / "run.yaml").read_text())
     train = starter / "train.jsonl"
-    config["dataset"] |= {"train": str(train.resolve()), "limit": 60}
+    dataset = load(train.name, train.read_bytes(), config["dataset"]["format"])
+    config["dataset"] |= {"train": str(train.resolve())}
+    return small(config, steps, seed), [task.task_id for task in dataset.tasks[:TASKS]]
+
+
+def small(config: dict[str, Any], steps: int, seed: int) -> str:
+    """The YAML of a run of small steps over the first tasks of a config's data set."""
+    config["dataset"] |= {"limit": TASKS}
     config |= {
         "seed": seed,
         "steps": steps,
@@ -170,8 +181,7 @@ def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
         "checkpoint": {"every": 3, "keep": 2},
         "probe_bound": PROBE_BOUND,
     }
-    dataset = load(train.name, train.read_bytes(), config["dataset"]["format"])
-    return yaml.safe_dump(config), [task.task_id for task in dataset.tasks[:60]]
+    return yaml.safe_dump(config)
 
 
 def random_kills(count: int, seed: int, longest: float) -> list[tuple[Victim, float]]:

@@ -1,0 +1,137 @@
+"""The `local` overlay, applied: its pods, its services from this machine, its store."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rendered.kubectl import kubectl
+from rendered.overlays import K8S
+from troupe.v1 import learner_pb2, learner_pb2_grpc, policy_pb2, policy_pb2_grpc
+from troupe_client.kubernetes.forwarding import forwarded_pod, forwarded_service
+from troupe_client.profile import Profile, load_profile
+from troupe_contracts.access import Role
+from troupe_contracts.channel import connect
+from troupe_contracts.identity import Identity, assume, own
+from troupe_kubernetes.api import Api
+
+from deployed.forwards import Forwards, forwards
+from deployed.store import ClusterStore
+
+NAMESPACE: Final = "troupe"
+OVERLAY: Final = str(K8S / "overlays" / "local")
+WORKLOADS: Final = {
+    "orchestrator": "statefulset/orchestrator",
+    "learner": "statefulset/learner",
+    "executor": "deployment/executor",
+    "designer": "deployment/designer",
+    "sandbox": "deployment/sandbox",
+    "postgres": "statefulset/postgres",
+}
+START_SECONDS: Final = 1200
+_COMPONENT: Final = "app.kubernetes.io/component"
+_DATABASE_PORT: Final = 5432
+
+
+class Installation:
+    """Use `installed`."""
+
+    def __init__(self, api: Api, ports: Forwards, folder: Path) -> None:
+        self.folder = folder
+        self._targets = {
+            service: ports.open(partial(forwarded_service, api, service))
+            for service in ("orchestrator", "learner", "executor", "sandbox")
+        }
+        self.store = ClusterStore(
+            ports.open(partial(forwarded_pod, api, "postgres-0", _DATABASE_PORT)),
+            secret("postgres-password", "password"),
+            lambda: self.inside("orchestrator"),
+        )
+        self._starter: Path | None = None
+
+    def target(self, service: str) -> str:
+        """host:port on this machine that leads to a ready pod of it, of which there may be another each time."""
+        return self._targets[service]
+
+    @cache  # noqa: B019 - one per session
+    def identity(self, role: Role) -> Identity:
+        return Identity(token=secret(f"{role}-token", "token"))
+
+    async def learner(self) -> learner_pb2.LearnerInfo:
+        async with connect(self.target("learner"), own()) as channel:
+            return await learner_pb2_grpc.LearnerStub(channel).GetLearner(learner_pb2.GetLearnerRequest())
+
+    async def engine(self) -> policy_pb2.PolicyInfo:
+        async with connect(self.target("executor"), own()) as channel:
+            return await policy_pb2_grpc.PolicyStub(channel).GetPolicy(policy_pb2.GetPolicyRequest())
+
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """Those that are not on their way out."""
+        found = kubectl("-n", NAMESPACE, "get", "pods", "-l", f"{_COMPONENT}={component}", "-o", "json")
+        return [pod for pod in json.loads(found.stdout)["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def pod(self, component: str) -> str:
+        """Name of one."""
+        return str(self.pods(component)[0]["metadata"]["name"])
+
+    def inside(self, component: str) -> list[str]:
+        """What runs a command in a pod of it."""
+        return ["kubectl", "-n", NAMESPACE, "exec", self.pod(component), "-c", component, "--"]
+
+    def wait(self, *components: str, seconds: int = START_SECONDS) -> None:
+        """Returns when all replicas of these, or of everything, are ready and of the newest template."""
+        for component in components or WORKLOADS:
+            kubectl(
+                *("-n", NAMESPACE, "rollout", "status", WORKLOADS[component], f"--timeout={seconds}s"),
+                seconds=seconds + 30,
+            )
+
+    def starter(self) -> Path:
+        """A copy of the starter's folder, with policy, tasks and configs."""
+        if self._starter is None:
+            command = [*self.inside("orchestrator"), "tar", "-C", "/store", "-c", "starter"]
+            archive = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+            with tarfile.open(fileobj=BytesIO(archive)) as packed:
+                packed.extractall(self.folder, filter="data")
+            self._starter = self.folder / "starter"
+        return self._starter
+
+    def learner_profile(self) -> Profile:
+        """A local profile whose learner computes as the deployment's does."""
+        profile = yaml.safe_load((self.starter() / "profile.yaml").read_text())
+        for section, key in (("executor", "model"), ("designer", "prompt")):
+            profile[section][key] = str((self.starter() / profile[section][key]).resolve())
+        profile["learner"] = {"engine": "deepspeed", "ranks": 1}
+        file = self.folder / "profile.yaml"
+        file.write_text(yaml.safe_dump(profile))
+        return load_profile(file)
+
+
+def secret(name: str, key: str) -> str:
+    """What stands in a Secret of the deployment."""
+    found = json.loads(kubectl("-n", NAMESPACE, "get", "secret", name, "-o", "json").stdout)
+    return base64.b64decode(found["data"][key]).decode().strip()
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Installation]:
+    """The README's two commands, then ports that lead there."""
+    kubectl("apply", "-k", OVERLAY)
+    ready = "--for=jsonpath={.status.readyReplicas}=1"
+    kubectl(
+        *("-n", NAMESPACE, "wait", ready, WORKLOADS["orchestrator"], f"--timeout={START_SECONDS}s"),
+        seconds=START_SECONDS + 30,
+    )
+    with forwards() as ports:
+        installation = Installation(Api.from_kubeconfig(namespace=NAMESPACE), ports, folder)
+        assume(installation.identity(Role.ORCHESTRATOR))
+        yield installation

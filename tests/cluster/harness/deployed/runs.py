@@ -1,0 +1,118 @@
+"""A run on the cluster that something is done to, and what has to be so afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import yaml
+from killing import checks
+from killing.record import Record, Step
+from killing.run import PROBE_BOUND, TASKS, small
+from troupe_client.sdk import Client
+from troupe_contracts.access import Role
+from troupe_orchestrator.datasets.loading import load
+from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
+
+from deployed.installation import Installation
+from deployed.matrix import ROWS, Row
+
+STEP_SECONDS = 600.0
+_POLL_SECONDS = 0.02
+_ENDED = ("succeeded", "failed", "cancelled")
+
+
+class ClusterRun:
+    """Use `running`."""
+
+    def __init__(self, installation: Installation, run_id: str, record: Record, task_ids: Sequence[str]) -> None:
+        self.installation = installation
+        self.run_id = run_id
+        self.record = record
+        self._task_ids = task_ids
+
+    async def at(self, *states: str, after: int = 1) -> Step:
+        """Waits until a step behind the first ones is in one of these states; rolling, with a group that is journalled."""
+        deadline = time.monotonic() + STEP_SECONDS
+        while True:
+            step = self.record.newest()
+            if step.number > after and step.state in states and (step.state != "rolling" or step.groups):
+                return step
+            self._expect_running()
+            assert time.monotonic() < deadline, f"no step came to {states}: {step}"
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def survives(self, fault: str, inject: Callable[[], object], *states: str) -> Row:
+        """Does something in a step that is in one of the states (rolling, unless given), waits until it is committed, and
+        checks what was learned so far.
+        """
+        step = await self.at(*(states or ("rolling",)))
+        begun = time.monotonic()
+        await asyncio.to_thread(inject)
+        await self.committed(step.number)
+        row = Row(fault, step.state, time.monotonic() - begun)
+        ROWS.append(row)
+        await self.check()
+        return row
+
+    async def committed(self, step: int) -> None:
+        deadline = time.monotonic() + STEP_SECONDS
+        while self.record.committed() < step:
+            self._expect_running()
+            assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def check(self) -> None:
+        """What holds at any time in which all services serve."""
+        await asyncio.to_thread(self.installation.wait)
+        self.record.keep_batches()
+        await checks.applied_is_sealed(self.installation, self.record)
+        checks.tasks_are_the_epochs(self.record, self._task_ids, 0)
+
+    async def conditions(self) -> list[str]:
+        """What the run's record says of it, the newest last."""
+        target, identity = self.installation.target("orchestrator"), self.installation.identity(Role.CLIENT)
+        async with Client(target, identity) as client:
+            run = await client.get_run(self.run_id)
+        return [f"{each.reason}: {each.message}" for each in run.conditions]
+
+    async def finish(self) -> None:
+        """Has it end by itself; the weights are then those of the sealed batches, applied from the first on."""
+        deadline = time.monotonic() + STEP_SECONDS
+        while (state := self.record.run_state())[0] not in _ENDED:
+            assert time.monotonic() < deadline, f"the run does not end: {state}, {self.record.newest()}"
+            await asyncio.sleep(0.2)
+        assert state[0] == "succeeded", state
+        await self.check()
+        await checks.engines_are_at_the_learner(self.installation, self.record, PROBE_BOUND)
+        learner = await LearnerClient.connect(self.installation.target("learner"), STALL_SECONDS)
+        tensors = await checks.weights(learner)
+        profile = self.installation.learner_profile()
+        folder = self.installation.folder / self.run_id / "replay"
+        assert await checks.replayed(profile, self.record.keep_batches(), folder) == tensors
+
+    def _expect_running(self) -> None:
+        state, reason = self.record.run_state()
+        assert state in ("", "queued", "running", "succeeded"), f"the run is {state}: {reason}"
+
+
+@asynccontextmanager
+async def running(installation: Installation, steps: int = 4) -> AsyncIterator[ClusterRun]:
+    """A run of so many small steps; it is cancelled if the block ends before it."""
+    starter = installation.starter()
+    config = yaml.safe_load((starter / "run.yaml").read_text())
+    train = starter / "train.jsonl"
+    dataset = load(train.name, train.read_bytes(), config["dataset"]["format"])
+    config["dataset"] |= {"train": "/store/starter/train.jsonl"}
+    target, identity = installation.target("orchestrator"), installation.identity(Role.CLIENT)
+    async with Client(target, identity) as client:
+        run = await client.create_run(small(config, steps, 0))
+    record = Record(installation.store, run.run_id, installation.folder / run.run_id / "batches")
+    try:
+        yield ClusterRun(installation, run.run_id, record, [task.task_id for task in dataset.tasks[:TASKS]])
+    finally:
+        if record.run_state()[0] not in _ENDED:
+            async with Client(target, identity) as client:
+                await client.cancel_run(run.run_id)

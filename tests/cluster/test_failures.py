@@ -1,0 +1,140 @@
+"""The failure matrix: whatever happens to a cluster in the middle of a step, the run goes on by itself, no fault is
+learned from, and the weights are those of the sealed batches.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import pytest
+from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation
+from deployed.runs import ClusterRun, running
+from rendered.kubectl import kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
+
+
+def kill(installation: Installation, component: str) -> None:
+    """Its pod is gone at once, as if its node had failed."""
+    kubectl(
+        "-n", NAMESPACE, "delete", "pod", installation.pod(component), "--grace-period=0", "--force", "--wait=false"
+    )
+
+
+def end(installation: Installation, component: str) -> None:
+    """Its pod is asked to end, as a drain does."""
+    kubectl("-n", NAMESPACE, "delete", "pod", installation.pod(component), "--wait=false")
+
+
+def scale(component: str, replicas: int) -> None:
+    kubectl("-n", NAMESPACE, "scale", WORKLOADS[component], f"--replicas={replicas}")
+
+
+async def no_turn_failed(run: ClusterRun) -> None:
+    assert run.record.dropped() == []
+
+
+@pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator", "postgres"])
+async def test_a_pod_that_dies_in_a_step_costs_nothing_but_time(installation: Installation, component: str) -> None:
+    async with running(installation) as run:
+        await run.survives(f"{component}: pod killed", partial(kill, installation, component))
+        await run.finish()
+        await no_turn_failed(run)
+
+
+@pytest.mark.parametrize("component", ["executor", "designer", "sandbox"])
+async def test_a_pod_that_is_drained_fails_no_turn(installation: Installation, component: str) -> None:
+    async with running(installation) as run:
+        await run.survives(f"{component}: pod drained", partial(end, installation, component))
+        await run.finish()
+        await no_turn_failed(run)
+
+
+@pytest.mark.parametrize("state", ["sealed", "trained", "synced"])
+async def test_the_orchestrator_dies_in_every_phase(installation: Installation, state: str) -> None:
+    async with running(installation) as run:
+        await run.survives(f"orchestrator: killed, step {state}", partial(kill, installation, "orchestrator"), state)
+        await run.finish()
+
+
+async def test_the_learner_dies_while_it_trains(installation: Installation) -> None:
+    async with running(installation) as run:
+        await run.survives("learner: pod killed, step sealed", partial(kill, installation, "learner"), "sealed")
+        await run.finish()
+
+
+async def test_a_rank_of_the_learner_dies_while_it_trains(installation: Installation) -> None:
+    program = (
+        "import os, signal\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    if b'troupe_learner.rank' in open(f'/proc/{pid}/cmdline', 'rb').read(): os.kill(int(pid), signal.SIGKILL)"
+    )
+    inside = installation.inside("learner")[1:]
+    async with running(installation) as run:
+        await run.survives("learner: rank killed", partial(kubectl, *inside, "python", "-c", program), "sealed")
+        await run.finish()
+
+
+async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: Installation) -> None:
+    def none_for_a_while() -> None:
+        scale("executor", 0)
+        time.sleep(15)
+        scale("executor", 1)
+
+    async with running(installation, steps=6) as run:
+        await run.survives("executor: scaled to 0, back after 15 s", none_for_a_while)
+        assert any(condition.startswith("NoExecutors") for condition in await run.conditions())
+        await run.survives("executor: scaled to 3", partial(scale, "executor", 3))
+        await run.survives("executor: scaled to 1", partial(scale, "executor", 1))
+        await run.finish()
+        await no_turn_failed(run)
+
+
+@pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator"])
+async def test_a_service_is_rolled_in_a_run(installation: Installation, component: str) -> None:
+    restart = partial(kubectl, "-n", NAMESPACE, "rollout", "restart", WORKLOADS[component])
+    async with running(installation) as run:
+        await run.survives(f"{component}: rollout restart", restart)
+        await run.finish()
+        await no_turn_failed(run)
+
+
+@pytest.mark.parametrize("component", ["designer", "sandbox"])
+async def test_an_image_that_does_not_start_leaves_the_old_replica_serving(
+    installation: Installation, component: str
+) -> None:
+    nowhere = f"{component}=localhost/troupe-{component}:none"
+    set_image = partial(kubectl, "-n", NAMESPACE, "set", "image", WORKLOADS[component], nowhere)
+    undo = partial(kubectl, "-n", NAMESPACE, "rollout", "undo", WORKLOADS[component])
+    async with running(installation, steps=5) as run:
+        step = await run.at("rolling")
+        set_image()
+        try:
+            # Two steps go through while the new pod cannot start.
+            await run.committed(step.number + 1)
+            status = kubectl("-n", NAMESPACE, "get", "events.events.k8s.io", "-o", "jsonpath={.items[*].note}").stdout
+        finally:
+            undo()
+        assert "troupe-" in status
+        await run.finish()
+        await no_turn_failed(run)
+
+
+async def test_a_node_is_drained_and_comes_back(installation: Installation) -> None:
+    node = installation.pods("executor")[0]["spec"]["nodeName"]
+
+    def drained() -> None:
+        drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=300s")
+        try:
+            kubectl(*drain, "--pod-selector=app.kubernetes.io/part-of=troupe", seconds=330)
+        finally:
+            kubectl("uncordon", node)
+
+    async with running(installation) as run:
+        await run.survives("node drained, then uncordoned", drained)
+        await run.finish()
+
+
+def test_applying_again_changes_nothing(installation: Installation) -> None:
+    assert kubectl("diff", "-k", OVERLAY, check=False).stdout == ""
