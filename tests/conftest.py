@@ -23,6 +23,8 @@ class ServiceProcess:
     target: str
     process: subprocess.Popen[bytes]
     log: Path
+    metrics: str
+    """Address of its HTTP port."""
 
 
 # start_service(name, arguments, settings): starts `python ARGUMENTS` with TROUPE_ settings, without waiting for it; the
@@ -123,7 +125,8 @@ def _serving(name: str, process: subprocess.Popen[bytes], ready: Path, log: Path
         if process.poll() is not None or time.monotonic() > limit:
             pytest.fail(f"{name} does not serve (status {process.poll()}):\n{log.read_text()[-4000:]}")
         time.sleep(0.05)
-    return ServiceProcess(json.loads(ready.read_text())["target"], process, log)
+    said = json.loads(ready.read_text())
+    return ServiceProcess(said["target"], process, log, said["metrics"])
 
 
 def _write_model(folder: Path, *, tied: bool, seed: int) -> None:

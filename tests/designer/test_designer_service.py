@@ -1,6 +1,7 @@
 """Designers as real processes: one that forwards to an executor, one with an engine of its own."""
 
 import asyncio
+import urllib.request
 
 import grpc
 import pytest
@@ -21,10 +22,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 class Served:
     """Stubs for a running designer, and the target it forwards to."""
 
-    def __init__(self, channel, owner=""):
+    def __init__(self, channel, metrics, owner=""):
         self.designer = designer_pb2_grpc.DesignerStub(channel)
         self.policy = policy_pb2_grpc.PolicyStub(channel)
+        self.metrics = metrics
         self.owner = owner
+
+    def exported(self) -> dict[str, float]:
+        """What it exports, by name with labels."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines) if name[:1] != "#"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -60,7 +68,7 @@ async def designers(tiny_model, start_service, tmp_path_factory):
     )
     own_service = await asyncio.to_thread(own)
     async with connect(forwarder.target) as forwarding, connect(own_service.target) as owning:
-        yield Served(forwarding, executor.target), Served(owning)
+        yield Served(forwarding, forwarder.metrics, executor.target), Served(owning, own_service.metrics)
 
 
 @pytest.fixture(params=[0, 1], ids=["forwarder", "own engine"])
@@ -105,6 +113,21 @@ async def test_each_design_asked_for_is_streamed_once_with_its_transcript(design
         ]
         # A random policy writes no script: that is a design all the same.
         assert [problem.kind for problem in design.problems] == [designer_pb2.SCRIPT_PROBLEM_KIND_NO_SCRIPT]
+
+
+async def test_designs_are_counted_by_the_designer_and_tokens_where_they_are_sampled(designers):
+    counted = 'troupe_designer_designs_total{script="rejected"}'
+    for served in designers:
+        before = served.exported().get(counted, 0)
+        designs = await propose(served, request_for("a", "b"))
+        assert served.exported()[counted] == before + 2
+    forwarder, own = (served.exported() for served in designers)
+    assert not [name for name in forwarder if name.startswith("troupe_policy_")]
+    sampled = sum(design.transcript.runs[1].length for design in designs.values())
+    (policy,) = [name for name in own if name.startswith("troupe_policy_version{")]
+    assert 'lineage="start"' in policy
+    assert own['troupe_policy_generated_tokens_total{policy="policy"}'] >= sampled > 0
+    assert own['troupe_policy_in_flight{policy="policy"}'] == 0
 
 
 async def test_two_engines_with_the_same_weights_sample_the_same_designs(designers):

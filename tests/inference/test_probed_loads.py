@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from safetensors.numpy import save_file
 from troupe.v1 import common_pb2, policy_pb2
 from troupe_contracts.errors import DataLoss
@@ -99,6 +100,20 @@ async def test_a_load_tells_how_far_the_weights_before_were_off_and_what_it_was_
     assert first.probe_bound == pytest.approx(1e-3)
     second = await replica.update(-2.6)
     assert second.probe_bound == pytest.approx(1e-5), "it is known now how near right weights are"
+
+
+async def test_the_version_that_is_served_is_exported_and_none_of_a_broken_replica(replica: Replica) -> None:
+    def exported(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"policy": "policy", **labels})
+
+    assert exported("troupe_policy_version", lineage="first") == 0
+    await replica.update(-2.5)
+    assert exported("troupe_policy_version", lineage="first") == 1
+    assert exported("troupe_policy_probe_error") == pytest.approx(ROUNDING, rel=0.5)
+    replica.engine.deaf = True
+    with pytest.raises(DataLoss):
+        await replica.update(-3.0)
+    assert exported("troupe_policy_version", lineage="first") is None
 
 
 @pytest.mark.parametrize("calibrated", [False, True], ids=["first load", "later load"])

@@ -13,7 +13,7 @@ from typing import Final
 from troupe.v1 import policy_pb2
 from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, Unavailable
 
-from troupe_inference import wire
+from troupe_inference import exported, wire
 from troupe_inference.engines.base import Engine, EngineStoppedError, Generation, Sampling
 from troupe_inference.renderers import Renderer
 from troupe_inference.sampling_checks import check_sampling
@@ -72,6 +72,7 @@ class TokenPolicy:
         self._serving = serving
         self._max_in_flight = engine.info.capacity + max_queued
         self._in_flight = 0
+        exported.CAPACITY.labels(identity.policy_id).set(engine.info.capacity)
         # Unicode normalisation shortens a text to no less than a third.
         self._max_characters = engine.info.context_length * max_token_characters * 3
 
@@ -85,13 +86,13 @@ class TokenPolicy:
                 f"{self._in_flight} generations are running or waiting, the limit is {self._max_in_flight}",
                 _RETRY_SECONDS,
             )
-        self._in_flight += 1
+        self._note_in_flight(1)
         try:
             return await self._generate(turn, version)
         except EngineStoppedError as error:
             raise Unavailable(str(error)) from error
         finally:
-            self._in_flight -= 1
+            self._note_in_flight(-1)
 
     async def describe(self) -> policy_pb2.PolicyInfo:
         identity, info, serving = self._identity, self._engine.info, self._serving()
@@ -116,6 +117,10 @@ class TokenPolicy:
 
     async def close(self) -> None:
         await self._engine.close()
+
+    def _note_in_flight(self, change: int) -> None:
+        self._in_flight += change
+        exported.IN_FLIGHT.labels(self._identity.policy_id).set(self._in_flight)
 
     def _check_tokens(self, transcript: Transcript) -> None:
         token_ids = transcript.token_ids
@@ -162,6 +167,8 @@ class TokenPolicy:
             _engine_sampling(turn.sampling, room),
             self._renderer.stop_token_ids,
         )
+        exported.PROMPTED.labels(self._identity.policy_id).inc(before + len(rendered))
+        exported.GENERATED.labels(self._identity.policy_id).inc(len(generation.token_ids))
         text = self._renderer.text(generation.token_ids)
         return Reply(
             self._appended(turn.messages, rendered, generation, version, text),

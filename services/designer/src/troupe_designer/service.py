@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 import grpc
+from prometheus_client import Counter
 from troupe.v1 import common_pb2, designer_pb2, designer_pb2_grpc, policy_pb2_grpc
 from troupe_contracts.errors import InvalidArgument
 from troupe_contracts.health import Health
@@ -22,6 +23,9 @@ from troupe_designer.validation import ProblemKind
 
 SERVICE_NAME: Final = "troupe.v1.Designer"
 MAX_DESIGNS: Final = 256
+DESIGNS: Final = Counter(
+    "troupe_designer_designs_total", "Designs that were sampled, by whether their script may run.", ["script"]
+)
 _TASK_TYPES: Final[Mapping[int, TaskType]] = {
     common_pb2.TASK_TYPE_MATH: TaskType.MATH,
     common_pb2.TASK_TYPE_CODE: TaskType.CODE,
@@ -53,6 +57,7 @@ class DesignerService(designer_pb2_grpc.DesignerServicer):
         proposal = self._designer.propose(task, design_ids, sampling, version)
         async with contextlib.aclosing(proposal) as designs:
             async for design in designs:
+                DESIGNS.labels("rejected" if design.problems else "valid").inc()
                 yield designer_pb2.ProposeDesignsResponse(design=design_to_proto(design))
 
 

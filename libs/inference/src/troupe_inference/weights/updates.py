@@ -22,7 +22,7 @@ from troupe_contracts.fence import FenceGuard
 from troupe_contracts.health import Health
 from troupe_contracts.log import get_logger
 
-from troupe_inference import wire
+from troupe_inference import exported, wire
 from troupe_inference.engines.base import Engine, EngineError, Tensor
 from troupe_inference.token_policy import Serving
 from troupe_inference.transcript import Version
@@ -80,6 +80,7 @@ class WeightUpdates:
         self._health = health
         self._pause_seconds = pause_seconds
         self._version: Version | None = version
+        exported.serves(target.policy_id, version)
         self._broken = ""
         self._phase = Phase.IDLE
         self._open: _Open | None = None
@@ -102,6 +103,7 @@ class WeightUpdates:
         """Takes the replica out of rotation for good: only a restart brings an engine back."""
         self._version = None
         self._broken = reason
+        exported.serves(self._target.policy_id, None)
         await self._health.set_serving(False)
 
     async def begin(self, request: policy_pb2.BeginUpdateRequest) -> policy_pb2.BeginUpdateResponse:
@@ -243,6 +245,7 @@ class WeightUpdates:
         finally:
             self._move(Event.FAILED if failure else Event.LOADED)
             self._version = None if failure else opened.manifest.version
+            exported.serves(self._target.policy_id, self._version)
             self._broken = self._broken_text(opened, failure) if failure else ""
             self._close(failure or "committed")
             await self._health.set_serving(not failure)
@@ -253,7 +256,9 @@ class WeightUpdates:
             probe_max_error=agreement.largest,
             paused_seconds=time.perf_counter() - started,
         )
+        exported.PAUSED.labels(self._target.policy_id).set(response.paused_seconds)
         if probes:
+            exported.PROBE_ERROR.labels(self._target.policy_id).set(agreement.mean)
             response.probe_bound = largest
             response.probe_mean_error_before = before.mean
             self._baseline = agreement.mean if self._baseline is None else self._baseline

@@ -78,6 +78,9 @@ class _Line:
             self._drop_gone(scope)
         return not self._scopes
 
+    def waiting(self) -> int:
+        return sum(not each.placed.done() for queue in tuple(self._scopes.values()) for each in tuple(queue))
+
     def _serve_one(self, scope: str) -> bool:
         queue = self._drop_gone(scope)
         if not queue:
@@ -120,6 +123,11 @@ class Admission:
         self._tests, self._executions, self._designs = _Line(), _Line(), _Line()
         self._watched: WeakSet[Rotation[Any]] = WeakSet()
         self._watch(sandboxes)
+
+    def waiting(self) -> dict[str, int]:
+        """How much work of each kind waits to be let in. Safe from any thread, and then of about now."""
+        kinds = {"tests": self._tests, "executions": self._executions, "designs": self._designs}
+        return {kind: line.waiting() for kind, line in kinds.items()}
 
     def suspect(self, sandbox: SandboxReplica, why: str) -> None:
         """A sandbox failed: it gets no more work until it answers again."""

@@ -1,5 +1,6 @@
 """Who is told what runs do, beside the watchers of their events. Called on the event loop; must not block it."""
 
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from troupe.v1 import training_pb2
@@ -28,3 +29,18 @@ class _Nobody:
 
 
 NOBODY: Final[RunListener] = _Nobody()
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Several listeners, told in turn."""
+
+    listeners: tuple[RunListener, ...]
+
+    def rolls(self, run_id: str, plan: StepPlan) -> None:
+        for each in self.listeners:
+            each.rolls(run_id, plan)
+
+    def stored(self, run_id: str, event: training_pb2.RunEvent) -> None:
+        for each in self.listeners:
+            each.stored(run_id, event)

@@ -1,0 +1,1 @@
+"""What the orchestrator exports for Prometheus, beside the calls that `troupe_contracts` counts."""
