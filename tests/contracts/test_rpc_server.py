@@ -228,8 +228,26 @@ async def test_bound_ids_reach_the_servers_log_context_and_no_other_call(served:
     with log.bound(run="läuft 1", step=3, private="stays here"):
         inside = json.loads((await served.policy.Generate(request)).text)
     outside = json.loads((await served.policy.Generate(request)).text)
-    assert inside == {"run": "läuft 1", "step": "3"}
-    assert outside == {}
+    assert inside == {"run": "läuft 1", "step": "3", "trace": inside["trace"]}
+    assert outside == {"trace": outside["trace"]}
+
+
+async def test_a_trace_goes_on_in_the_calls_of_a_call_and_begins_in_one_that_comes_from_outside(served: Served) -> None:
+    request = policy_pb2.GenerateRequest(conversation_id="ids")
+
+    async def seen(**metadata: str) -> str:
+        text = (await served.policy.Generate(request, metadata=tuple(metadata.items()))).text
+        return str(json.loads(text)["trace"])
+
+    trace = log.new_trace()
+    with log.bound(trace=trace):
+        assert await seen() == trace
+    assert await seen(traceparent=f"00-{trace}-00f067aa0ba902b7-01") == trace
+    begun = {await seen(), await seen(), await seen(traceparent="00-short-1-00"), await seen(traceparent=trace)}
+    begun.add(await seen(traceparent=f"00-{'0' * 32}-00f067aa0ba902b7-01"))
+    assert len(begun) == 5
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in begun)
+    assert trace not in begun
 
 
 async def test_a_method_that_is_not_served_is_unimplemented(served: Served) -> None:

@@ -2,7 +2,7 @@
 
 One interceptor does all five, in this order around the servicer's method:
 
-- ids: run, step, task and execution ids from the metadata are bound to all that the call logs;
+- ids: run, step, task, execution and trace ids from the metadata are bound to all that the call logs;
 - access: the server's `Guard` sees the caller's credential before any message of the call is read;
 - deadline: a unary call without one gets `UNARY_SECONDS`; a stream on which nothing moves ends after
   `IDLE_SECONDS`;
@@ -41,7 +41,7 @@ from troupe_contracts.errors import (
     Unimplemented,
 )
 from troupe_contracts.guard import OPEN, Guard
-from troupe_contracts.log import get_logger, metadata_to_ids
+from troupe_contracts.log import get_logger, metadata_to_ids, new_trace
 
 UNARY_SECONDS: Final = 600.0
 IDLE_SECONDS: Final = 3600.0
@@ -105,7 +105,7 @@ class _Call:
     async def around(self, context: Context) -> AsyncIterator[None]:
         """Ids, access, errors and metrics."""
         metadata = dict(context.invocation_metadata() or ())
-        structlog.contextvars.bind_contextvars(**metadata_to_ids(metadata))
+        structlog.contextvars.bind_contextvars(**{"trace": new_trace()} | metadata_to_ids(metadata))
         started = time.perf_counter()
         code = "OK"
         IN_FLIGHT.labels(self.service, self.name).inc()

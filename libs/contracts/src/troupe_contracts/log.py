@@ -1,12 +1,16 @@
 """Structured logs: one JSON line (or one console line) per event, on stderr.
 
 `bind` ties ids to everything that the current task logs from then on; the channel forwards them as metadata
-and the server binds them again, so one execution can be followed through all services by its id.
+and the server binds them again, so one execution can be followed through all services by its id. Beside ours there is
+`trace`, one for each call from outside and each piece of work of a run's own: it travels as W3C `traceparent`, so that
+meshes and clients that trace see the same one.
 
 Secrets are left out of every line, and of what an error that nobody caught prints (`redaction`).
 """
 
 import logging
+import re
+import secrets
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -30,7 +34,10 @@ ID_KEYS: Final[Mapping[str, str]] = {
     "task": "troupe-task-id",
     "execution": "troupe-execution-id",
 }
+TRACE_KEY: Final = "traceparent"
 _MAX_ID_CHARACTERS: Final = 256
+_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def configure(level: LogLevel = "info", style: LogFormat = "json", service: str = "") -> None:
@@ -74,6 +81,7 @@ def configure(level: LogLevel = "info", style: LogFormat = "json", service: str 
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
+    logging.captureWarnings(True)
 
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -111,12 +119,19 @@ def bound(**ids: object) -> Iterator[None]:
         yield
 
 
+def new_trace() -> str:
+    """The id of a trace that begins here."""
+    return secrets.token_hex(16)
+
+
 def ids_to_metadata() -> tuple[tuple[str, str], ...]:
     """Metadata that carries the bound ids. Percent-encoded, since metadata is ASCII."""
     values = structlog.contextvars.get_contextvars()
-    return tuple(
-        (key, quote(str(values[name])[:_MAX_ID_CHARACTERS])) for name, key in ID_KEYS.items() if name in values
-    )
+    carried = [(key, quote(str(values[name])[:_MAX_ID_CHARACTERS])) for name, key in ID_KEYS.items() if name in values]
+    if _TRACE.fullmatch(trace := str(values.get("trace", ""))):
+        # Not sampled: no span of ours is kept anywhere.
+        carried.append((TRACE_KEY, f"00-{trace}-{secrets.token_hex(8)}-00"))
+    return tuple(carried)
 
 
 def metadata_to_ids(metadata: Mapping[str, str | bytes]) -> dict[str, str]:
@@ -126,4 +141,7 @@ def metadata_to_ids(metadata: Mapping[str, str | bytes]) -> dict[str, str]:
         value = metadata.get(key)
         if isinstance(value, str):
             found[name] = unquote(value)[:_MAX_ID_CHARACTERS]
+    parent = metadata.get(TRACE_KEY)
+    if isinstance(parent, str) and (trace := _TRACE_PARENT.fullmatch(parent)):
+        found["trace"] = trace[1]
     return found

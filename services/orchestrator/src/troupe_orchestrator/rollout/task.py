@@ -16,6 +16,7 @@ from typing import TypeVar
 import grpc
 import structlog
 from troupe.v1 import common_pb2, designer_pb2
+from troupe_contracts import log
 from troupe_contracts.scripts import MAX_SCRIPT_CHARACTERS, script_refusal
 
 from troupe_orchestrator.datasets.task import Task
@@ -87,7 +88,8 @@ async def roll_task(task: Task, plan: RolloutPlan, services: Services, observer:
     Raises:
         TaskDroppedError: a design or an execution failed for reasons of ours in every attempt.
     """
-    return await _TaskRollout(task, plan, services, observer, timeline).run()
+    with log.bound(run=plan.scope, step=plan.step, task=task.task_id, trace=log.new_trace()):
+        return await _TaskRollout(task, plan, services, observer, timeline).run()
 
 
 class _TaskRollout:
@@ -229,11 +231,12 @@ class _TaskRollout:
             budgets=plan.budgets,
             turn_seconds=self._services.turn_seconds,
         )
-        record = await self._run_admitted(request, lane)
-        with lane.span(SpanKind.GRADING, "is graded"):
-            payload = await self._services.judge.judge(
-                self._task, design.payload.script, record, plan.scope, execution_id, plan.budgets, plan.rewards
-            )
+        with log.bound(execution=execution_id):
+            record = await self._run_admitted(request, lane)
+            with lane.span(SpanKind.GRADING, "is graded"):
+                payload = await self._services.judge.judge(
+                    self._task, design.payload.script, record, plan.scope, execution_id, plan.budgets, plan.rewards
+                )
         execution = Node(
             id=execution_id, parent_id=design.id, kind=NodeKind.EXECUTION, attempt=attempt, payload=payload
         )

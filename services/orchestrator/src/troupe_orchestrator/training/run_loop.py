@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import structlog
 from troupe.v1 import policy_pb2, training_pb2
+from troupe_contracts import log
 from troupe_contracts.errors import Unavailable, is_infrastructure
 
 from troupe_orchestrator.datasets.task import Task
@@ -188,7 +189,7 @@ class RunLoop:
                     self._opened = True
                 record = await store.last_step(self._database, self._run_id)
                 newest = self._start if record is None else record.step
-                with structlog.contextvars.bound_contextvars(run=self._run_id, step=newest):
+                with log.bound(run=self._run_id, step=newest, trace=log.new_trace()):
                     action, policy_id = await self._next(record)
                     if action is Work.BEGIN:
                         await self._keep(newest)
