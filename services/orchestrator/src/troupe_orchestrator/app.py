@@ -19,10 +19,12 @@ from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.service import EvaluationServicer
 from troupe_orchestrator.evaluation.solver import SolverServicer
 from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.monitoring.fleet import exported
+from troupe_orchestrator.monitoring.runs import RunMetrics
 from troupe_orchestrator.run_config import RunConfig, ServingConfig, parse_config
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.training.listener import NOBODY
+from troupe_orchestrator.training.listener import Everyone, RunListener
 from troupe_orchestrator.training.runs import Runs
 from troupe_orchestrator.training.service import TrainingServicer
 from troupe_orchestrator.training.weights import know_way_back
@@ -79,9 +81,12 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         stack.push_async_callback(jobs.close)
         if engines is not None:
             await _know_ways_back(engines, database)
+        stack.enter_context(exported(engines, settings.data_dir))
+        metrics = RunMetrics()
+        await metrics.open(database)
         deployment = await _deployment(settings, engines)
-        listener = NOBODY if deployment is None else deployment
-        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, listener)
+        listeners: tuple[RunListener, ...] = (metrics,) if deployment is None else (metrics, deployment)
+        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, Everyone(listeners))
         stack.push_async_callback(runs.close)
         if deployment is not None:
             stack.push_async_callback(deployment.close)
