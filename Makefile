@@ -10,7 +10,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-long test-cluster images manifests test-rust fuzz miri asan lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-long test-cluster images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -86,6 +86,17 @@ image-%:
 	@[ -n "$(BUILDER)" ] || { echo "no builder that works: install docker, podman or buildah, or name one with BUILDER="; exit 1; }
 	$(BUILDER) build $(if $(filter buildah,$(notdir $(BUILDER))),--layers) $(image_arguments) .
 	$(if $(PUSH),$(BUILDER) push $(IMAGE_PREFIX)$*:$(IMAGE_TAG))
+
+crds: .venv/.ready ## make the definitions of TrainingRun and EvalJob from the contracts
+	$(RUN)/python k8s/components/crds/generate.py
+
+# Not one of a deployment: the attacks on the sandbox, in its own image, for the tests on a cluster.
+ATTACKS_CONTEXT := pyproject.toml uv.lock $(wildcard */pyproject.toml */*/pyproject.toml) libs/contracts tests/conftest.py \
+  tests/security tests/sandbox/harness
+image-sandbox-attacks: image-sandbox
+	context=$$(mktemp -d) && trap 'rm -rf '$$context EXIT && cp -r --parents $(ATTACKS_CONTEXT) $$context && \
+	  $(BUILDER) build $(BUILD_ARGUMENTS) --build-arg SANDBOX=$(IMAGE_PREFIX)sandbox:$(IMAGE_TAG) \
+	    -t $(IMAGE_PREFIX)sandbox-attacks:$(IMAGE_TAG) -f $$context/tests/security/Dockerfile $$context
 
 manifests: .venv/.ready ## render every overlay and check it: schemas, rules, who may talk to whom
 	$(RUN)/pytest tests/k8s -m 'not cluster'

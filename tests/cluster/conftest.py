@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "harness"), str(HERE.parent / "chaos/harness"), str(HERE.parent / "k8s/harness")]
+sys.path.insert(0, str(Path(__file__).parent / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "chaos/harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "k8s/harness"))
 
 from deployed.installation import Installation, installed
 from deployed.matrix import ROWS
