@@ -20,6 +20,7 @@ from troupe_orchestrator.store.batches import add_batches, batches_of_steps
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile, add_tree_file
 from troupe_orchestrator.store.files import bytes_on_disk
+from troupe_orchestrator.store.object_requests import carried_out
 
 
 class RunState(StrEnum):
@@ -136,12 +137,18 @@ async def runs_in_state(database: Database, state: RunState) -> list[RunRecord]:
 
 
 async def set_run_state(
-    database: Database, run_id: str, state: RunState, reason: str, acknowledged_step: int | None = None
+    database: Database,
+    run_id: str,
+    state: RunState,
+    reason: str,
+    acknowledged_step: int | None = None,
+    generation: int | None = None,
 ) -> None:
     """Record what became of a run; an ending state stamps the end.
 
     Args:
         acknowledged_step: the run's newest committed step, where somebody resumes it who knows what holds after that.
+        generation: of the spec of the object that asks for it, which is carried out with this.
     """
     ended = time.time() if state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED) else None
     values: dict[str, Any] = {"state": state, "reason": reason, "ended_at": ended}
@@ -149,6 +156,8 @@ async def set_run_state(
         values["acknowledged_step"] = acknowledged_step
     async with database.writing() as connection:
         await connection.execute(update(schema.runs).where(schema.runs.c.run_id == run_id).values(values))
+        if generation is not None:
+            await connection.execute(carried_out(run_id, generation))
 
 
 async def last_step(database: Database, run_id: str) -> StepRecord | None:
@@ -311,6 +320,14 @@ async def step_metrics(database: Database, run_id: str, step: int) -> dict[str, 
     async with database.reading() as connection:
         metrics: dict[str, float] | None = await connection.scalar(query)
     return metrics or {}
+
+
+async def step_versions(database: Database, run_id: str, step: int) -> dict[str, str]:
+    """Policy id to the version that a step has made, or will begin with; none where the run has no such step."""
+    query = select(schema.steps.c.versions).where(schema.steps.c.run_id == run_id, schema.steps.c.step == step)
+    async with database.reading() as connection:
+        versions: dict[str, str] | None = await connection.scalar(query)
+    return versions or {}
 
 
 async def newest_events(database: Database, run_id: str, limit: int) -> list[bytes]:

@@ -178,6 +178,18 @@ weight_loans = Table(
     Column("model", String, nullable=False),
 )
 
+object_requests = Table(
+    "object_requests",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("namespace", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("message", Text, nullable=False),
+)
+
 Index("batches_by_step", batches.c.run_id, batches.c.step)
 Index("batches_collected", batches.c.run_id, batches.c.collected, batches.c.step)
 Index("tree_files_by_path", tree_files.c.scope, tree_files.c.step, tree_files.c.path, unique=True)

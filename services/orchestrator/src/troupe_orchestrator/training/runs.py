@@ -203,8 +203,12 @@ class Runs:
             raise FailedPrecondition(run_id, f"is {record.state}, only a running run can be paused")
         return await self._stop(record, RunState.PAUSED, "paused by request; resume it")
 
-    async def resume(self, run_id: str) -> RunRecord:
-        """Go on with a paused or failed run. Whoever resumes knows which conditions hold."""
+    async def resume(self, run_id: str, generation: int | None = None) -> RunRecord:
+        """Go on with a paused or failed run. Whoever resumes knows which conditions hold.
+
+        Args:
+            generation: of the spec of the object that asks for it, recorded as carried out with the change of state.
+        """
         record = await self.get(run_id)
         if record.state not in (RunState.PAUSED, RunState.FAILED):
             raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
@@ -219,7 +223,7 @@ class Runs:
             data = await same_data(record, config)
             # On record, since an orchestrator that is killed now goes on without asking again.
             acknowledged = await store.committed_steps(self._database, run_id)
-            await self._set_state(run_id, RunState.RUNNING, "", acknowledged)
+            await self._set_state(run_id, RunState.RUNNING, "", acknowledged, generation)
             await self._tell_changes(record, config, data)
             await self._launch(await self.get(run_id), config, data)
         return await self.get(run_id)
@@ -458,8 +462,15 @@ class Runs:
                 logger.warning("waiting for the store, to record how a run ended", run=run_id, error=str(error))
                 await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
-    async def _set_state(self, run_id: str, state: RunState, reason: str, acknowledged_step: int | None = None) -> None:
-        await store.set_run_state(self._database, run_id, state, reason, acknowledged_step)
+    async def _set_state(
+        self,
+        run_id: str,
+        state: RunState,
+        reason: str,
+        acknowledged_step: int | None = None,
+        generation: int | None = None,
+    ) -> None:
+        await store.set_run_state(self._database, run_id, state, reason, acknowledged_step, generation)
         step = await store.committed_steps(self._database, run_id)
         number = training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}")
         events = await self.events(run_id)
