@@ -14,6 +14,9 @@ import grpc
 import structlog
 from troupe.v1 import evaluation_pb2_grpc, solver_pb2_grpc, training_pb2_grpc
 
+from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
+from troupe_orchestrator.custom_resources.steering import CallsSteer, ObjectsSteer, Steering
+from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
 from troupe_orchestrator.engines import Engines, connect_engines
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.service import EvaluationServicer
@@ -30,6 +33,7 @@ from troupe_orchestrator.training.service import TrainingServicer
 from troupe_orchestrator.training.weights import know_way_back
 
 if TYPE_CHECKING:
+    from troupe_orchestrator.custom_resources.controller import Controller
     from troupe_orchestrator.kubernetes.deployment import Deployment
 
 logger = structlog.get_logger()
@@ -48,11 +52,14 @@ class Orchestrator:
     runs: Runs
     jobs: EvalJobs
     serving: ServingConfig
+    steering: Steering
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the three services."""
-        training_pb2_grpc.add_TrainingServicer_to_server(TrainingServicer(self.runs, self.database), server)
-        evaluation_pb2_grpc.add_EvaluationServicer_to_server(EvaluationServicer(self.jobs, self.database), server)
+        training = TrainingServicer(self.runs, self.database, self.steering)
+        training_pb2_grpc.add_TrainingServicer_to_server(training, server)
+        evaluation = EvaluationServicer(self.jobs, self.database, self.steering)
+        evaluation_pb2_grpc.add_EvaluationServicer_to_server(evaluation, server)
         solver_pb2_grpc.add_SolverServicer_to_server(SolverServicer(self.engines, self.serving), server)
 
 
@@ -85,8 +92,11 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         metrics = RunMetrics()
         await metrics.open(database)
         deployment = await _deployment(settings, engines)
-        listeners: tuple[RunListener, ...] = (metrics,) if deployment is None else (metrics, deployment)
-        runs = Runs(database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, Everyone(listeners))
+        objects = await _custom_resources(settings, engines, database)
+        listeners: tuple[RunListener, ...] = (metrics, *(each for each in (deployment, objects) if each is not None))
+        runs = Runs(
+            database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, Everyone(listeners)
+        )
         stack.push_async_callback(runs.close)
         if deployment is not None:
             stack.push_async_callback(deployment.close)
@@ -96,7 +106,12 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
             if deployment is not None and not runs.under_way:
                 deployment.idle()
             await jobs.resume_interrupted()
-        yield Orchestrator(database, engines, runs, jobs, serving)
+        if objects is not None:
+            jobs.on_change(objects.changed)
+            await objects.start((RunsBehindObjects(runs, database), JobsBehindObjects(jobs, database)))
+            stack.push_async_callback(objects.close)
+        steering: Steering = CallsSteer() if objects is None else ObjectsSteer(database)
+        yield Orchestrator(database, engines, runs, jobs, serving, steering)
 
 
 async def _know_ways_back(engines: Engines, database: Database) -> None:
@@ -117,6 +132,19 @@ async def _deployment(settings: OrchestratorSettings, engines: Engines | None) -
     path = settings.replicas
     plan = None if path is None else parse_config(await asyncio.to_thread(path.read_text), ReplicaPlan)
     return Deployment(engines.cluster, plan)
+
+
+async def _custom_resources(
+    settings: OrchestratorSettings, engines: Engines | None, database: Database
+) -> Controller | None:
+    """What looks at TrainingRuns and EvalJobs; None where they are no requests."""
+    if not settings.custom_resources or engines is None:
+        return None
+    from troupe_orchestrator.custom_resources.controller import Controller
+    from troupe_orchestrator.kubernetes.cluster import open_api
+
+    api = await open_api(settings.kubeconfig) if engines.cluster is None else engines.cluster.api
+    return Controller(api, database)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,10 @@ class OrchestratorSettings(ServiceSettings):
     lease_seconds: float = 15.0
     """How long the store stays ours after the last renewal."""
     kubeconfig: Path | None = None
-    """Where the API server is, for targets that name a Service; without it the service account of this pod says so."""
+    """Where the API server is, for targets that name a Service and for custom resources; without it the service account of
+    this pod says so."""
+    custom_resources: bool = False
+    """true: TrainingRuns and EvalJobs of this namespace are requests, which k8s/components/crds lets it read."""
     scaling: Literal["none", "stage"] = "none"
     """`stage`: this orchestrator, and nobody else, sets the replicas of its engines and sandboxes, by what a run trains."""
     replicas: Path | None = None
@@ -70,8 +73,13 @@ class OrchestratorSettings(ServiceSettings):
                 if len(given) > 1:
                     raise ValueError(f"TROUPE_{name.upper()} names a Service, {target}, and others: name it alone")
                 parse_address(target)
-        if self.kubeconfig is not None and not self.watches:
-            raise ValueError("TROUPE_KUBECONFIG is set, and no target names a Service (k8s:///…): unset it")
+        if self.kubeconfig is not None and not self.watches and not self.custom_resources:
+            raise ValueError(
+                "TROUPE_KUBECONFIG is set, no target names a Service (k8s:///…), and TROUPE_CUSTOM_RESOURCES is not true: "
+                "unset it"
+            )
+        if self.custom_resources and self.records_only:
+            raise ValueError("TROUPE_CUSTOM_RESOURCES=true needs TROUPE_EXECUTOR, TROUPE_DESIGNER and TROUPE_SANDBOX")
         if self.scaling == "stage" and not self.watches:
             raise ValueError(
                 "TROUPE_SCALING=stage needs targets that name a Service (k8s:///…): others cannot be scaled"

@@ -7,6 +7,8 @@ Object = dict[str, Any]
 _versions = itertools.count(1)
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/troupe/endpointslices"
 PODS = "/api/v1/namespaces/troupe/pods"
+TRAINING_RUNS = "/apis/troupe.dev/v1/namespaces/troupe/trainingruns"
+EVAL_JOBS = "/apis/troupe.dev/v1/namespaces/troupe/evaljobs"
 
 
 def endpoint(
@@ -63,3 +65,8 @@ def waiting(reason: str, message: str = "", **container: Any) -> Object:
     state = {"name": "main", "ready": False, "image": "troupe/main:1", **container}
     state["state"] = {"waiting": {"reason": reason, "message": message}}
     return {"phase": "Pending", "conditions": [], "containerStatuses": [state]}
+
+
+def custom_resource(name: str, desired: str = "Running", **spec: Any) -> Object:
+    """A TrainingRun or an EvalJob, as `kubectl apply` sends it and the API server fills it in."""
+    return {"metadata": {"name": name}, "spec": {"desiredState": desired, **spec}}

@@ -1,4 +1,4 @@
-"""A stand-in API server: lists, watches, `scale`, events, over HTTP, with the ways in which real ones fail.
+"""A stand-in API server: lists, watches, `scale`, `status`, events, over HTTP, with the ways in which real ones fail.
 
 It keeps objects and a history of changes, and speaks as much of the API as the product uses. What it cannot show is what a
 real one decides by itself: validation, defaults, rights. Tests with the marker `cluster` are for that.
@@ -22,6 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 from standin_api.forwarding import forward
 
 Object = dict[str, Any]
+WITH_STATUS = ("/trainingruns", "/evaljobs")
+"""Collections whose objects have a status that is written by itself."""
 
 
 class StandInApi:
@@ -46,6 +48,8 @@ class StandInApi:
         """(verb, resource) that access reviews allow; None allows all."""
         self.pods: dict[str, str] = {}
         """Name to host:port of what a port-forward to any port of the pod leads to."""
+        self.status_patches: list[tuple[str, Object]] = []
+        """Name of the object and what was sent, of each write of a status."""
         self._forwards: list[socket.socket] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -80,6 +84,8 @@ class StandInApi:
             )
             before = self.objects.setdefault(collection, {}).get(name)
             kept["metadata"].setdefault("uid", before["metadata"]["uid"] if before else str(uuid.uuid4()))
+            if collection.endswith(WITH_STATUS):
+                self._as_a_resource_with_status(kept, before)
             self._record("ADDED" if before is None else "MODIFIED", collection, kept)
             self.objects[collection][name] = kept
             return kept
@@ -128,6 +134,41 @@ class StandInApi:
         self.cut_forwards()
         self._server.shutdown()
         self._server.server_close()
+
+    def patch_status(self, collection: str, name: str, patch: Object) -> Object | None:
+        """A merge patch of the status, as of the version that it names; None where the object is of another one.
+
+        Raises:
+            KeyError: there is no such object.
+        """
+        with self.changed:
+            before = self.objects.get(collection, {})[name]
+            if (
+                patch.get("metadata", {}).get("resourceVersion", before["metadata"]["resourceVersion"])
+                != (before["metadata"]["resourceVersion"])
+            ):
+                return None
+            kept = copy.deepcopy(before)
+            kept["status"] = _merged(before.get("status", {}), patch["status"])
+            if kept["status"] != before.get("status"):
+                self._record("MODIFIED", collection, kept)
+                self.objects[collection][name] = kept
+            self.status_patches.append((name, patch["status"]))
+            return kept
+
+    @staticmethod
+    def _as_a_resource_with_status(kept: Object, before: Object | None) -> None:
+        """As the API server does for a resource that has a status of its own: a write of the object leaves that alone."""
+        metadata = kept["metadata"]
+        metadata.setdefault("namespace", "troupe")
+        kept.pop("status", None)
+        if before is None:
+            metadata |= {"generation": 1, "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            return
+        metadata["creationTimestamp"] = before["metadata"]["creationTimestamp"]
+        metadata["generation"] = before["metadata"]["generation"] + (kept.get("spec") != before.get("spec"))
+        if "status" in before:
+            kept["status"] = copy.deepcopy(before["status"])
 
     def _record(self, kind: str, collection: str, found: Object) -> None:
         self.version += 1
@@ -203,6 +244,9 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
             path, _ = self._asked()
             if path is None:
                 return
+            if path.endswith("/status"):
+                self._patch_status(path.removesuffix("/status"))
+                return
             workload = path.removesuffix("/scale")
             collection, _, name = workload.rpartition("/")
             found = api.objects.get(collection, {}).get(name)
@@ -211,6 +255,18 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
                 return
             replicas = self._body()["spec"]["replicas"]
             self._answer(200, api.put(collection, {**found, "spec": {**found["spec"], "replicas": replicas}}))
+
+        def _patch_status(self, path: str) -> None:
+            collection, _, name = path.rpartition("/")
+            try:
+                kept = api.patch_status(collection, name, self._body())
+            except KeyError:
+                self._fail(404, "NotFound", f"{name} not found")
+                return
+            if kept is None:
+                self._fail(409, "Conflict", f"{name} has been modified")
+            else:
+                self._answer(200, kept)
 
         def _watch(self, path: str, query: dict[str, str]) -> None:
             version, generation = int(query["resourceVersion"]), api.generation
@@ -279,6 +335,18 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(payload)
 
     return Handler
+
+
+def _merged(before: Object, patch: Object) -> Object:
+    """RFC 7386."""
+    merged = {key: value for key, value in before.items() if patch.get(key, value) is not None}
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            known = before.get(key)
+            merged[key] = _merged(known if isinstance(known, dict) else {}, value)
+        elif value is not None:
+            merged[key] = value
+    return merged
 
 
 def _names_one(path: str) -> bool:

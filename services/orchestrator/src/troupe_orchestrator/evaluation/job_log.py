@@ -6,7 +6,7 @@ So the more ends at once, the less each item costs.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,15 @@ class JobLog:
     """The state, items and events of one job. One writer: whoever runs it."""
 
     def __init__(
-        self, database: Database, record: EvalRecord, folder: Path, counts: ItemCounts, last_event: int
+        self,
+        database: Database,
+        record: EvalRecord,
+        folder: Path,
+        counts: ItemCounts,
+        last_event: int,
+        changed: Callable[[str], None],
     ) -> None:
+        self._changed = changed
         self._database = database
         self._record = record
         self._folder = folder
@@ -53,11 +60,17 @@ class JobLog:
         self.feed = open_feed(database, record.job_id, last_event)
 
     @classmethod
-    async def open(cls, database: Database, record: EvalRecord, folder: Path) -> "JobLog":
-        """The log of a job that is in the store. What another orchestrator left of it and never listed is removed."""
+    async def open(
+        cls, database: Database, record: EvalRecord, folder: Path, changed: Callable[[str], None]
+    ) -> "JobLog":
+        """The log of a job that is in the store. What another orchestrator left of it and never listed is removed.
+
+        Args:
+            changed: called with the job's id after each event, when that is in the store.
+        """
         await sweep(database, record.job_id, folder)
         counts = await store.count_items(database, record.job_id)
-        return cls(database, record, folder, counts, await store.last_event_id(database, record.job_id))
+        return cls(database, record, folder, counts, await store.last_event_id(database, record.job_id), changed)
 
     @property
     def record(self) -> EvalRecord:
@@ -117,7 +130,7 @@ class JobLog:
         )
         self._counts = counts
         self._told_at = time.monotonic()
-        self.feed.publish(event)
+        self._publish(event)
 
     async def _write_trees(self, event_id: int, trees: list[Tree]) -> TreeFile | None:
         """Named by the event, so that what was left without one is replaced by the next, and by who writes, so that an
@@ -143,7 +156,7 @@ class JobLog:
             stored,
         )
         self._record = record
-        self.feed.publish(event)
+        self._publish(event)
         self.feed.end()
 
     async def _store_reopened(self, keep_items: bool) -> None:
@@ -154,7 +167,11 @@ class JobLog:
         event = event_message(self.feed.last_number + 1, record, counts)
         await store.reopen_job(self._database, record.job_id, (event.event_id, _serialised(event)), keep_items)
         self._record, self._counts, self._seconds = record, counts, record.seconds
+        self._publish(event)
+
+    def _publish(self, event: evaluation_pb2.EvalEvent) -> None:
         self.feed.publish(event)
+        self._changed(self._record.job_id)
 
 
 def open_feed(database: Database, job_id: str, last_event: int) -> EventFeed[evaluation_pb2.EvalEvent]:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,11 @@ class EvalJobs:
         self._active: dict[str, _Active] = {}
         self._closing = False
         self._creating = asyncio.Lock()
+        self._listeners: list[Callable[[str], None]] = []
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with a job's id after each of its events. It must not block."""
+        self._listeners.append(listener)
 
     async def resume_interrupted(self) -> None:
         """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
@@ -125,7 +130,7 @@ class EvalJobs:
             record = await self._add(request, dataset, target, serving, run_id, step)
         if record.state is not EvalState.RUNNING:
             return record
-        log = await JobLog.open(self._database, record, self._folder(record.job_id))
+        log = await self._open(record)
         task = asyncio.create_task(self._validated(log, engines), name=f"eval-{record.job_id}")
         self._active[record.job_id] = _Active(log, task)
         try:
@@ -143,7 +148,7 @@ class EvalJobs:
         """End what validations of a run are under way: it was cancelled and goes on with none."""
         for record in await store.list_validations(self._database, run_id):
             if record.state is EvalState.RUNNING:
-                log = await JobLog.open(self._database, record, self._folder(record.job_id))
+                log = await self._open(record)
                 await log.end(EvalState.CANCELLED, f"run {run_id} was cancelled")
 
     async def get(self, job_id: str) -> EvalRecord:
@@ -170,7 +175,7 @@ class EvalJobs:
             await asyncio.wait([active.task])
         elif record.state is EvalState.RUNNING:
             # A validation whose run does not run.
-            log = await JobLog.open(self._database, record, self._folder(job_id))
+            log = await self._open(record)
             await log.end(EvalState.CANCELLED, _BY_REQUEST)
         return await self.get(job_id)
 
@@ -191,7 +196,7 @@ class EvalJobs:
             request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
             if counts.done - counts.faulted == record.problems * request.samples:
                 raise FailedPrecondition(job_id, "has a result for every item: nothing is left to run")
-            log = await JobLog.open(self._database, record, self._folder(job_id))
+            log = await self._open(record)
             await log.reopen(keep_items=True)
             self._start(log)
             return log.record
@@ -281,7 +286,14 @@ class EvalJobs:
         return record
 
     async def _launch(self, record: EvalRecord) -> None:
-        self._start(await JobLog.open(self._database, record, self._folder(record.job_id)))
+        self._start(await self._open(record))
+
+    async def _open(self, record: EvalRecord) -> JobLog:
+        return await JobLog.open(self._database, record, self._folder(record.job_id), self._tell)
+
+    def _tell(self, job_id: str) -> None:
+        for listener in self._listeners:
+            listener(job_id)
 
     def _start(self, log: JobLog) -> None:
         job_id = log.record.job_id
@@ -319,7 +331,7 @@ class EvalJobs:
             await asyncio.sleep(_STORE_PAUSE_SECONDS)
             with contextlib.suppress(StoreUnavailableError):
                 record = await self.get(log.record.job_id)
-                return await JobLog.open(self._database, record, self._folder(record.job_id))
+                return await self._open(record)
 
     async def _run_and_end(self, log: JobLog) -> None:
         job_id = log.record.job_id

@@ -7,6 +7,7 @@ from troupe.v1 import evaluation_pb2, evaluation_pb2_grpc
 from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument
 
+from troupe_orchestrator.custom_resources.steering import Steering
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.messages import job_message
 from troupe_orchestrator.store import evals as store
@@ -18,9 +19,10 @@ from troupe_orchestrator.training.service import page_size, parse_page_token, re
 class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     """Serves troupe.v1.Evaluation."""
 
-    def __init__(self, jobs: EvalJobs, database: Database) -> None:
+    def __init__(self, jobs: EvalJobs, database: Database, steering: Steering) -> None:
         self._jobs = jobs
         self._database = database
+        self._steering = steering
 
     async def CreateEvalJob(
         self, request: evaluation_pb2.CreateEvalJobRequest, context: Context
@@ -58,7 +60,8 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     async def ResumeEvalJob(
         self, request: evaluation_pb2.ResumeEvalJobRequest, context: Context
     ) -> evaluation_pb2.EvalJob:
-        return await self._message(await self._jobs.resume(required(request.job_id, "job_id")))
+        await self._steering.check(required(request.job_id, "job_id"), "resume")
+        return await self._message(await self._jobs.resume(request.job_id))
 
     async def ListEvalItems(
         self, request: evaluation_pb2.ListEvalItemsRequest, context: Context

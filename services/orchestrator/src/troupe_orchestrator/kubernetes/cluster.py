@@ -32,6 +32,23 @@ M = TypeVar("M", bound=Member)
 R = TypeVar("R")
 
 
+async def open_api(kubeconfig: Path | None) -> Api:
+    """The API server of this pod, or of a kubeconfig.
+
+    Raises:
+        NoClusterError: this is no pod, or the kubeconfig cannot be used.
+    """
+    try:
+        if kubeconfig is None:
+            return await asyncio.to_thread(Api.in_cluster)
+        return await asyncio.to_thread(Api.from_kubeconfig, None, None, str(kubeconfig))
+    except ClusterConfigError as error:
+        raise NoClusterError(
+            "targets name Services (k8s:///…), or TROUPE_CUSTOM_RESOURCES is true, and the API server cannot be asked: "
+            f"{error}"
+        ) from error
+
+
 class Cluster:
     """What is watched. Opened and used on the event loop."""
 
@@ -57,14 +74,7 @@ class Cluster:
         Raises:
             NoClusterError: this is no pod, or the kubeconfig cannot be used.
         """
-        try:
-            if kubeconfig is None:
-                return cls(await asyncio.to_thread(Api.in_cluster))
-            return cls(await asyncio.to_thread(Api.from_kubeconfig, None, None, str(kubeconfig)))
-        except ClusterConfigError as error:
-            raise NoClusterError(
-                f"targets name Services (k8s:///…), and their members cannot be asked for: {error}"
-            ) from error
+        return cls(await open_api(kubeconfig))
 
     def follow(self, rotation: Rotation[M], target: str, make: Callable[[str], M]) -> None:
         """Have a fleet's members be the endpoints of the Service that a target names.

@@ -89,27 +89,28 @@ class EventWriter:
     """Writes Events, in a thread; of equal ones the first.
 
     Args:
-        regarding: what they are about, once that is known.
+        regarding: what they are about unless that is said with one, once it is known.
     """
 
     def __init__(self, api: Api, regarding: Callable[[], Object | None], reporter: str) -> None:
         self._api = api
         self._regarding = regarding
         self._reporter = reporter
-        self._waiting: queue.Queue[Told | None] = queue.Queue(_MOST_WAITING)
-        self._written: OrderedDict[Told, None] = OrderedDict()
+        self._waiting: queue.Queue[tuple[Told, Object | None] | None] = queue.Queue(_MOST_WAITING)
+        self._written: OrderedDict[tuple[Told, str], None] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="kubernetes-events", daemon=True)
         self._thread.start()
 
-    def write(self, told: Told) -> None:
+    def write(self, told: Told, regarding: Object | None = None) -> None:
         """Have an Event written, soon."""
-        if told in self._written:
+        key = (told, "" if regarding is None else str(regarding["uid"]))
+        if key in self._written:
             return
-        self._written[told] = None
+        self._written[key] = None
         if len(self._written) > _MOST_REMEMBERED:
             self._written.popitem(last=False)
         try:
-            self._waiting.put_nowait(told)
+            self._waiting.put_nowait((told, regarding))
         except queue.Full:
             logger.warning("too many Events: this one is not written", reason=told.reason, note=told.note)
 
@@ -122,8 +123,8 @@ class EventWriter:
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        while (told := self._waiting.get()) is not None:
-            regarding = self._regarding()
+        while (waiting := self._waiting.get()) is not None:
+            told, regarding = waiting[0], waiting[1] or self._regarding()
             if regarding is None:
                 logger.info("no Event, since this orchestrator's pod is not known", reason=told.reason)
                 continue

@@ -7,6 +7,7 @@ from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument, NotFound
 
 from troupe_orchestrator.config_origins import describe_config
+from troupe_orchestrator.custom_resources.steering import Steering
 from troupe_orchestrator.run_config import ConfigError
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord
@@ -22,9 +23,10 @@ _MAX_PAGE = 1000
 class TrainingServicer(training_pb2_grpc.TrainingServicer):
     """Serves troupe.v1.Training."""
 
-    def __init__(self, runs: Runs, database: Database) -> None:
+    def __init__(self, runs: Runs, database: Database, steering: Steering) -> None:
         self._runs = runs
         self._database = database
+        self._steering = steering
 
     async def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.Run:
         return await self._message(await self._runs.create(request.run_id, request.config, request.queue))
@@ -74,10 +76,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
             yield event
 
     async def PauseRun(self, request: training_pb2.PauseRunRequest, context: Context) -> training_pb2.Run:
-        return await self._message(await self._runs.pause(required(request.run_id, "run_id")))
+        await self._steering.check(required(request.run_id, "run_id"), "pause")
+        return await self._message(await self._runs.pause(request.run_id))
 
     async def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Context) -> training_pb2.Run:
-        return await self._message(await self._runs.resume(required(request.run_id, "run_id")))
+        await self._steering.check(required(request.run_id, "run_id"), "resume")
+        return await self._message(await self._runs.resume(request.run_id))
 
     async def CancelRun(self, request: training_pb2.CancelRunRequest, context: Context) -> training_pb2.Run:
         return await self._message(await self._runs.cancel(required(request.run_id, "run_id")))

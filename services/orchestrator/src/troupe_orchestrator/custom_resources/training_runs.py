@@ -1,0 +1,144 @@
+"""Runs behind TrainingRuns."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import yaml
+from troupe.v1 import training_pb2
+
+from troupe_orchestrator.custom_resources.backing import Shown
+from troupe_orchestrator.custom_resources.decisions import State
+from troupe_orchestrator.custom_resources.messages import fields_of, message_of
+from troupe_orchestrator.custom_resources.resources import TRAINING_RUN, Resource
+from troupe_orchestrator.run_config import Trains
+from troupe_orchestrator.stages import StepPlan
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.store.summaries import get_summary
+from troupe_orchestrator.training.fork import last_step_of, plan_of
+from troupe_orchestrator.training.inputs import parse
+from troupe_orchestrator.training.messages import run_message
+from troupe_orchestrator.training.record import origin_of
+
+STATUS_FIELDS: Final = (
+    "run_id", "committed_steps", "total_steps", "stage", "trains", "create_time", "end_time",
+)  # fmt: skip
+"""Of troupe.v1.Run."""
+NOT_IN_SPEC: Final = frozenset({"run_id", "config"})
+"""Fields of CreateRunRequest that a spec says in another way: the object's uid, and keys instead of YAML."""
+_EVENTS_READ: Final = 8
+"""Of the newest ones, in which the cause of a pause is looked for."""
+
+
+class RunControl(Protocol):
+    """As much of `training.runs.Runs` as objects need."""
+
+    async def create(self, run_id: str, config_text: str, queue: bool = False) -> RunRecord:
+        """See Runs."""
+
+    async def pause(self, run_id: str) -> RunRecord:
+        """See Runs."""
+
+    async def resume(self, run_id: str, generation: int | None = None) -> RunRecord:
+        """See Runs."""
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """See Runs."""
+
+
+def create_run_request(uid: str, spec: Mapping[str, Any]) -> training_pb2.CreateRunRequest:
+    """The call that a TrainingRun stands for.
+
+    Raises:
+        InvalidArgument: the spec says something that no call can.
+    """
+    rest = {key: value for key, value in spec.items() if key not in ("config", "desiredState")}
+    request = message_of(rest, training_pb2.CreateRunRequest(queue=True))
+    request.run_id = uid
+    request.config = yaml.safe_dump(spec.get("config") or {}, sort_keys=False)
+    return request
+
+
+class RunsBehindObjects:
+    """See `backing.Backing`."""
+
+    kind = TRAINING_RUN
+
+    def __init__(self, runs: RunControl, database: Database) -> None:
+        self._runs = runs
+        self._database = database
+
+    async def state(self, uid: str) -> State:
+        record = await store.get_run(self._database, uid)
+        return None if record is None else record.state
+
+    async def create(self, resource: Resource) -> None:
+        request = create_run_request(resource.uid, resource.spec)
+        await self._runs.create(request.run_id, request.config, request.queue)
+
+    async def pause(self, uid: str) -> None:
+        await self._runs.pause(uid)
+
+    async def resume(self, uid: str, generation: int) -> None:
+        await self._runs.resume(uid, generation)
+
+    async def cancel(self, uid: str) -> None:
+        await self._runs.cancel(uid)
+
+    async def show(self, uid: str) -> Shown | None:
+        summary = await get_summary(self._database, uid)
+        if summary is None:
+            return None
+        record, message = summary.run, run_message(summary)
+        committed = message.committed_steps
+        ended = await store.stage_ends(self._database, uid)
+        metrics = await store.step_metrics(self._database, uid, committed)
+        versions = await store.step_versions(self._database, uid, committed)
+        plan, trained = await asyncio.to_thread(_plans, record, committed if metrics else None, ended)
+        if plan.step > committed:
+            message.stage, message.trains = plan.stage, plan.trains.value
+        stopped = record.state in (RunState.PAUSED, RunState.FAILED)
+        return Shown(
+            state=record.state,
+            message=record.reason,
+            cause=await self._cause(uid) if stopped else "",
+            fields={
+                **fields_of(message, STATUS_FIELDS),
+                "display": {
+                    "stage": f"{plan.stage} {plan.trains}",
+                    "step": f"{committed}/{message.total_steps}",
+                    "policy": ",".join(f"{policy}@{version}" for policy, version in sorted(versions.items())),
+                    "reward": _reward(metrics, trained),
+                },
+            },
+        )
+
+    async def _cause(self, uid: str) -> str:
+        """The condition that a run was stopped by, which it told right before it stopped."""
+        events = [
+            training_pb2.RunEvent.FromString(payload)
+            for payload in await store.newest_events(self._database, uid, _EVENTS_READ)
+        ]
+        stops = [number for number, event in enumerate(events) if event.HasField("state_changed")]
+        before = events[stops[-1] - 1] if stops and stops[-1] > 0 else None
+        return before.condition.reason if before is not None and before.HasField("condition") else ""
+
+
+def _plans(record: RunRecord, committed: int | None, ended: Sequence[int]) -> tuple[StepPlan, Trains | None]:
+    """The plan of the step under way or of the next one, after the last step that step's; and what the last committed step
+    trained, if there is one.
+    """
+    began = origin_of(record.provenance)
+    config, fork = parse(record.config), None if began is None else began.fork
+    if committed is None:
+        return plan_of(config, fork, 1 if fork is None else fork.step + 1, ended), None
+    following = min(committed + 1, last_step_of(config, fork, ended))
+    return plan_of(config, fork, following, ended), plan_of(config, fork, committed, ended).trains
+
+
+def _reward(metrics: Mapping[str, float], trained: Trains | None) -> str:
+    """Mean reward of the role that the last committed step trained, the executor's where both; empty before the first."""
+    reward = metrics.get("reward_designer" if trained is Trains.DESIGNER else "reward_executor")
+    return "" if reward is None else f"{reward:.3f}"

@@ -1,0 +1,143 @@
+"""Stand-ins for `Runs` and `EvalJobs`: no step, no item, no service. Their states are rows of the real store, and change as
+the real ones' do, or when a test says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from troupe.v1 import evaluation_pb2
+from troupe_contracts.errors import FailedPrecondition, NotFound, Unavailable
+from troupe_orchestrator.evaluation.job_log import first_event
+from troupe_orchestrator.run_config import dump_run_config
+from troupe_orchestrator.store import evals, runs
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalRecord, EvalState
+from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.training.inputs import parse
+
+
+class StandInRuns:
+    """One run at a time holds the policies."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.changed: Callable[[str], None] = lambda run_id: None
+        self.created: list[str] = []
+        """Ids of the runs that were made, in order."""
+        self.resumed: list[str] = []
+        self.away = False
+        """A service does not answer."""
+
+    async def create(self, run_id: str, config_text: str, queue: bool = False) -> RunRecord:
+        config = parse(config_text)
+        if self.away:
+            raise Unavailable("executor: the stand-in is away")
+        existing = await runs.get_run(self._database, run_id)
+        effective = dump_run_config(config)
+        if existing is not None:
+            if existing.config != effective:
+                raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
+            return existing
+        holder = await self._holder()
+        if holder and not queue:
+            raise FailedPrecondition(holder, f"run {holder} trains these policies")
+        state = RunState.QUEUED if holder else RunState.RUNNING
+        record = RunRecord(run_id, state, "", effective, config.steps, "/none", time.time(), None)
+        await runs.create_run(self._database, record, {})
+        self.created.append(run_id)
+        self.changed(run_id)
+        return record
+
+    async def pause(self, run_id: str) -> RunRecord:
+        record = await self.get(run_id)
+        if record.state is not RunState.RUNNING:
+            raise FailedPrecondition(run_id, f"is {record.state}, only a running run can be paused")
+        return await self.becomes(run_id, RunState.PAUSED, "paused by request; resume it")
+
+    async def resume(self, run_id: str, generation: int | None = None) -> RunRecord:
+        record = await self.get(run_id)
+        if record.state not in (RunState.PAUSED, RunState.FAILED):
+            raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
+        holder = await self._holder()
+        if holder:
+            raise FailedPrecondition(holder, f"run {holder} trains these policies")
+        await runs.set_run_state(self._database, run_id, RunState.RUNNING, "", 0, generation)
+        self.resumed.append(run_id)
+        self.changed(run_id)
+        return await self.get(run_id)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        record = await self.get(run_id)
+        if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
+            return record
+        return await self.becomes(run_id, RunState.CANCELLED, "cancelled by request")
+
+    async def get(self, run_id: str) -> RunRecord:
+        record = await runs.get_run(self._database, run_id)
+        if record is None:
+            raise NotFound("run", run_id)
+        return record
+
+    async def becomes(self, run_id: str, state: RunState, reason: str = "") -> RunRecord:
+        """A run ends or stops, perhaps by itself; the next one begins."""
+        await runs.set_run_state(self._database, run_id, state, reason)
+        self.changed(run_id)
+        if not await self._holder():
+            for queued in (await runs.runs_in_state(self._database, RunState.QUEUED))[:1]:
+                await runs.set_run_state(self._database, queued.run_id, RunState.RUNNING, "")
+                self.changed(queued.run_id)
+        return await self.get(run_id)
+
+    async def _holder(self) -> str:
+        running = await runs.runs_in_state(self._database, RunState.RUNNING)
+        return running[0].run_id if running else ""
+
+
+class StandInJobs:
+    """Jobs whose items end when a test says so."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.changed: Callable[[str], None] = lambda job_id: None
+        self.requests: list[evaluation_pb2.CreateEvalJobRequest] = []
+
+    async def create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
+        kept = evaluation_pb2.CreateEvalJobRequest()
+        kept.CopyFrom(request)
+        kept.ClearField("dataset")
+        record = EvalRecord(
+            job_id=request.job_id,
+            state=EvalState.RUNNING,
+            reason="",
+            request=kept.SerializeToString(),
+            dataset_file="/none",
+            problems=request.dataset.count(b"\n"),
+            errors=(),
+            versions={},
+            summary=None,
+            created_at=time.time(),
+            ended_at=None,
+        )
+        await evals.create_job(self._database, record, first_event(record))
+        self.requests.append(request)
+        self.changed(request.job_id)
+        return record
+
+    async def cancel(self, job_id: str) -> EvalRecord:
+        record = await evals.get_job(self._database, job_id)
+        if record is None:
+            raise NotFound("eval job", job_id)
+        if record.state is EvalState.RUNNING:
+            await self.becomes(job_id, EvalState.CANCELLED, "cancelled by request")
+        return replace(record, state=EvalState.CANCELLED)
+
+    async def becomes(
+        self, job_id: str, state: EvalState, reason: str = "", summary: evaluation_pb2.EvalSummary | None = None
+    ) -> None:
+        """A job ends."""
+        stored = None if summary is None else summary.SerializeToString()
+        await evals.end_job(self._database, job_id, state, reason, (2, b""), stored)
+        self.changed(job_id)

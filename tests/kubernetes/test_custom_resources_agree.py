@@ -1,0 +1,146 @@
+"""Objects and calls never disagree, in whatever order things happen.
+
+Once all is quiet, each object says what calls say, what it wants is so, and each run that goes on has an object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from requested.place import CONFIG, TRAINING_RUNS, Place, place, until
+from standin_api.objects import custom_resource
+from standin_api.server import standin_api
+from troupe.v1 import training_pb2
+from troupe_contracts.errors import ServiceError
+from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.runs import RunState
+
+NAMES = ("a", "b", "c")
+ENDED = ("Succeeded", "Failed", "Cancelled")
+ACTIONS = st.sampled_from(
+    [
+        "apply", "apply refused", "apply bad", "apply paused", "delete", "make again",
+        "desire Running", "desire Paused", "desire Cancelled",
+        "call pause", "call resume", "call cancel",
+        "stop Paused", "stop Failed", "stop Succeeded",
+        "restart", "away", "back", "cut", "wait",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(ACTIONS, st.sampled_from(NAMES)), min_size=1, max_size=25))
+def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[tuple[str, str]]) -> None:
+    asyncio.run(_happen(happenings))
+
+
+async def _happen(happenings: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, standin_api() as standin:
+        async with place(standin, Path(folder)) as here:
+            await here.start()
+            for what, name in happenings:
+                await _one(here, what, name)
+            standin.away = False
+            await until(lambda: _all_is_well(here), lambda: str(standin.objects))
+            # And it stays so.
+            await asyncio.sleep(0.1)
+            await _check(here)
+            for found in standin.objects.get(TRAINING_RUNS, {}).values():
+                event(found["status"]["phase"])
+
+
+async def _one(here: Place, what: str, name: str) -> None:
+    there = name in here.standin.objects.get(TRAINING_RUNS, {})
+    match what.split():
+        case ["apply", *how] if not there:
+            _apply(here, name, *how)
+        case ["delete"] if there:
+            here.standin.delete(TRAINING_RUNS, name)
+        case ["make", "again"] if there:
+            here.standin.delete(TRAINING_RUNS, name)
+            _apply(here, name)
+        case ["desire", desired] if there and here.object(name)["spec"]["desiredState"] != "Cancelled":
+            here.desire(name, desired)
+        case ["call", call] if there:
+            await _call(here, call, here.uid(name))
+        case ["stop", state] if there:
+            run = await store.get_run(here.database, here.uid(name))
+            if run is not None and run.state is RunState.RUNNING:
+                await here.runs.becomes(run.run_id, RunState(state.lower()), "by itself")
+        case ["restart"]:
+            await here.stop()
+            await here.start()
+        case ["away" | "back" as where]:
+            here.standin.away = where == "away"
+            here.standin.cut_watches()
+        case ["cut"]:
+            here.standin.cut_watches()
+        case ["wait"]:
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(0)
+
+
+def _apply(here: Place, name: str, how: str = "") -> None:
+    spec = {"config": CONFIG | ({"stepz": 1} if how == "bad" else {}), "queue": how != "refused"}
+    desired = "Paused" if how == "paused" else "Running"
+    here.standin.put(TRAINING_RUNS, custom_resource(name, desired, **spec))
+
+
+async def _call(here: Place, call: str, uid: str) -> None:
+    """What a client may try; that it is refused is tested elsewhere."""
+    calls = {
+        "pause": (here.training.PauseRun, training_pb2.PauseRunRequest),
+        "resume": (here.training.ResumeRun, training_pb2.ResumeRunRequest),
+        "cancel": (here.training.CancelRun, training_pb2.CancelRunRequest),
+    }
+    method, request = calls[call]
+    before = await store.get_run(here.database, uid)
+    try:
+        await method(request(run_id=uid), None)  # type: ignore[arg-type, operator]
+    except ServiceError:
+        return
+    assert call == "cancel", f"a call did {call} {before}"
+
+
+async def _all_is_well(here: Place) -> bool:
+    try:
+        await _check(here)
+    except (AssertionError, KeyError):
+        return False
+    return True
+
+
+async def _check(here: Place) -> None:
+    objects = dict(here.standin.objects.get(TRAINING_RUNS, {}))
+    uids = {found["metadata"]["uid"] for found in objects.values()}
+    running = await store.runs_in_state(here.database, RunState.RUNNING)
+    for found in objects.values():
+        status, desired = found["status"], found["spec"]["desiredState"]
+        run = await store.get_run(here.database, found["metadata"]["uid"])
+        # The object says what calls say.
+        said = run.state.capitalize() if run is not None else status["phase"]
+        assert status["phase"] == said
+        assert run is not None or said in ("Pending", "Failed", "Cancelled")
+        assert status.get("runId", "") == ("" if run is None else run.run_id)
+        # What is to go on waits for the run that holds the policies.
+        waits = desired == "Running" and said in ("Paused", "Failed") and bool(running)
+        assert status["observedGeneration"] == found["metadata"]["generation"] or waits
+        holding = {each["type"] for each in status["conditions"] if each["status"] == "True"}
+        assert ("Complete" in holding) == (said == "Succeeded")
+        assert ("Failed" in holding) == (said == "Failed")
+        assert ("Cancelled" in holding) == (said == "Cancelled")
+        # What it wants is so.
+        if desired == "Cancelled":
+            assert said in ENDED
+        elif desired == "Paused":
+            assert said in ("Pending", "Paused", "Queued", *ENDED)
+        else:
+            assert said != "Pending"
+    for state in (RunState.RUNNING, RunState.QUEUED, RunState.PAUSED):
+        for run in await store.runs_in_state(here.database, state):
+            assert run.run_id in uids, f"{run.run_id} is {state}, and nobody asks for it any more"
+    assert len(here.runs.created) == len(set(here.runs.created))
