@@ -8,7 +8,8 @@ import yaml
 from rendered.overlays import K8S, Manifests, render_with
 from rendered.readers import READERS
 
-TRIED_HERE: Final = {"tls-cert-manager"}
+# With the tests that try them: this file, test_monitoring, test_sandbox_pods, test_queueing.
+TRIED_HERE: Final = {"crds", "tls-cert-manager", "monitoring", "monitoring-operator", "sandbox-userns", "kueue"}
 
 
 @pytest.fixture

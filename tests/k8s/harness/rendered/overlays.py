@@ -88,6 +88,7 @@ def render(overlay: str) -> Manifests:
 def render_with(overlay: str, component: str, folder: Path) -> Manifests:
     """An overlay with one component more; `folder` is empty and for us."""
     added = {
+        "namespace": "troupe",
         "resources": [os.path.relpath(K8S / "overlays" / overlay, folder.resolve())],
         "components": [os.path.relpath(K8S / "components" / component, folder.resolve())],
     }

@@ -22,6 +22,8 @@ class Endpoint:
     address: str = "10.244.0.9"
     ports: Mapping[str, int] = field(default_factory=dict)
     """Named ports of its containers."""
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    """Beside the one that says the namespace's name."""
 
 
 def allowed(policies: Iterable[Policy], source: Endpoint, target: Endpoint, port: int, protocol: str = "TCP") -> bool:
@@ -106,7 +108,7 @@ def _peer(peer: Mapping[str, Any], ours: Endpoint, other: Endpoint) -> bool:
     if not other.namespace:
         return False
     if "namespaceSelector" in peer:
-        named = {"kubernetes.io/metadata.name": other.namespace}
+        named = {"kubernetes.io/metadata.name": other.namespace, **other.namespace_labels}
         if not selects(peer["namespaceSelector"], named):
             return False
     elif other.namespace != ours.namespace:
