@@ -1,4 +1,4 @@
-"""A replica that a sync leaves behind is brought to the weights when it answers again. The engines are stand-ins."""
+"""A replica that fails or is slow is left behind by a sync, and brought to the weights when it can be; with stand-ins."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 from troupe.v1 import common_pb2, policy_pb2
 from troupe_orchestrator.fleet import PolicyFleet, Replica
+from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.weights import WeightSyncError, load_weights
 
 NEW = common_pb2.PolicyVersion(lineage="a", number=1)
@@ -21,7 +22,11 @@ class Engine:
 
     def __init__(self) -> None:
         self.away = False
+        self.stages = asyncio.Event()
+        """Set: it stages at once. Else it waits for it."""
+        self.stages.set()
         self.version = common_pb2.PolicyVersion(lineage="a", number=0)
+        self.open: common_pb2.PolicyVersion | None = None
 
     async def GetPolicy(self, request: object, **_: object) -> policy_pb2.PolicyInfo:
         self._answers()
@@ -31,34 +36,110 @@ class Engine:
 
     async def BeginUpdate(self, request: policy_pb2.BeginUpdateRequest, **_: object) -> None:
         self._answers()
+        if self.open not in (None, request.manifest.version):
+            raise AioRpcError(grpc.StatusCode.FAILED_PRECONDITION, Metadata(), Metadata(), "another update is open")
+        self.open = request.manifest.version
 
     async def StageWeights(self, request: object, **_: object) -> None:
         self._answers()
+        await self.stages.wait()
 
     async def AbortUpdate(self, request: object, **_: object) -> None:
         self._answers()
+        self.open = None
 
     async def CommitUpdate(self, request: object, **_: object) -> policy_pb2.CommitUpdateResponse:
         self._answers()
-        self.version = NEW
-        return policy_pb2.CommitUpdateResponse(version=NEW)
+        assert self.open is not None
+        self.version, self.open = self.open, None
+        return policy_pb2.CommitUpdateResponse(version=self.version)
 
     def _answers(self) -> None:
         if self.away:
             raise AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), "connection refused")
 
 
+def fleet_of(engines: list[Engine]) -> PolicyFleet:
+    return PolicyFleet(
+        [Replica(f"engine-{number}", cast("Any", each), cast("Any", None)) for number, each in enumerate(engines)]
+    )
+
+
+async def load_into(fleet: PolicyFleet, number: int) -> tuple[str, ...]:
+    """Load a version; why replicas were left behind."""
+    version = common_pb2.PolicyVersion(lineage="a", number=number)
+    manifest = policy_pb2.WeightManifest(policy_id="p", version=version)
+    return (await load_weights(fleet, manifest, policy_pb2.WeightSource(), FENCE, [], 0.1)).failures
+
+
+async def until_all_serve(fleet: PolicyFleet) -> None:
+    async with asyncio.timeout(20):
+        while fleet.serving() != list(fleet.replicas()):
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laggard has no half minute."""
+    monkeypatch.setattr(weights, "_LEAST_PATIENCE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_slow_replica_is_left_behind_and_has_the_weights_before_it_serves_again() -> None:
+    engines = [Engine(), Engine(), Engine()]
+    fleet = fleet_of(engines)
+    await fleet.connect()
+    engines[2].stages.clear()
+    async with asyncio.timeout(20):
+        (failure,) = await load_into(fleet, 1)
+    assert failure.startswith("engine-2: ")
+    assert [each.target for each in fleet.serving()] == ["engine-0", "engine-1"]
+    engines[2].stages.set()
+    await until_all_serve(fleet)
+    assert engines[2].version == NEW
+    await fleet.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_the_next_sync_does_not_wait_for_a_replica_that_is_still_being_brought_to_the_last() -> None:
+    engines = [Engine(), Engine(), Engine()]
+    fleet = fleet_of(engines)
+    await fleet.connect()
+    engines[2].stages.clear()
+    async with asyncio.timeout(20):
+        for number in (1, 2, 3):
+            assert len(await load_into(fleet, number)) == 1
+            while engines[2].open is None:  # it is being brought there, and hangs
+                await asyncio.sleep(0.01)
+    engines[2].stages.set()
+    await until_all_serve(fleet)
+    assert {each.version.number for each in engines} == {3}
+    await fleet.close()
+
+
+async def test_a_sync_waits_for_a_slow_replica_where_fewer_than_half_have_the_weights() -> None:
+    engines = [Engine(), Engine(), Engine()]
+    fleet = fleet_of(engines)
+    await fleet.connect()
+    for slow in engines[1:]:
+        slow.stages.clear()
+    loading = asyncio.create_task(load_into(fleet, 1))
+    while engines[0].version != NEW:
+        await asyncio.sleep(0.01)
+    for slow in engines[1:]:
+        slow.stages.set()
+    assert await loading == ()
+    await fleet.close()
+
+
 async def test_a_replica_that_an_earlier_sync_had_taken_out_comes_back_by_itself() -> None:
     engines = [Engine(), Engine()]
-    replicas = [
-        Replica(f"engine-{number}", cast("Any", each), cast("Any", None)) for number, each in enumerate(engines)
-    ]
-    fleet = PolicyFleet(replicas)
+    fleet = fleet_of(engines)
+    replicas = list(fleet.replicas())
     await fleet.connect()
-    manifest = policy_pb2.WeightManifest(policy_id="p", version=NEW)
 
     async def load() -> tuple[str, ...]:
-        return (await load_weights(fleet, manifest, policy_pb2.WeightSource(), FENCE, [], 0.1)).failures
+        return await load_into(fleet, 1)
 
     for engine in engines:
         engine.away = True

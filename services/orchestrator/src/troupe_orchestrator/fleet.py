@@ -123,7 +123,7 @@ class PolicyFleet(Rotation[Replica]):
         members = [replica_at(each, shown) if isinstance(each, str) else each for each in replicas]
         super().__init__(service, members, outage_seconds)
         self.updating = asyncio.Lock()
-        """Held while weights are loaded: by a sync, or for one replica that came back."""
+        """Held by a sync while it loads weights."""
         self._follows: PolicyFleet | None = None
         self._current: common_pb2.PolicyVersion | None = None
         self._bring_up: Callable[[Replica], Awaitable[None]] | None = None
@@ -242,7 +242,9 @@ class PolicyFleet(Rotation[Replica]):
                 f"{_text(self.current)} is served: it waits for a sync"
             )
         async with self.updating:
-            await self._bring_up(replica)
+            # Not while a sync is under way; one that begins meanwhile ends this.
+            bring_up = self._bring_up
+        await bring_up(replica)
 
     async def recheck(self) -> None:
         """Take out each replica that does not have the version that is served, so that it is brought there."""

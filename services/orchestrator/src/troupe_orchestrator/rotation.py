@@ -209,9 +209,16 @@ class Rotation(Generic[M]):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _TELL_SECONDS)
 
+    async def halt(self) -> list[M]:
+        """Ask for nobody for now; the members that were being brought back, for whoever halts this to put back or expect."""
+        halted = [member for member in self._members.values() if member.target in self._returning]
+        await self.close()
+        return halted
+
     async def close(self) -> None:
         """Ask for nobody any more."""
         tasks = list(self._returning.values())
+        self._returning.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

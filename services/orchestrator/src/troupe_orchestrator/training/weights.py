@@ -1,14 +1,16 @@
 """Bringing every replica of a policy to given weights, the learner's or stored ones: begin, stage, commit, abort.
 
 The bytes go from their source to the replicas; only names and digests pass through here. A version is current when every
-replica in rotation has it; one that cannot be brought there is taken out of rotation, never waited for, and brought there
-when it can be.
+replica in rotation has it; one that cannot be brought there is taken out of rotation, and brought there when it can be. A
+laggard is not waited for either: once half of the replicas have the version, the others get as long again, and half a
+minute at least. Replicas that are brought back by themselves stop for a sync, which brings everybody to something newer.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -24,6 +26,11 @@ _PHASE_SECONDS = 300.0
 _ASK_SECONDS = 10.0
 """A replica that hangs is left behind, not waited for."""
 _ATTEMPTS = 2
+_LEAST_PATIENCE_SECONDS = 30.0
+"""What the slower half of the replicas gets at least, once the other half has the version."""
+_Result = policy_pb2.CommitUpdateResponse | str
+_ENDING: Final[set[asyncio.Task[_Result]]] = set()
+"""Updates of laggards that are being aborted; nobody waits for them."""
 
 
 class WeightSyncError(RuntimeError):
@@ -116,16 +123,22 @@ async def load_weights(
         replicas = fleet.ready() or fleet.replicas()
         if not replicas:
             raise fleet.nobody()
-        results = await asyncio.gather(
-            *(_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in replicas)
-        )
+        halted = await fleet.halt()
+        try:
+            results = await _without_laggards(
+                [_bring_up(replica, source, manifest, fence, probes, probe_bound) for replica in replicas]
+            )
+        except BaseException:
+            for replica in halted:
+                fleet.expect(replica, "was being brought back when a load of weights was cut short")
+            raise
         committed = [result for result in results if not isinstance(result, str)]
         if committed:
             # Whoever is left behind, or comes back later, is brought here too.
             fleet.synced(manifest.version, bring_up)
     for replica in fleet.replicas():
-        if committed and replica not in replicas:
-            fleet.suspect(replica, "came while weights were loaded")
+        if replica not in replicas and (committed or replica in halted):
+            fleet.expect(replica, "was not ready when weights were loaded")
     failures = []
     for replica, result in zip(replicas, results, strict=True):
         if replica not in fleet.replicas():
@@ -134,7 +147,7 @@ async def load_weights(
             fleet.put_back(replica)
             continue
         failures.append(f"{replica.target}: {result}")
-        if committed:
+        if committed or replica in halted:
             # Also one that an earlier sync, which no replica took, has taken out.
             fleet.expect(replica, result)
         else:
@@ -151,6 +164,30 @@ async def load_weights(
     )
 
 
+async def _without_laggards(updates: Sequence[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """What became of each update, in their order; those of laggards are ended."""
+    tasks = [asyncio.create_task(update) for update in updates]
+    begun, waiting = time.monotonic(), set(tasks)
+    limit: float | None = None
+    try:
+        while waiting:
+            patience = None if limit is None else max(0.0, limit - time.monotonic())
+            done, waiting = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            committed = sum(task.done() and not isinstance(task.result(), str) for task in tasks)
+            if limit is None and 2 * committed >= len(tasks):
+                now = time.monotonic()
+                limit = now + max(now - begun, _LEAST_PATIENCE_SECONDS)
+    finally:
+        for task in waiting:
+            task.cancel()
+            _ENDING.add(task)
+            task.add_done_callback(_ENDING.discard)
+    late = f"had no new weights after {time.monotonic() - begun:.0f} s, when half of the replicas had them long since"
+    return [late if task in waiting else task.result() for task in tasks]
+
+
 async def _bring_up(
     replica: Replica,
     source: policy_pb2.WeightSource,
@@ -158,7 +195,7 @@ async def _bring_up(
     fence: common_pb2.Fence,
     probes: list[policy_pb2.Probe],
     probe_bound: float,
-) -> policy_pb2.CommitUpdateResponse | str:
+) -> _Result:
     """Commit the manifest's version on one replica, or why that failed."""
     failure = ""
     for _ in range(_ATTEMPTS):
@@ -202,7 +239,8 @@ async def _update(
             policy_pb2.CommitUpdateRequest(fence=fence, update_id=update_id, probes=probes, probe_bound=probe_bound),
             timeout=_PHASE_SECONDS,
         )
-    except grpc.RpcError:
+    except (grpc.RpcError, asyncio.CancelledError):
+        # Cancelled too: what is left open here would refuse the next update.
         await _abort(replica, fence, update_id)
         raise
 
@@ -211,7 +249,7 @@ async def _abort(replica: Replica, fence: common_pb2.Fence, update_id: str) -> N
     """Drop what was staged. The update's own error is the one to report."""
     try:
         await replica.stub.AbortUpdate(
-            policy_pb2.AbortUpdateRequest(fence=fence, update_id=update_id), timeout=_PHASE_SECONDS
+            policy_pb2.AbortUpdateRequest(fence=fence, update_id=update_id), timeout=_ASK_SECONDS
         )
     except grpc.RpcError as error:
         logger.warning("could not abort the update", replica=replica.target, error=describe(error))
