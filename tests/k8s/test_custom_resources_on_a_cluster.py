@@ -125,7 +125,7 @@ def test_an_example_is_admitted_and_nothing_of_it_is_dropped(namespace: str, fil
     applied = apply(namespace, example(file, "one"))
     assert (applied.returncode, applied.stderr) == (0, "")
     sent = yaml.safe_load(example(file, "one"))["spec"]
-    assert got(namespace, f"{kind}/one")["spec"] == sent
+    assert got(namespace, f"{kind}/one")["spec"] == {"desiredState": "Running", **sent}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_it_may_scale_its_engines_and_nothing_else(admin: Api, orchestrator: Api
 
 def _slice(service: str, *listed: Object) -> Object:
     made = endpoint_slice(service, *listed)
-    del made["metadata"]["uid"]
+    del made["metadata"]["uid"], made["metadata"]["resourceVersion"]
     return {"apiVersion": SLICES, "kind": "EndpointSlice", **made}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import socket
 import threading
 import time
@@ -24,6 +25,9 @@ from standin_api.forwarding import forward
 Object = dict[str, Any]
 WITH_STATUS = ("/trainingruns", "/evaljobs")
 """Collections whose objects have a status that is written by itself."""
+
+_CAN_BE_GENERATED = re.compile(r"[a-z0-9]([-a-z0-9.]*[-a-z0-9])?")
+"""Part of a name: a dot at its end is refused."""
 
 
 class StandInApi:
@@ -237,6 +241,11 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
                 resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
                 allowed = api.allowed is None or (wanted["verb"], resource) in api.allowed
                 self._answer(201, {**body, "status": {"allowed": allowed}})
+                return
+            if not _CAN_BE_GENERATED.fullmatch(body["metadata"].get("generateName", "a-")):
+                self._fail(
+                    422, "Invalid", f"metadata.generateName: Invalid value: {body['metadata']['generateName']!r}"
+                )
                 return
             self._answer(201, api.put(path, body))
 

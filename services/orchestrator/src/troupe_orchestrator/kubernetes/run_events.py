@@ -73,7 +73,7 @@ def event_object(told: Told, regarding: Object, reporter: str, now: datetime) ->
     return {
         "apiVersion": _GROUP,
         "kind": "Event",
-        "metadata": {"generateName": f"{regarding['name']}.", "namespace": regarding["namespace"]},
+        "metadata": {"generateName": f"{regarding['name']}-", "namespace": regarding["namespace"]},
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": "troupe.dev/orchestrator",
         "reportingInstance": reporter,
