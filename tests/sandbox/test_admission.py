@@ -108,8 +108,9 @@ def test_a_full_queue_of_one_caller_is_refused_with_a_delay_and_open_to_others(n
 
 
 def test_waiting_for_a_tools_slot_is_not_the_scripts_wall_time(launch, tmp_path):
-    server = launch(tmp_path)
-    slots = int(metrics(server.metrics)['troupe_sandbox_slots{pool="tool"}'])
+    slots = 2
+    server = launch(tmp_path, "--tool-slots", str(slots))
+    assert metrics(server.metrics)['troupe_sandbox_slots{pool="tool"}'] == slots
     script = "from workflow.tools import run_python\nrun_python('import time; time.sleep({})', None)"
     limits = sandbox_pb2.Limits(wall_seconds=60)
     with ThreadPoolExecutor(slots + 1) as threads:

@@ -8,8 +8,9 @@ from troupe_sandbox.__main__ import parse_arguments
 
 def test_each_option_is_also_a_variable() -> None:
     given = {"TROUPE_WORKFLOW_SLOTS": "7", "TROUPE_WORK_DIR": "/work", "TROUPE_INSECURE": "true", "HOME": "/home"}
-    options = parse_arguments([], given)
+    options = parse_arguments([], given | {"TROUPE_TOOL_SLOTS": "3"})
     assert (options.workflow_slots, options.work_dir, options.insecure) == (7, Path("/work"), True)
+    assert options.tool_slots == 3
 
 
 def test_the_command_line_goes_before_the_variables() -> None:

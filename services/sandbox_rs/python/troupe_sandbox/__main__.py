@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-file", type=Path, help="written as JSON once the service serves")
     parser.add_argument("--workflow-slots", type=int, default=128, help="workflow scripts at once")
     parser.add_argument("--test-slots", type=int, default=cores, help="test cases at once")
+    parser.add_argument("--tool-slots", type=int, help="runs of python for agents at once (default: two for each core)")
     parser.add_argument(
         "--workflow-queue", type=int, help="scripts of one caller that may wait (default: four for each slot)"
     )
@@ -109,6 +110,7 @@ def main() -> int:
         "die_with_parent": options.die_with_parent,
         "workflow_queue": options.workflow_queue,
         "test_queue": options.test_queue,
+        "tool_slots": options.tool_slots,
         "program_memory": options.program_memory,
         "log": options.log,
     }

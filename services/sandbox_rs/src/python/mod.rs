@@ -18,7 +18,7 @@ pub use self::job::{Job, Reply};
 pub use self::sandbox::Sandbox;
 use crate::inside;
 use crate::server::{self, Options};
-use crate::supervisor::{Queues, Settings};
+use crate::supervisor::{Queues, Settings, fitting_tools};
 
 /// What is left of a runtime has this long to end.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -51,6 +51,7 @@ fn settings(text: &str) -> PyResult<Settings> {
         required_layers: text.require_layers,
         workflow_slots: text.workflow_slots,
         test_slots: text.test_slots,
+        tool_slots: fitting_tools(),
         queues: Queues::fitting(text.workflow_slots),
         most_memory: None,
         python: text.python,
@@ -78,7 +79,7 @@ pub fn serve(py: Python<'_>, options_json: &str, settings_json: &str) -> PyResul
     let options: Options =
         serde_json::from_str(options_json).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let settings = settings(settings_json)?;
-    server::start_logging(&options.log);
+    server::logging::start(&options.log);
     py.detach(|| {
         let runtime = runtime()?;
         let served = runtime.block_on(server::serve(options, settings));

@@ -12,12 +12,12 @@ mod convert;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod incoming;
+pub mod logging;
 mod metrics;
 mod refusal;
 mod service;
 
 use std::fs;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -65,21 +65,11 @@ pub struct Options {
     /// Scripts, and jobs of tests, of one caller that may wait; the default fits the slots.
     pub workflow_queue: Option<usize>,
     pub test_queue: Option<usize>,
+    /// Runs of python for agents at once; the default fits the cores.
+    pub tool_slots: Option<usize>,
     /// Memory that no program may have more of, in MiB.
     pub program_memory: Option<u64>,
     pub log: String,
-}
-
-/// Parts below ours, which log what they send and receive, metadata included, at the levels beneath this.
-const BELOW: [&str; 4] = ["h2=info", "hyper=info", "rustls=info", "tonic=info"];
-
-/// Logs as JSON lines on standard error.
-pub fn start_logging(filter: &str) {
-    // The later directive for a part is the one that counts.
-    let filter = tracing_subscriber::EnvFilter::new([&[filter], &BELOW[..]].concat().join(","));
-    let builder = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call in one process keeps the first subscriber.
-    let _ = builder.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 /// Serves until a signal ends it.
@@ -90,6 +80,10 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         workflows: options.workflow_queue.unwrap_or(fitting.workflows),
         test_jobs: options.test_queue.unwrap_or(fitting.test_jobs),
     };
+    settings.tool_slots = options.tool_slots.unwrap_or(settings.tool_slots);
+    if settings.tool_slots == 0 {
+        return Err("--tool-slots must be at least 1".into());
+    }
     settings.most_memory = options.program_memory.map(|mebibytes| mebibytes << 20);
     let credentials = Credentials::read(&options.listening)?;
     if let Some(warning) = options.listening.warning() {

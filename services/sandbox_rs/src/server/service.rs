@@ -8,6 +8,7 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::caller::caller;
 use super::convert;
@@ -133,7 +134,8 @@ impl Sandbox for Service {
         tokio::spawn(listen(inbound, said));
         let session = {
             let supervisor = supervisor.clone();
-            tokio::spawn(async move { supervisor.run_workflow(job, slot, events, words, ending).await })
+            let ended = async move { supervisor.run_workflow(job, slot, events, words, ending).await };
+            tokio::spawn(ended.in_current_span())
         };
         // Ends the script at once when the caller cancels, or when the grace of a shutdown is over.
         let (finished, mut over) = watch::channel(());
@@ -149,7 +151,7 @@ impl Sandbox for Service {
                 let _ = over.changed().await;
             }
         });
-        tokio::spawn(async move {
+        let answer = async move {
             // Whoever does not listen is noticed by the task above.
             let _ = responses.send(Ok(convert::started(&supervisor.isolation))).await;
             while let Some(event) = coming.recv().await {
@@ -168,7 +170,8 @@ impl Sandbox for Service {
             };
             let _ = responses.send(last).await;
             drop(finished);
-        });
+        };
+        tokio::spawn(answer.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -185,7 +188,7 @@ impl Sandbox for Service {
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
         let supervisor = self.supervisor.clone();
         let mut phase = self.phase.clone();
-        tokio::spawn(async move {
+        let answer = async move {
             let _slot = slot;
             let (results, mut coming) = mpsc::channel(EVENTS_AHEAD);
             let forward = async {
@@ -205,7 +208,8 @@ impl Sandbox for Service {
                 _ = phase.wait_for(|phase| *phase == Phase::Halting) => Err(refusal::draining()),
             };
             let _ = responses.send(last).await;
-        });
+        };
+        tokio::spawn(answer.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

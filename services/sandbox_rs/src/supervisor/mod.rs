@@ -45,7 +45,6 @@ use crate::verdict::{Fault, Verdict};
 const PROGRAMS_PER_ZYGOTE: u64 = 5_000;
 /// Jobs of tests of one caller whose cases take turns, for each slot. The others wait without a process.
 const ACTIVE_JOBS_PER_SLOT: usize = 16;
-/// Tool calls at once, for each core.
 const TOOLS_PER_CORE: usize = 2;
 /// Shares of a queue: so many callers can fill theirs.
 const SHARES: usize = 8;
@@ -64,6 +63,15 @@ impl Queues {
     }
 }
 
+/// Runs of python for agents at once that are right for this machine.
+pub fn fitting_tools() -> usize {
+    cores() * TOOLS_PER_CORE
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// How to start a supervisor.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -71,6 +79,7 @@ pub struct Settings {
     pub required_layers: Vec<String>,
     pub workflow_slots: usize,
     pub test_slots: usize,
+    pub tool_slots: usize,
     pub queues: Queues,
     /// Bytes of memory that no program may have more of.
     pub most_memory: Option<u64>,
@@ -160,9 +169,8 @@ impl Supervisor {
         if let Some(unknown) = settings.required_layers.iter().find(|name| !layers::is_known(name)) {
             return Err(Fault::Internal(format!("unknown layer {unknown:?} in the required layers")));
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let ranges = Ranges::within(settings.most_memory);
-        let outer = look_around(&settings, &ranges, cores)?;
+        let outer = look_around(&settings, &ranges)?;
         let root = Root::create(&settings.work_root)?;
         for name in ["python", "python3"] {
             symlink(&settings.python, root.interpreters().join(name))?;
@@ -202,7 +210,7 @@ impl Supervisor {
         let pool = |role, count| {
             Pool::start(role, count, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
         };
-        let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores.min(settings.test_slots)))?;
+        let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores().min(settings.test_slots)))?;
         let mut digest = Sha256::new();
         for part in [
             profile.name(),
@@ -239,7 +247,7 @@ impl Supervisor {
                 queue_per_caller: settings.queues.test_jobs,
             }),
             case_slots: Slots::new(Bounds::unqueued(settings.test_slots)),
-            tool_slots: Slots::new(Bounds::unqueued(cores * TOOLS_PER_CORE)),
+            tool_slots: Slots::new(Bounds::unqueued(settings.tool_slots)),
             counters: Counters::default(),
             scripts: Arc::new(scripts),
             code: Arc::new(code),
@@ -265,11 +273,11 @@ impl Supervisor {
 }
 
 /// What is around us. An outer layer that is required and missing stops the start.
-fn look_around(settings: &Settings, ranges: &Ranges, cores: usize) -> Result<Vec<LayerReport>, Fault> {
+fn look_around(settings: &Settings, ranges: &Ranges) -> Result<Vec<LayerReport>, Fault> {
     let most = |slots: usize, range: &Range| slots as u64 * range.default.memory_bytes;
     let promised = most(settings.workflow_slots, &ranges.workflow)
         + most(settings.test_slots, &ranges.test)
-        + most(cores * TOOLS_PER_CORE, &ranges.tool);
+        + most(settings.tool_slots, &ranges.tool);
     let limit = cgroup::MemoryGroup::around().and_then(|group| group.limit());
     let reports = Surroundings::read(limit, promised).report();
     let missing = outer::missing(&reports, &settings.required_layers);

@@ -1,5 +1,5 @@
 //! The layer that asks the guard before a call reaches its service, and before any message of it is read. The service
-//! finds the caller's `Role` among the request's extensions.
+//! finds the caller's `Role` among the request's extensions. What is logged from here on carries the call's ids.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,9 +10,12 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower_layer::Layer;
+use tracing::Instrument;
+use tracing::instrument::Instrumented;
 
 use super::guard::{Guard, Refusal, uri_names};
 use super::table::Role;
+use crate::server::logging::span_of;
 
 #[derive(Clone)]
 pub struct Admission {
@@ -60,17 +63,18 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, Instrumented<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        match self.admission.admit(&request) {
+        let span = span_of(request.headers());
+        match span.in_scope(|| self.admission.admit(&request)) {
             Ok(role) => {
                 request.extensions_mut().insert(role);
-                Either::Right(self.inner.call(request))
+                Either::Right(self.inner.call(request).instrument(span))
             }
             Err(refusal) => Either::Left(ready(Ok(Status::from(refusal).into_http()))),
         }
