@@ -23,6 +23,8 @@ class Role(StrEnum):
     """Has work done: runs, eval jobs, questions. Reaches the orchestrator and nothing behind it."""
     ENGINE = "engine"
     """A designer or executor: has a shared engine generate, pulls weights."""
+    LEARNER = "learner"
+    """A gang agent: joins the gang of a learner's front, and takes part in its training."""
     ORCHESTRATOR = "orchestrator"
     """Drives designers, engines, sandboxes and learners; the only role that replaces weights."""
 

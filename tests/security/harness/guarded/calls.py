@@ -24,7 +24,7 @@ SERVED = {
     "orchestrator": ("Training", "Evaluation", "Solver"),
     "designer": ("Designer", "Policy"),
     "executor": ("Policy",),
-    "learner": ("Learner",),
+    "learner": ("Learner", "Gang"),
     "sandbox": ("Sandbox",),
 }
 

@@ -16,12 +16,13 @@ pub enum Role {
     Observer,
     Client,
     Engine,
+    Learner,
     Orchestrator,
 }
 
 impl Role {
     /// Those that a credential can have.
-    pub const NAMED: [Role; 4] = [Role::Observer, Role::Client, Role::Engine, Role::Orchestrator];
+    pub const NAMED: [Role; 5] = [Role::Observer, Role::Client, Role::Engine, Role::Learner, Role::Orchestrator];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +30,7 @@ impl Role {
             Role::Observer => "observer",
             Role::Client => "client",
             Role::Engine => "engine",
+            Role::Learner => "learner",
             Role::Orchestrator => "orchestrator",
         }
     }
