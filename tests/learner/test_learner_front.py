@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from troupe_learner import supervisor
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint_layout import MODEL, STATE
 from troupe_learner.front import Front, State
-from troupe_learner.gang import GenerationLost, Progress, RankPlan
+from troupe_learner.gang import GenerationLost, Host, Progress, RankPlan
 from troupe_learner.lineages import Lineages
+from troupe_learner.local_ranks import LocalHost, OneHost
 from troupe_learner.model_folder import open_model
 from troupe_learner.operations import Event, Operation
 from troupe_learner.optimization import Optimization
+from troupe_learner.rank_plan import rank_plan
 from troupe_learner.settings import LearnerSettings
 from troupe_learner.weight_file import stored_tensors
 from troupe_learner.work_folder import WorkFolder
@@ -34,6 +36,8 @@ MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 
 class Ranks:
     """One generation."""
+
+    was_idle = True
 
     def __init__(self, weights: Path) -> None:
         self.description = {
@@ -126,7 +130,7 @@ async def learner(
     generations: list[Ranks] = []
     folder = tiny_model(False)
 
-    async def launch(number: int, plan: RankPlan) -> Ranks:
+    async def launch(number: int, plan: RankPlan, hosts: Sequence[Host]) -> Ranks:
         generations.append(Ranks(folder / "model.safetensors"))
         return generations[-1]
 
@@ -136,7 +140,9 @@ async def learner(
     monkeypatch.setattr(supervisor, "launch", launch)
     settings = LearnerSettings(model=str(folder), work_dir=tmp_path / "work", lineage="first")
     work = WorkFolder.open(settings.work_dir)
-    front = Front(settings, open_model(str(folder)), work, Lineages(work.lineages), nothing)
+    model = open_model(str(folder))
+    plan = rank_plan(settings, model, work.ranks)
+    front = Front(settings, model, work, Lineages(work.lineages), plan, OneHost(LocalHost(plan)), nothing)
     await front.open()
     yield Learner(front, generations, sequences)
     await front.close()

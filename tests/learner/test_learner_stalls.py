@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from troupe_learner.channel import FrontChannel, open_front_channel
-from troupe_learner.gang import Generation, GenerationLost, _Member
+from troupe_learner.gang import Generation, GenerationLost, RankPlan
+from troupe_learner.local_ranks import LocalHost, LocalRank
 
 STALL_SECONDS = 1.0
 SLEEP = "import time; time.sleep(600)"
@@ -20,8 +21,9 @@ async def gang(tmp_path: Path) -> AsyncIterator[tuple[Generation, FrontChannel]]
     ours, theirs = socket.socketpair()
     (tmp_path / "log").write_text("the rank's last words")
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", SLEEP)
-    member = _Member(0, process, await open_front_channel(ours), tmp_path / "log")
-    generation = Generation(3, [member], tmp_path / "rendezvous", STALL_SECONDS)
+    rank = LocalRank(0, process, await open_front_channel(ours), tmp_path / "log")
+    host = LocalHost(RankPlan(1, 1, {}, tmp_path, STALL_SECONDS))
+    generation = Generation(3, [host], [rank], STALL_SECONDS)
     yield generation, await open_front_channel(theirs)
     await generation.close()
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from learning.disk import Disk, small_disk
 from troupe_contracts.errors import Unavailable
 from troupe_learner import supervisor
-from troupe_learner.gang import GenerationLost, RankPlan
-from troupe_learner.supervisor import ATTEMPTS, Supervisor
+from troupe_learner.gang import GenerationLost, Host, RankPlan
+from troupe_learner.local_ranks import LocalHost, OneHost
+from troupe_learner.supervisor import Supervisor
 
 
 class Ranks:
     """A generation that ends when it is told to."""
+
+    was_idle = True
 
     def __init__(self) -> None:
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -41,7 +44,7 @@ async def test_a_gang_that_a_full_disk_ended_is_formed_again_when_there_is_room(
     formed: list[Ranks] = []
     refused: list[int] = []
 
-    async def launch(number: int, plan: RankPlan) -> Ranks:
+    async def launch(number: int, plan: RankPlan, hosts: Sequence[Host]) -> Ranks:
         try:
             (plan.folder / f"rendezvous-{number}").write_bytes(bytes(100_000))
         except OSError as error:
@@ -54,7 +57,8 @@ async def test_a_gang_that_a_full_disk_ended_is_formed_again_when_there_is_room(
         pass
 
     monkeypatch.setattr(supervisor, "launch", launch)
-    supervised = Supervisor(RankPlan(2, 1, {}, disk.path, 60.0), nothing, nothing, nothing)
+    plan = RankPlan(2, 1, {}, disk.path, 60.0)
+    supervised = Supervisor(plan, OneHost(LocalHost(plan)), nothing, nothing, nothing)
     await supervised.start()
     async with asyncio.timeout(30):
         with disk.filled(leaving=0):
@@ -70,35 +74,4 @@ async def test_a_gang_that_a_full_disk_ended_is_formed_again_when_there_is_room(
     assert supervised.generation is formed[1]
     assert not supervised.disk_full
     assert not supervised.failed
-    await supervised.close()
-
-
-async def test_ranks_that_end_where_there_is_room_are_given_up_after_some_attempts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.001)
-    tried: list[int] = []
-    first = Ranks()
-
-    async def launch(number: int, plan: RankPlan) -> Ranks:
-        tried.append(number)
-        if number > 1:
-            raise GenerationLost("ended with status 1")
-        return first
-
-    async def nothing(*_: object) -> None:
-        pass
-
-    given_up = asyncio.Event()
-
-    async def failed() -> None:
-        given_up.set()
-
-    monkeypatch.setattr(supervisor, "launch", launch)
-    supervised = Supervisor(RankPlan(2, 1, {}, tmp_path, 60.0), nothing, nothing, failed)
-    await supervised.start()
-    first.end.set_result("killed by SIGKILL")
-    await asyncio.wait_for(given_up.wait(), 30)
-    assert len(tried) == 1 + ATTEMPTS
-    assert supervised.failed
     await supervised.close()

@@ -5,7 +5,8 @@ States and what they let through:
     STARTING      nothing yet
     READY         everything
     TRAINING      Score and ExportWeights wait their turn; another change of the weights is refused, naming the operation
-    RESTARTING    a rank ended: the ledger is back at the last checkpoint (or the initial weights), calls are UNAVAILABLE
+    RESTARTING    a rank ended: the ledger is back at the last checkpoint (or the initial weights), calls are UNAVAILABLE; so
+                  while the agent of another node is away
     DISK_FULL     the same, and ranks cannot be started before there is room on the disk; calls are UNAVAILABLE
     FAILED        generations kept ending; calls are UNAVAILABLE with the reason
 
@@ -29,18 +30,17 @@ from troupe_learner.channel import Message
 from troupe_learner.checkpoint import Checkpoint, Layout
 from troupe_learner.disk import RETRY_SECONDS
 from troupe_learner.exports import Export
-from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Progress
+from troupe_learner.gang import CommandRefused, Generation, GenerationLost, Progress, RankPlan
 from troupe_learner.ledger import Ledger, Version
 from troupe_learner.lineages import Lineages
 from troupe_learner.model_folder import ModelFolder
 from troupe_learner.operations import Loaded, Operation
 from troupe_learner.optimization import Optimization
 from troupe_learner.rank_checkpoints import Owner, Saving, load, load_again
-from troupe_learner.rank_plan import rank_plan
 from troupe_learner.reads import Reads, Scores
 from troupe_learner.settings import LearnerSettings
 from troupe_learner.standing import Standing
-from troupe_learner.supervisor import Supervisor
+from troupe_learner.supervisor import Hosts, Supervisor
 from troupe_learner.work_folder import WorkFolder
 
 _log = get_logger()
@@ -70,10 +70,12 @@ class Front:
         model: ModelFolder,
         folder: WorkFolder,
         lineages: Lineages,
+        plan: RankPlan,
+        hosts: Hosts,
         on_failed: Callable[[], Awaitable[None]],
     ) -> None:
         self.model = model
-        self.layout = Layout(settings.engine, settings.ranks, settings.zero_stage, settings.dtype)
+        self.layout = Layout(settings.engine, settings.all_ranks, settings.zero_stage, settings.dtype)
         self.policy_id = settings.policy_id
         self.batches = BatchStore(folder.batches)
         self.engine = ""
@@ -81,9 +83,8 @@ class Front:
         self._standing = Standing(lineages, settings.lineage)
         self._changes = Changes()
         self.operations = self._changes.operations
-        self._supervisor = Supervisor(
-            rank_plan(settings, model, folder.ranks), self._roll_back, self._load_base, on_failed
-        )
+        self._supervisor = Supervisor(plan, hosts, self._roll_back, self._load_base, on_failed)
+        self._nodes = settings.nodes
         self._reads = Reads(folder, self._run)
 
     async def open(self) -> None:
@@ -106,6 +107,7 @@ class Front:
         self.engine = (
             f"{self.layout.engine}{zero} (torch {ranks['torch']}), {self.layout.dtype}, "
             f"{self.layout.ranks} rank(s) x {ranks['threads']} thread(s) on cores {cores}"
+            + (f", {self._nodes} nodes" if self._nodes > 1 else "")
         )
 
     async def close(self) -> None:
@@ -134,9 +136,14 @@ class Front:
         return State.READY if self._changes.now is None else State.TRAINING
 
     @property
+    def generation(self) -> int:
+        """Number of the newest generation of ranks."""
+        return self._supervisor.newest
+
+    @property
     def detail(self) -> str:
-        """Why a generation was lost last; empty if none was."""
-        return self._supervisor.detail
+        """Why a generation was lost last, and whom the next one waits for; empty if none was."""
+        return self._supervisor.reason
 
     def check_run(self, run_id: str) -> Ledger:
         """See `Standing.check_run`."""
@@ -170,6 +177,7 @@ class Front:
             result = await generation.run(command, operation.advance)
             await self._still(generation)
             self._standing.ledger = self.ledger.with_step(digest, result["metrics"])
+            self._supervisor.committed()
             await asyncio.to_thread(self.batches.forget_before, step)
             operation.finish(step=self.ledger.steps[-1])
 
@@ -281,6 +289,7 @@ class Front:
         """The ranks were brought to another state, which may be another run's."""
         if ledger.run_id != self.ledger.run_id and self.ledger.run_id:
             self.batches.forget_all()
+            self._supervisor.committed()
         self._standing.begin_at(base, ledger, bound)
 
     async def _run(self, command: Message) -> None:

@@ -59,5 +59,10 @@ class WorkFolder:
         return self.root / "ranks"
 
     @property
+    def carried(self) -> Path:
+        """A gang agent's: files of the command under way. Made and removed with them."""
+        return self.root / "carried"
+
+    @property
     def lineages(self) -> Path:
         return self.root / "lineages.json"

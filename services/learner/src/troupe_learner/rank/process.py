@@ -3,9 +3,12 @@
 import os
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from troupe_contracts.settings import split_address
 
 from troupe_learner.channel import Message, RankChannel
 from troupe_learner.rank.commands import COMMANDS, Rank, Refused
@@ -18,7 +21,14 @@ from troupe_learner.rank.torch_engine import TorchEngine
 def serve(channel: RankChannel) -> None:
     """Returns never; ends by `ChannelClosed` or by an exception, whose text the front reads from this rank's log."""
     start = channel.receive()
+    own = None
+    if start["command"] == "listen":
+        own = _listening()
+        channel.send({"kind": "done", "result": {"port": own.port}})
+        start = channel.receive()
     torch.set_num_threads(start["threads"])
+    if start["ranks"] > 1 or start["engine"] == "deepspeed":
+        _meet(start, own)
     rank = _build(start, channel)
     channel.send({"kind": "done", "result": _description(rank, start)})
     while True:
@@ -30,13 +40,28 @@ def serve(channel: RankChannel) -> None:
         channel.send(reply)
 
 
+def _listening() -> TCPStore:
+    """Where ranks of several machines meet: on a port that was free, so that no other generation can be met there. Listens
+    on all addresses.
+    """
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def _meet(start: Message, own: TCPStore | None) -> None:
+    """Joins the collective of all ranks, where `rendezvous` says: at a file, or at the port that rank 0 has as its own."""
+    place = urlsplit(start["rendezvous"])
+    if place.scheme == "file":
+        meeting: dict[str, Any] = {"init_method": start["rendezvous"]}
+    else:
+        # Each rank's is made here: torch puts a prefix before the keys of those that it makes itself.
+        host, port = split_address(place.netloc)
+        meeting = {"store": own or TCPStore(host, port, is_master=False, wait_for_workers=False)}
+    dist.init_process_group("gloo", rank=start["rank"], world_size=start["ranks"], **meeting)
+
+
 def _build(start: Message, channel: RankChannel) -> Rank:
-    rank, ranks = start["rank"], start["ranks"]
     served = DTYPES[start["dtype"]]
     deepspeed = start["engine"] == "deepspeed"
-    if ranks > 1 or deepspeed:
-        rendezvous = f"file://{start['rendezvous']}"
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
     # Plain torch keeps its masters as the parameters; DeepSpeed keeps them beside parameters of the served type.
     held = served if deepspeed else torch.float32
     model = load_model(start["model"], held)
