@@ -9,6 +9,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from requested.place import CONFIG, TRAINING_RUNS, Place, place, until
@@ -19,31 +20,46 @@ from troupe_contracts.errors import ServiceError
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.runs import RunState
 
-NAMES = ("a", "b", "c")
+NAMES = ("a", "b")
 ENDED = ("Succeeded", "Failed", "Cancelled")
 ACTIONS = st.sampled_from(
     [
-        "apply", "apply refused", "apply bad", "apply paused", "delete", "make again",
+        "delete", "make again", "make again refused", "make again bad", "make again paused",
         "desire Running", "desire Paused", "desire Cancelled",
         "call pause", "call resume", "call cancel",
         "stop Paused", "stop Failed", "stop Succeeded",
-        "restart", "away", "back", "cut", "wait",
+        "restart", "away", "back", "cut",
     ]
 )  # fmt: skip
+PAUSES = st.sampled_from([0.0, 0.0, 0.01, 0.1])
+"""Seconds after what happens, in which it may be noticed."""
+HAPPENINGS = st.lists(st.tuples(ACTIONS, st.sampled_from(NAMES), PAUSES), min_size=12, max_size=24)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(ACTIONS, st.sampled_from(NAMES)), min_size=1, max_size=25))
-def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[tuple[str, str]]) -> None:
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(HAPPENINGS)
+def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[tuple[str, str, float]]) -> None:
     asyncio.run(_happen(happenings))
 
 
-async def _happen(happenings: list[tuple[str, str]]) -> None:
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(HAPPENINGS)
+def test_objects_and_calls_agree_however_often_that_is_tried(happenings: list[tuple[str, str, float]]) -> None:
+    asyncio.run(_happen(happenings))
+
+
+async def _happen(happenings: list[tuple[str, str, float]]) -> None:
     with tempfile.TemporaryDirectory() as folder, standin_api() as standin:
         async with place(standin, Path(folder)) as here:
             await here.start()
-            for what, name in happenings:
+            for what, name, pause in happenings:
+                if name not in standin.objects.get(TRAINING_RUNS, {}):
+                    _apply(here, name)
+                    await asyncio.sleep(pause)
                 await _one(here, what, name)
+                await asyncio.sleep(pause)
             standin.away = False
             await until(lambda: _all_is_well(here), lambda: str(standin.objects))
             # And it stays so.
@@ -54,20 +70,17 @@ async def _happen(happenings: list[tuple[str, str]]) -> None:
 
 
 async def _one(here: Place, what: str, name: str) -> None:
-    there = name in here.standin.objects.get(TRAINING_RUNS, {})
     match what.split():
-        case ["apply", *how] if not there:
+        case ["delete"]:
+            here.standin.delete(TRAINING_RUNS, name)
+        case ["make", "again", *how]:
+            here.standin.delete(TRAINING_RUNS, name)
             _apply(here, name, *how)
-        case ["delete"] if there:
-            here.standin.delete(TRAINING_RUNS, name)
-        case ["make", "again"] if there:
-            here.standin.delete(TRAINING_RUNS, name)
-            _apply(here, name)
-        case ["desire", desired] if there and here.object(name)["spec"]["desiredState"] != "Cancelled":
+        case ["desire", desired] if here.object(name)["spec"]["desiredState"] != "Cancelled":
             here.desire(name, desired)
-        case ["call", call] if there:
+        case ["call", call]:
             await _call(here, call, here.uid(name))
-        case ["stop", state] if there:
+        case ["stop", state]:
             run = await store.get_run(here.database, here.uid(name))
             if run is not None and run.state is RunState.RUNNING:
                 await here.runs.becomes(run.run_id, RunState(state.lower()), "by itself")
@@ -79,9 +92,6 @@ async def _one(here: Place, what: str, name: str) -> None:
             here.standin.cut_watches()
         case ["cut"]:
             here.standin.cut_watches()
-        case ["wait"]:
-            await asyncio.sleep(0.1)
-    await asyncio.sleep(0)
 
 
 def _apply(here: Place, name: str, how: str = "") -> None:
