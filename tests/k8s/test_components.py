@@ -44,7 +44,7 @@ def test_with_tls_a_service_takes_its_settings_and_is_probed_over_https(with_tls
         ("orchestrator", "orchestrator"),
         ("designer", "engine"),
         ("executor", "engine"),
-        ("learner", "observer"),
+        ("learner", "learner"),
         ("sandbox", "observer"),
         ("client", "client"),
     ],

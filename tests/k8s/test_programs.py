@@ -19,7 +19,9 @@ from troupe_contracts.tokens import parse_known, role_of
 ISSUE: Final = K8S / "components" / "credentials" / "issue.py"
 WAIT: Final = K8S / "base" / "orchestrator" / "wait_for_services.py"
 MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-SECRETS: Final = {f"{role}-token" for role in ("observer", "client", "engine", "orchestrator")} | {"postgres-password"}
+SECRETS: Final = {f"{role}-token" for role in ("observer", "client", "engine", "learner", "orchestrator")} | {
+    "postgres-password"
+}
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_each_role_gets_a_token_that_the_services_take_for_that_role(program: Pa
     assert done.returncode == 0, done.stderr
     assert {key.removeprefix("secrets/") for key in api.held if key.startswith("secrets/")} == SECRETS
     known = parse_known(api.held["configmaps/callers"]["data"]["tokens"])
-    for role in (Role.OBSERVER, Role.CLIENT, Role.ENGINE, Role.ORCHESTRATOR):
+    for role in (Role.OBSERVER, Role.CLIENT, Role.ENGINE, Role.LEARNER, Role.ORCHESTRATOR):
         assert role_of(known, value(api, f"{role}-token")) is role
     assert len(value(api, "postgres-password", "password")) >= 32
 

@@ -7,8 +7,8 @@ from rendered.overlays import OVERLAYS, render
 from rendered.readers import READERS
 from troupe_contracts.settings import SettingsError, is_loopback
 
-# Read by others than the service: libpq, and the gang.
-FOREIGN: Final = {"PGPASSFILE", "NODE_RANK"}
+# Read by others than the service: libpq.
+FOREIGN: Final = {"PGPASSFILE"}
 
 
 def environment(overlay: str, service: str) -> dict[str, str]:

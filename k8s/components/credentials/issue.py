@@ -18,7 +18,7 @@ from troupe_contracts.access import Role
 from troupe_contracts.tokens import line_for, new_token
 
 ACCESS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-ROLES = (Role.OBSERVER, Role.CLIENT, Role.ENGINE, Role.ORCHESTRATOR)
+ROLES = (Role.OBSERVER, Role.CLIENT, Role.ENGINE, Role.LEARNER, Role.ORCHESTRATOR)
 NAMESPACE = (ACCESS / "namespace").read_text()
 CONTEXT = ssl.create_default_context(cafile=str(ACCESS / "ca.crt"))
 HOST = os.environ["KUBERNETES_SERVICE_HOST"]

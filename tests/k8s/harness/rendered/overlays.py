@@ -14,6 +14,7 @@ import yaml
 K8S: Final = Path(__file__).parents[4] / "k8s"
 OVERLAYS: Final = tuple(sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml")))
 _WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
+_POD_INDEX: Final = "metadata.labels['apps.kubernetes.io/pod-index']"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ class Manifests:
         ]
 
     def environment(self, workload: Workload, container: dict[str, Any]) -> dict[str, str]:
-        """What a container sees of its ConfigMaps and its own list; what the cluster fills in is the field's path."""
+        """What a container of the first pod sees of its ConfigMaps and its own list; what the cluster fills in is the
+        field's path, but for the pod's index.
+        """
         seen: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             seen |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
         for each in container.get("env", ()):
-            seen[each["name"]] = each.get("value") or each["valueFrom"]["fieldRef"]["fieldPath"]
+            filled_in = each.get("value") or each["valueFrom"]["fieldRef"]["fieldPath"]
+            seen[each["name"]] = "0" if filled_in == _POD_INDEX else filled_in
         return seen
 
 
