@@ -69,7 +69,8 @@ class Budgets(Section):
     turns: Positive = 16
     """Turns of one conversation; the next is refused."""
     cpu_seconds: Annotated[float, Field(gt=0)] = 20.0
-    memory_bytes: Positive = 512 * 1024 * 1024
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Of one program; 0 takes what the sandbox gives, 512 MiB unless it is told otherwise (`--program-memory`)."""
     tool_cpu_seconds: Annotated[float, Field(gt=0, le=450)] = 10.0
     """Of one run of python for an agent. It may take four times as long by the clock."""
     test_cpu_seconds: Annotated[float, Field(gt=0, le=450)] = 10.0
