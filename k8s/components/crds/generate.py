@@ -15,8 +15,11 @@ from typing import Any, Final
 
 import yaml
 from contract import comments, fields_schema
-from structural import Schema, structural
+from structural import Known, Schema, comments_of, structural
 from troupe.v1 import evaluation_pb2, training_pb2
+from troupe_orchestrator import rewards, run_config
+from troupe_orchestrator.credit import config as credit_config
+from troupe_orchestrator.credit import normalization
 from troupe_orchestrator.custom_resources import eval_jobs, training_runs
 from troupe_orchestrator.custom_resources.projection import PHASES
 from troupe_orchestrator.custom_resources.resources import EVAL_JOB, GROUP, TRAINING_RUN, VERSION, Desired, Kind
@@ -25,6 +28,8 @@ from troupe_orchestrator.run_config import RunConfig
 
 FOLDER: Final = Path(__file__).parent
 _HEAD: Final = "# Made by `make crds` of proto/troupe/v1 and the orchestrator's RunConfig. Do not edit.\n"
+_CONFIG_MODULES: Final = (run_config, rewards, credit_config, normalization)
+"""Where the models of a config are."""
 _STEERED: Final = "desiredState"
 _MOST_INLINE: Final = 131_072
 """Characters of a data set in an object: what `kubectl apply` notes of it has to fit into an annotation of 256 KiB."""
@@ -91,7 +96,8 @@ def training_run() -> Schema:
     request = training_pb2.CreateRunRequest.DESCRIPTOR
     config = RunConfig.model_json_schema()
     # `until: plateau` is a word for the rule with its defaults.
-    keys = structural(config, config.get("$defs", {}), untyped=frozenset({"Stage.until"}))
+    known = Known(config["$defs"], untyped=frozenset({"Stage.until"}), comments=comments_of(_CONFIG_MODULES))
+    keys = structural(config, known)
     keys["description"] = (
         "The run's config, with the keys of `troupe train --config`; those that are unknown are refused."
     )
