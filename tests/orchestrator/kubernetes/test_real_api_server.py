@@ -119,7 +119,7 @@ def test_a_watch_is_ended_by_the_server_and_begun_again(admin: Api, orchestrator
         made = pod("late", "executor")
         del made["metadata"]["uid"], made["metadata"]["namespace"], made["status"]
         made["spec"] = {"containers": [{"name": "main", "image": "none"}], "automountServiceAccountToken": False}
-        admin.send("POST", admin.namespaced("v1", "serviceaccounts"), {"metadata": {"name": "default"}})
+        _await_account_of_pods(admin)
         admin.send("POST", path, made)
         told.until(lambda now: [each["metadata"]["name"] for each in now.objects] == ["late"])
     finally:
@@ -162,6 +162,13 @@ def test_it_may_scale_its_engines_and_nothing_else(admin: Api, orchestrator: Api
         with pytest.raises(ApiError) as caught:
             refused()
         assert caught.value.status == 403
+
+
+def _await_account_of_pods(admin: Api) -> None:
+    """The cluster makes one in each namespace, moments after it; pods are refused until then."""
+    wanted = {"fieldSelector": "metadata.name=default"}
+    while not admin.get(admin.namespaced("v1", "serviceaccounts"), wanted)["items"]:
+        threading.Event().wait(0.1)
 
 
 def _slice(service: str, *listed: Object) -> Object:
