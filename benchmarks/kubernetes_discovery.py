@@ -5,7 +5,8 @@
 Endpoints are entries of EndpointSlices, 100 to a slice as the endpoint controller writes them, in a namespace that is made
 and removed again: no pod runs. A change takes one endpoint out, or puts it back. Measured is the time from the API server's
 answer to the change until the set of members has it, in this process; beside it what asking for the whole list takes,
-which is what each look would cost a client that polls. It says nothing about pods, kubelets or traffic.
+which is what each look would cost a client that polls, as a multiple of the processor time of a change. 0.0 ms: the set had
+the change before its sender had the answer. It says nothing about pods, kubelets or traffic.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def measure(api: Api, count: int, changes: int, chance: random.Random) -> str:
     p50, p99 = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
     look, spent = statistics.median(looks), statistics.median(members.spent)
     return (
-        f"{count:>9} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {spent * 1e3:>12.1f} {look * 1e3:>12.1f} {look / p50:>14.1f} ×"
+        f"{count:>9} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {spent * 1e3:>12.1f} {look * 1e3:>12.1f} {look / spent:>17.0f} ×"
     )
 
 
@@ -113,7 +114,7 @@ def main() -> None:
     api = Api.from_kubeconfig(namespace=f"troupe-discovery-{uuid.uuid4().hex[:8]}")
     api.send("POST", "/api/v1/namespaces", {"metadata": {"name": api.namespace}})
     try:
-        print("endpoints   p50 ms   p99 ms  cpu ms/change  whole list ms  list beside p50")
+        print("endpoints   p50 ms   p99 ms  cpu ms/change  whole list ms  list beside change")
         for count in options.endpoints:
             print(measure(api, count, options.changes, random.Random(options.seed)), flush=True)
     finally:
