@@ -99,9 +99,7 @@ def measure(api: Api, count: int, changes: int, chance: random.Random) -> str:
         api.send("DELETE", f"{path}/{name}", {})
     p50, p99 = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
     look, spent = statistics.median(looks), statistics.median(members.spent)
-    return (
-        f"{count:>9} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {spent * 1e3:>12.1f} {look * 1e3:>12.1f} {look / spent:>17.0f} ×"
-    )
+    return f"{count:>9} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {spent * 1e3:>12.1f} {look * 1e3:>12.1f} {look / spent:>17.0f} ×"
 
 
 def main() -> None:
