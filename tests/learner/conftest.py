@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from troupe.v1 import learner_pb2
 
-# The harness is a package of its own, for the tests of this folder only.
+# The harness is a package of its own, for the tests of this folder only; certificates are made as the tests of security do.
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "security" / "harness"))
 
 from learning.batches import make_sequences
 from learning.client import Client

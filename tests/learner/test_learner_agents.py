@@ -9,12 +9,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from guarded.authority import Authority
 from learning.client import refused
 from learning.ports import free_port
 from troupe.v1 import gang_pb2, gang_pb2_grpc
 from troupe_contracts.access import Role
 from troupe_contracts.channel import connect
-from troupe_contracts.identity import NOBODY, Identity
+from troupe_contracts.identity import NOBODY, Identity, read_identity
 from troupe_contracts.tokens import line_for, new_token
 from troupe_learner import joined_stream
 from troupe_learner.agents import Agents
@@ -161,12 +162,47 @@ async def test_only_the_role_of_learners_joins(serve, tmp_path: Path) -> None:
     assert front.agents.missing() == ""
 
 
+async def test_with_certificates_only_that_of_a_learner_joins(serve, tmp_path: Path) -> None:
+    authority = Authority.new(tmp_path)
+    pair = authority.sign("front", "troupe-role:learner")
+    front = await serve(tls_cert=pair.certificate, tls_key=pair.key, tls_ca=authority.certificate)
+    for role in (Role.ENGINE, Role.LEARNER):
+        shown = authority.sign(str(role), f"troupe-role:{role}")
+        agent = front.agent(read_identity(None, authority.certificate, shown.certificate, shown.key))
+        if role is Role.LEARNER:
+            await agent.join()
+        else:
+            with refused(CODE.PERMISSION_DENIED, "is for learner"):
+                await agent.join()
+    assert front.agents.missing() == ""
+
+
 async def test_a_silent_agent_counts_as_gone(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joined_stream, "SILENCE_SECONDS", 0.3)
     front = await serve()
     await front.agent().join()
     await front.until(lambda: front.agents.missing() != "")
     await front.agent().join(pod="the next one")
+
+
+async def test_an_agent_whose_call_is_cancelled_again_while_it_ends_is_gone_all_the_same(serve) -> None:
+    front = await serve()
+
+    async def requests() -> AsyncIterator[Request]:
+        yield Request(member=gang_pb2.GangMember(node_rank=1, pod="learner-1", common=COMMON))
+        await asyncio.Event().wait()
+
+    async def take() -> None:
+        async for _ in front.agents.Join(requests(), None):
+            pass
+
+    call = asyncio.create_task(take())
+    await front.until(lambda: front.agents.missing() == "")
+    for _ in range(2):
+        call.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([call])
+    assert front.agents.missing() != ""
 
 
 async def test_ranks_of_an_agent_that_goes_are_lost_with_it(serve) -> None:

@@ -96,26 +96,29 @@ class Agents(gang_pb2_grpc.GangServicer):
         async with aclosing(heard(request_iterator)) as requests:
             link = self._admitted(await _member(requests))
             _log.info("an agent joined", agent=link.name)
-            listening = asyncio.create_task(self._listen(link, requests))
-            beating = asyncio.create_task(link.outbox.beat(gang_pb2.JoinResponse(heartbeat=gang_pb2.Heartbeat())))
+            attending = asyncio.create_task(self._attend(link, requests))
             try:
                 async for message in link.outbox.messages():
                     yield message
-                if listening.done():
-                    await listening
+                if attending.done():
+                    await attending
             finally:
-                for task in (listening, beating):
-                    task.cancel()
-                await asyncio.wait([listening, beating])
+                # First of all, and without waiting: a call whose client is gone may be cancelled here too.
                 self._leave(link, "the stream ended")
+                attending.cancel()
+                await asyncio.wait([attending])
 
-    async def _listen(self, link: AgentLink, requests: AsyncIterator[gang_pb2.JoinRequest]) -> None:
+    async def _attend(self, link: AgentLink, requests: AsyncIterator[gang_pb2.JoinRequest]) -> None:
+        """Hears an agent to its end. A task of its own: the call itself may stand still where nobody takes its messages."""
+        beating = asyncio.create_task(link.outbox.beat(gang_pb2.JoinResponse(heartbeat=gang_pb2.Heartbeat())))
+        why = "the stream ended"
         try:
             await link.listen(requests)
         except Silence as silence:
-            self._leave(link, str(silence))
+            why = str(silence)
         finally:
-            link.outbox.close()
+            beating.cancel()
+            self._leave(link, why)
 
     def _admitted(self, member: gang_pb2.GangMember) -> AgentLink:
         node, settings = member.node_rank, self._settings
