@@ -160,9 +160,9 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
     assert firing == silent == {rule["alert"] for rule in RULES}
 
 
-@pytest.fixture(params=OVERLAYS)
-def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Manifests:
-    return render_with(request.param, "monitoring-operator", tmp_path)
+@pytest.fixture(params=OVERLAYS, scope="module")
+def monitored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    return render_with(request.param, "monitoring-operator", tmp_path_factory.mktemp("monitored"))
 
 
 def test_only_a_namespace_that_is_labelled_for_it_reaches_the_metrics_and_nothing_else(monitored: Manifests) -> None:

@@ -1,6 +1,5 @@
 """The component for Kueue: which workloads wait for quota."""
 
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -9,9 +8,9 @@ from rendered.overlays import Manifests, render_with
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 
 
-@pytest.fixture(params=["local", "cluster"])
-def queued(request: pytest.FixtureRequest, tmp_path: Path) -> Manifests:
-    return render_with(request.param, "kueue", tmp_path)
+@pytest.fixture(params=["local", "cluster"], scope="module")
+def queued(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    return render_with(request.param, "kueue", tmp_path_factory.mktemp("queued"))
 
 
 def test_engines_sandboxes_and_learner_wait_for_quota_and_those_who_say_so_do_not(queued: Manifests) -> None:
