@@ -6,6 +6,7 @@ Once all is quiet, each object says what calls say, what it wants is so, and eac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from requested.place import CONFIG, TRAINING_RUNS, Place, place, until
 from standin_api.objects import custom_resource
 from standin_api.server import standin_api
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import ServiceError
+from troupe_contracts.errors import NotFound, ServiceError
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.runs import RunState
 
@@ -61,7 +62,8 @@ async def _happen(happenings: list[tuple[str, str, float]]) -> None:
                 await _one(here, what, name)
                 await asyncio.sleep(pause)
             standin.away = False
-            await until(lambda: _all_is_well(here), lambda: str(standin.objects))
+            disagreement = _Disagreement()
+            await until(lambda: disagreement.is_gone(here), lambda: disagreement.said)
             # And it stays so.
             await asyncio.sleep(0.1)
             await _check(here)
@@ -81,9 +83,8 @@ async def _one(here: Place, what: str, name: str) -> None:
         case ["call", call]:
             await _call(here, call, here.uid(name))
         case ["stop", state]:
-            run = await store.get_run(here.database, here.uid(name))
-            if run is not None and run.state is RunState.RUNNING:
-                await here.runs.becomes(run.run_id, RunState(state.lower()), "by itself")
+            with contextlib.suppress(NotFound):
+                await here.runs.becomes(here.uid(name), RunState(state.lower()), "by itself")
         case ["restart"]:
             await here.stop()
             await here.start()
@@ -116,12 +117,18 @@ async def _call(here: Place, call: str, uid: str) -> None:
     assert call == "cancel", f"a call did {call} {before}"
 
 
-async def _all_is_well(here: Place) -> bool:
-    try:
-        await _check(here)
-    except (AssertionError, KeyError):
-        return False
-    return True
+class _Disagreement:
+    """What is not as it should be."""
+
+    said = ""
+
+    async def is_gone(self, here: Place) -> bool:
+        try:
+            await _check(here)
+        except (AssertionError, KeyError) as error:
+            self.said = f"{error!r}: {here.standin.objects.get(TRAINING_RUNS)}"
+            return False
+        return True
 
 
 async def _check(here: Place) -> None:

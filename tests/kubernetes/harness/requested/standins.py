@@ -4,6 +4,7 @@ the real ones' do, or when a test says so.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,50 +31,56 @@ class StandInRuns:
         self.resumed: list[str] = []
         self.away = False
         """A service does not answer."""
+        self._turn = asyncio.Lock()
+        """As the real ones': one at a time starts or ends."""
 
     async def create(self, run_id: str, config_text: str, queue: bool = False) -> RunRecord:
         config = parse(config_text)
         if self.away:
             raise Unavailable("executor: the stand-in is away")
-        existing = await runs.get_run(self._database, run_id)
-        effective = dump_run_config(config)
-        if existing is not None:
-            if existing.config != effective:
-                raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
-            return existing
-        holder = await self._holder()
-        if holder and not queue:
-            raise FailedPrecondition(holder, f"run {holder} trains these policies")
-        state = RunState.QUEUED if holder else RunState.RUNNING
-        record = RunRecord(run_id, state, "", effective, config.steps, "/none", time.time(), None)
-        await runs.create_run(self._database, record, {})
-        self.created.append(run_id)
-        self.changed(run_id)
-        return record
+        async with self._turn:
+            existing = await runs.get_run(self._database, run_id)
+            effective = dump_run_config(config)
+            if existing is not None:
+                if existing.config != effective:
+                    raise FailedPrecondition(run_id, "exists with another config; choose another run_id")
+                return existing
+            holder = await self._holder()
+            if holder and not queue:
+                raise FailedPrecondition(holder, f"run {holder} trains these policies")
+            state = RunState.QUEUED if holder else RunState.RUNNING
+            record = RunRecord(run_id, state, "", effective, config.steps, "/none", time.time(), None)
+            await runs.create_run(self._database, record, {})
+            self.created.append(run_id)
+            self.changed(run_id)
+            return record
 
     async def pause(self, run_id: str) -> RunRecord:
-        record = await self.get(run_id)
-        if record.state is not RunState.RUNNING:
-            raise FailedPrecondition(run_id, f"is {record.state}, only a running run can be paused")
-        return await self.becomes(run_id, RunState.PAUSED, "paused by request; resume it")
+        async with self._turn:
+            record = await self.get(run_id)
+            if record.state is not RunState.RUNNING:
+                raise FailedPrecondition(run_id, f"is {record.state}, only a running run can be paused")
+            return await self._set(run_id, RunState.PAUSED, "paused by request; resume it")
 
     async def resume(self, run_id: str, generation: int | None = None) -> RunRecord:
-        record = await self.get(run_id)
-        if record.state not in (RunState.PAUSED, RunState.FAILED):
-            raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
-        holder = await self._holder()
-        if holder:
-            raise FailedPrecondition(holder, f"run {holder} trains these policies")
-        await runs.set_run_state(self._database, run_id, RunState.RUNNING, "", 0, generation)
-        self.resumed.append(run_id)
-        self.changed(run_id)
-        return await self.get(run_id)
+        async with self._turn:
+            record = await self.get(run_id)
+            if record.state not in (RunState.PAUSED, RunState.FAILED):
+                raise FailedPrecondition(run_id, f"is {record.state}, only a paused or failed run can be resumed")
+            holder = await self._holder()
+            if holder:
+                raise FailedPrecondition(holder, f"run {holder} trains these policies")
+            await runs.set_run_state(self._database, run_id, RunState.RUNNING, "", 0, generation)
+            self.resumed.append(run_id)
+            self.changed(run_id)
+            return await self.get(run_id)
 
     async def cancel(self, run_id: str) -> RunRecord:
-        record = await self.get(run_id)
-        if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
-            return record
-        return await self.becomes(run_id, RunState.CANCELLED, "cancelled by request")
+        async with self._turn:
+            record = await self.get(run_id)
+            if record.state in (RunState.SUCCEEDED, RunState.CANCELLED):
+                return record
+            return await self._set(run_id, RunState.CANCELLED, "cancelled by request")
 
     async def get(self, run_id: str) -> RunRecord:
         record = await runs.get_run(self._database, run_id)
@@ -82,7 +89,13 @@ class StandInRuns:
         return record
 
     async def becomes(self, run_id: str, state: RunState, reason: str = "") -> RunRecord:
-        """A run ends or stops, perhaps by itself; the next one begins."""
+        """A run that is running ends or stops by itself."""
+        async with self._turn:
+            record = await self.get(run_id)
+            return await self._set(run_id, state, reason) if record.state is RunState.RUNNING else record
+
+    async def _set(self, run_id: str, state: RunState, reason: str) -> RunRecord:
+        """A run ends or stops, and the next one begins."""
         await runs.set_run_state(self._database, run_id, state, reason)
         self.changed(run_id)
         if not await self._holder():

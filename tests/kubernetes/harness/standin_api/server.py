@@ -316,10 +316,14 @@ def _handler(api: StandInApi) -> type[BaseHTTPRequestHandler]:
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             with api.changed:
                 api.requests.append((self.command, parts.path, query))
+            refused = api.away or self.headers.get("Authorization") != "Bearer a-token"
+            if refused:
+                # What is left unread would be taken for the next request.
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if api.away:
                 self._fail(503, "ServiceUnavailable", "the stand-in is away")
                 return None, query
-            if self.headers.get("Authorization") != "Bearer a-token":
+            if refused:
                 self._fail(401, "Unauthorized", "no token")
                 return None, query
             return parts.path, query
