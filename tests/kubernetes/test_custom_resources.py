@@ -361,15 +361,18 @@ async def test_nothing_is_written_and_nothing_asked_while_nothing_changes(here: 
     assert here.standin.requests[before:] == []
 
 
-async def test_many_changes_are_one_write_each_few_seconds(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "WRITE_SECONDS", 1.0)
+async def test_what_changes_before_a_write_is_due_is_one_write(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "WRITE_SECONDS", 3600.0)
     await here.start()
     uid = apply(here, "one")
     await here.until_phase("one", "Running")
     assert patches(here, "one") == 1
     for step in range(1, 5):
         await commit(here, uid, step)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
+    assert patches(here, "one") == 1
+    monkeypatch.setattr(controller, "WRITE_SECONDS", 0.0)
+    here.runs.changed(uid)
     await until(lambda: here.status("one")["display"]["step"] == "4/4")
     assert patches(here, "one") == 2
 
