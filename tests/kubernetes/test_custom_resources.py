@@ -363,6 +363,8 @@ async def test_nothing_is_written_and_nothing_asked_while_nothing_changes(here: 
 
 async def test_what_changes_before_a_write_is_due_is_one_write(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "WRITE_SECONDS", 3600.0)
+    # The first is of what was created.
+    monkeypatch.setattr(controller, "_ACT_SECONDS", 3600.0)
     await here.start()
     uid = apply(here, "one")
     await here.until_phase("one", "Running")
