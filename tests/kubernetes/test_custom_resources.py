@@ -103,6 +103,32 @@ async def test_an_object_pauses_resumes_and_cancels_its_run(here: Place) -> None
     assert (await here.runs.get(uid)).state is RunState.CANCELLED
 
 
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+async def test_a_run_that_is_long_in_pausing_is_cancelled_at_once(
+    here: Place, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pausing = asyncio.Event()
+
+    async def to_the_steps_end(run_id: str) -> RunRecord:
+        pausing.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(here.runs, "pause", to_the_steps_end)
+    await here.start()
+    uid = apply(here, "one")
+    await here.until_phase("one", "Running")
+    here.desire("one", "Paused")
+    await asyncio.wait_for(pausing.wait(), 20)
+    if how == "cancelled":
+        here.desire("one", "Cancelled")
+        await here.until_phase("one", "Cancelled")
+    else:
+        here.standin.delete(TRAINING_RUNS, "one")
+        await until(lambda: forgotten(here, uid))
+    assert (await here.runs.get(uid)).state is RunState.CANCELLED
+
+
 async def test_one_that_is_to_be_paused_is_not_begun_until_it_is_to_run(here: Place) -> None:
     await here.start()
     uid = apply(here, "one", "Paused")

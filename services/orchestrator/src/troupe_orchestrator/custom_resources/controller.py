@@ -216,28 +216,37 @@ class Controller:
         backing = self._backing_of(resource, request)
         if backing is None or backing.kind not in self._listed:
             return
-        now = time.monotonic()
         doing = self._doing.get(uid)
-        if doing is None:
-            state = await backing.state(uid)
-            act = _act(resource, request, state)
-            held_up = self._held_up.get(uid)
-            if held_up is not None and (held_up.act is not act or held_up.until <= now):
-                held_up = None
-            if act is not Act.NOTHING and held_up is None:
-                task = asyncio.create_task(self._do(uid, act, backing, resource), name=f"custom-resource-{act}")
-                self._doing[uid] = _Doing(act, now, task)
-                self._look(uid, _ACT_SECONDS)
+        if doing is None or doing.act is Act.PAUSE:
+            act = _act(resource, request, await backing.state(uid))
+            if self._doing.get(uid) is not doing:
+                # It has ended meanwhile, and what was read may be from before: its end has the object looked at again.
                 return
-            if held_up is None:
-                self._held_up.pop(uid, None)
-            else:
-                self._look(uid, held_up.until - now)
-        elif now < doing.since + _ACT_SECONDS:
-            self._look(uid, doing.since + _ACT_SECONDS - now)
+            if doing is None and self._begins(uid, act, backing, resource):
+                return
+            if doing is not None and act is Act.CANCEL:
+                # A step may have long to go: it is not waited for.
+                doing.task.cancel()
+                return
+        if doing is not None and time.monotonic() < doing.since + _ACT_SECONDS:
+            self._look(uid, doing.since + _ACT_SECONDS - time.monotonic())
             return
         if resource is not None:
             await self._show(uid, backing)
+
+    def _begins(self, uid: str, act: Act, backing: Backing, resource: Resource | None) -> bool:
+        """Begin to do something, unless it was held up just before."""
+        now, held_up = time.monotonic(), self._held_up.get(uid)
+        if held_up is not None and held_up.act is act and held_up.until > now:
+            self._look(uid, held_up.until - now)
+            return False
+        if act is Act.NOTHING:
+            self._held_up.pop(uid, None)
+            return False
+        task = asyncio.create_task(self._do(uid, act, backing, resource), name=f"custom-resource-{act}")
+        self._doing[uid] = _Doing(act, now, task)
+        self._look(uid, _ACT_SECONDS)
+        return True
 
     def _backing_of(self, resource: Resource | None, request: ObjectRequest | None) -> Backing | None:
         kind = resource.kind.name if resource is not None else request.kind if request is not None else ""
