@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from troupe_contracts.settings import ServiceSettings
 
 from troupe_orchestrator.fleet import OUTAGE_SECONDS, TURN_SECONDS
@@ -53,6 +53,15 @@ class OrchestratorSettings(ServiceSettings):
     """`stage`: this orchestrator, and nobody else, sets the replicas of its engines and sandboxes, by what a run trains."""
     replicas: Path | None = None
     """YAML with how many there are to be in which stage (`kubernetes.scaling.ReplicaPlan`)."""
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _is_a_folder(cls, value: object) -> object:
+        if "://" in str(value):
+            raise ValueError(
+                f"{value} is a URL: files here become whole by a rename, which only a file system has; name a folder"
+            )
+        return value
 
     @model_validator(mode="after")
     def _names_all_engines_or_none(self) -> Self:
