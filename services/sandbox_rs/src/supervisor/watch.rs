@@ -145,17 +145,17 @@ impl Watch<'_> {
     pub fn wait(&self, mut decide: impl FnMut(&Question) -> Decision) -> io::Result<Woken> {
         let deadline = self.started + self.limits.wall;
         let mut number = None;
+        // Until the last process under the filter begins to end: then there is nobody left to ask, and a wait for the
+        // listener would return at once.
+        let mut asked = Some(self.listener);
         let mut look = Instant::now() + pause_after(self.limits, Duration::ZERO);
         loop {
-            let mut entries = [
-                entry(Some(self.process)),
-                entry(self.other),
-                entry(Some(self.listener)),
-                entry(Some(self.interrupt.0.as_fd())),
-            ];
+            let mut entries =
+                [entry(Some(self.process)), entry(self.other), entry(asked), entry(Some(self.interrupt.0.as_fd()))];
             let now = Instant::now();
             readable(&mut entries, Some(deadline.min(look).saturating_duration_since(now)))?;
-            let [exited, other, listener, interrupt] = entries.map(|entry| entry.revents != 0);
+            let [exited, other, listener, interrupt] = entries.map(|entry| entry.revents);
+            let [exited, other, interrupt] = [exited, other, interrupt].map(|events| events != 0);
             if interrupt {
                 return Ok(Woken::Interrupted);
             }
@@ -165,8 +165,12 @@ impl Watch<'_> {
             if other {
                 return Ok(Woken::Other);
             }
-            if listener && let Some(reason) = self.answer(&mut decide)? {
-                return Ok(Woken::Over(reason));
+            if listener & libc::POLLIN != 0 {
+                if let Some(reason) = self.answer(&mut decide)? {
+                    return Ok(Woken::Over(reason));
+                }
+            } else if listener != 0 {
+                asked = None;
             }
             // Looked at after every answer too: a program that asks all the time is not let off.
             let now = Instant::now();
@@ -205,4 +209,35 @@ static CORES: LazyLock<u32> =
 /// The limit cannot be reached before this, however many cores the program's threads use.
 fn pause_after(limits: &Limits, used: Duration) -> Duration {
     (limits.cpu.saturating_sub(used) / *CORES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::layers::descriptors;
+    use crate::limits;
+
+    #[test]
+    fn a_listener_that_has_hung_up_is_not_asked_again() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = process::watch(child.id() as i32).unwrap();
+        let (listener, asking) = descriptors::pipe().unwrap();
+        drop(asking);
+        let limits = Limits { wall: Duration::from_millis(20), ..limits::TEST.default };
+        let watch = Watch {
+            process: process.as_fd(),
+            listener: listener.as_fd(),
+            interrupt: &Interrupt::new().unwrap(),
+            other: None,
+            limits: &limits,
+            started: Instant::now(),
+        };
+        // A question would be taken by a call that a pipe does not know.
+        let woken = watch.wait(|_| Decision::Go).unwrap();
+        assert!(matches!(woken, Woken::Over(Reason::Wall(_))), "{woken:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
