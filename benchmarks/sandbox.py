@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -122,7 +123,13 @@ def measure_ours(sandbox: Sandbox, mix: Mix, expected: str, batch: bool, row: Ro
 def mixes(profiles: list[str], rounds: int) -> list[Goal]:
     """The table: mixes × rivals and ours."""
     rivals = installed()
-    sandboxes = {profile: Sandbox(profile=profile, test_slots=1, preload=["numpy"]) for profile in profiles}
+    # Each as it would be set up for such programs: a zygote with numpy is larger, and every fork of it dearer.
+    modules = {mix.module for mix in MIXES}
+    sandboxes = {
+        (profile, module): Sandbox(profile=profile, test_slots=1, preload=[module] if module else [])
+        for profile in profiles
+        for module in modules
+    }
     goals = []
     for mix in MIXES:
         rows: dict[str, Row] = {name: Row() for name in rivals}
@@ -135,7 +142,8 @@ def mixes(profiles: list[str], rounds: int) -> list[Goal]:
                 expected = measure_rival(RIVALS[name][1](mix), mix, row, expected)
             assert expected is not None
             for name, profile, mode in ours:
-                measure_ours(sandboxes[profile], mix, expected, mode == "batch", rows[name] if number else None)
+                sandbox = sandboxes[profile, mix.module]
+                measure_ours(sandbox, mix, expected, mode == "batch", rows[name] if number else None)
         print(f"\n{mix.name:24}{'cases/s':>10}{'p50 ms':>10}{'p99 ms':>10}   × " + "   × ".join(rivals))
         for name, row in rows.items():
             latency = f"{row.percentile(0.5):10.2f}{row.percentile(0.99):10.2f}" if row.milliseconds else " " * 20
@@ -372,13 +380,50 @@ def after_many(profiles: list[str], rounds: int) -> list[Goal]:
     return goals
 
 
+def spent(zygotes: set[int]) -> tuple[float, ...]:
+    """So far: milliseconds of CPU time of programs, zygotes and this process; page faults and context switches."""
+    programs, own = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
+    return (
+        (programs.ru_utime + programs.ru_stime) * 1000,
+        sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in zygotes) / 1e6,
+        (own.ru_utime + own.ru_stime) * 1000,
+        programs.ru_minflt,
+        own.ru_nvcsw + own.ru_nivcsw + programs.ru_nvcsw + programs.ru_nivcsw,
+    )
+
+
+def costs(profiles: list[str], rounds: int) -> list[Goal]:
+    """What one case is made of, alone and as one of many: CPU time, which a busy machine disturbs less than the clock."""
+    print(f"\n{'CPU ms of each case':44}{'programs':>9}{'zygote':>9}{'own':>9}{'faults':>9}{'switches':>9}")
+    for profile in profiles:
+        for mix in MIXES:
+            sandbox = Sandbox(profile=profile, test_slots=1, preload=[mix.module] if mix.module else [])
+            zygotes = children(os.getpid())
+            tests = [(mix.given, run(RIVALS["subprocess.run"][1](mix), mix))]
+            for cases, jobs in ((1, 10 * rounds), (min(CASES_PER_SOLUTION, mix.cases), rounds)):
+                assert sandbox.run_tests(mix.program, tests * cases).passed
+                before = spent(zygotes)
+                for _ in range(jobs):
+                    assert sandbox.run_tests(mix.program, tests * cases).passed
+                each = [(after - at) / cases / jobs for at, after in zip(before, spent(zygotes), strict=True)]
+                label = f"{mix.name}, {profile}, " + ("alone" if cases == 1 else f"one of {cases}")
+                figures = "".join(f"{figure:9.2f}" for figure in each[:3])
+                print(f"{label:44}{figures}{each[3]:9.0f}{each[4]:9.1f}", flush=True)
+            sandbox.close()
+    return []
+
+
 PARTS: dict[str, Callable[[list[str], int], list[Goal]]] = {
     "mixes": mixes,
     "service": through_the_service,
     "flat": flat,
     "workflows": workflows,
     "long": after_many,
+    "costs": costs,
 }
+
+
+ON_REQUEST = ("long", "costs")
 
 
 def main() -> None:
@@ -387,11 +432,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profiles", default="full,pod")
     parser.add_argument("--core", type=int, default=min(os.sched_getaffinity(0)), help="everything runs on it")
-    parser.add_argument("--only", default="", help=f"some of {', '.join(PARTS)}; all but long by default")
+    parser.add_argument(
+        "--only", default="", help=f"some of {', '.join(PARTS)}; all but {' and '.join(ON_REQUEST)} by default"
+    )
     parser.add_argument("--long", action="store_true", help=f"also {LONG_CASES} cases in a row")
     arguments = parser.parse_args()
     pin(arguments.core)
-    wanted = [name for name in arguments.only.split(",") if name] or [name for name in PARTS if name != "long"]
+    wanted = [name for name in arguments.only.split(",") if name] or [name for name in PARTS if name not in ON_REQUEST]
     wanted += ["long"] if arguments.long else []
     unknown = set(wanted) - PARTS.keys()
     if unknown:
