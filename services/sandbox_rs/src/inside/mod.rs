@@ -6,6 +6,7 @@
 pub mod assertions;
 pub mod jail;
 pub mod keeper;
+mod large_pages;
 pub mod solution;
 pub mod wire;
 pub mod zygote;

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::jail;
 use super::keeper;
+use super::large_pages;
 use super::solution::{self, Session};
 use super::wire::{At, Configure, Failure, Kind, LARGEST_PACKET, Report, Spawn, Spawned};
 use crate::layers::landlock::{self, Files, Rules};
@@ -124,6 +125,7 @@ fn prepare(configure: Configure) -> Result<Tables, Failure> {
     // Opened while /proc is there.
     let threads = Threads::watch().at("threads")?;
     threads.only_one().at("one thread")?;
+    large_pages::gather().at("large pages")?;
     if configure.profile == Profile::Full {
         namespaces::enter().at("namespaces")?;
         private_root::enter(&configure.files).at("private root")?;
