@@ -17,7 +17,7 @@ use crate::layers::landlock::{self, Files, Rules};
 use crate::layers::process::{Side, ThreadNumber, clone_for_parent};
 use crate::layers::seccomp::{Filter, assemble};
 use crate::layers::system_calls::{Grants, Program, policy};
-use crate::layers::{Profile, check, descriptors, namespaces, no_new_privs, private_root};
+use crate::layers::{Profile, capabilities, check, descriptors, namespaces, no_new_privs, private_root};
 
 unsafe extern "C" {
     pub fn PyOS_BeforeFork();
@@ -130,6 +130,7 @@ fn prepare(configure: Configure) -> Result<Tables, Failure> {
         namespaces::enter().at("namespaces")?;
         private_root::enter(&configure.files).at("private root")?;
     }
+    capabilities::forbid_regaining();
     no_new_privs::forbid_inspection().at("dumpable")?;
     Tables::new(configure, threads).at("rules")
 }

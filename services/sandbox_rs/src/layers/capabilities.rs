@@ -21,10 +21,10 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Empties the bounding set as far as permitted, then the three others. After it, `no_new_privs` keeps them empty.
-pub fn drop_all() -> io::Result<()> {
+/// Empties the bounding set, as far as permitted. A zygote does it once: what is forked from it has the same.
+pub fn forbid_regaining() {
     if weakened::is_off("capabilities") {
-        return Ok(());
+        return;
     }
     for capability in 0..=LAST_CAPABILITY {
         // SAFETY: prctl with numbers. EINVAL ends the list of this kernel; EPERM (no CAP_SETPCAP) leaves the bounding
@@ -33,6 +33,13 @@ pub fn drop_all() -> io::Result<()> {
             break;
         }
     }
+}
+
+/// Empties the three other sets. After it, `no_new_privs` keeps them empty.
+pub fn drop_all() -> io::Result<()> {
+    if weakened::is_off("capabilities") {
+        return Ok(());
+    }
     let header = Header { version: VERSION_3, pid: 0 };
     let none = [Sets::default(); 2];
     // SAFETY: version 3 takes two data structures; both outlive the call.
@@ -40,6 +47,7 @@ pub fn drop_all() -> io::Result<()> {
 }
 
 pub fn probe() -> io::Result<bool> {
+    forbid_regaining();
     drop_all()?;
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets { effective: 1, permitted: 1, inheritable: 1 }; 2];
