@@ -24,15 +24,13 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from importlib.machinery import ExtensionFileLoader
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
-from opcode import opmap
 from pathlib import Path
 from typing import Any
 
 EXIT_FAILED = 1
 EXIT_ASSERTION = 112
-EXIT_MEMORY = 113
 PAYLOAD = 3
 ANSWERS = 4
 # Programs put theirs in its place; held here, so that no forked process takes it apart and touches what is shared.
@@ -47,10 +45,9 @@ ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 PRELOADED_FOR_WORKFLOWS = ("concurrent.futures", "queue", "selectors", "signal", "subprocess", "tempfile", "threading")
 
 
-def load_native(path: str) -> types.ModuleType:
-    """The extension module at `path`; no search path leads to it."""
-    loader = ExtensionFileLoader("_native", path)
-    spec = spec_from_file_location("_native", path, loader=loader)
+def load(loader: ExtensionFileLoader | SourceFileLoader) -> types.ModuleType:
+    """One module from its file; no search path leads to it."""
+    spec = spec_from_file_location(loader.name, loader.path, loader=loader)
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
@@ -172,7 +169,7 @@ def leave(run: Callable[[], None], name: str, source: str) -> None:
     try:
         run()
     except SystemExit as exit_:
-        status = exit_status(exit_)
+        status = ending.exit_status(exit_)
     # Whatever a program raises ends it; nothing is hidden, the traceback is its output.
     except BaseException as error:
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
@@ -183,33 +180,10 @@ def leave(run: Callable[[], None], name: str, source: str) -> None:
             traceback.print_exception(type(error), error, trace)
         except MemoryError:
             os.write(2, b"MemoryError\n")
-        status = EXIT_MEMORY if was_refused_memory(error) else EXIT_FAILED
+        status = ending.EXIT_OUT_OF_MEMORY if ending.was_refused_memory(error) else EXIT_FAILED
         if isinstance(error, AssertionError):
             status = EXIT_ASSERTION
     finish(status)
-
-
-def was_refused_memory(error: BaseException) -> bool:
-    """Whether the allocator raised it: a MemoryError that a `raise` statement made says nothing about memory."""
-    if not isinstance(error, MemoryError):
-        return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    try:
-        return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != opmap["RAISE_VARARGS"]
-    except MemoryError:
-        return True
-
-
-def exit_status(exit_: SystemExit) -> int:
-    """The status that Python would end with."""
-    if exit_.code is None:
-        return 0
-    if isinstance(exit_.code, int):
-        return exit_.code & 0xFF
-    print(exit_.code, file=sys.stderr)
-    return EXIT_FAILED
 
 
 def finish(status: int) -> None:
@@ -398,7 +372,8 @@ if __name__ == "__main__":
     if role == "describe":
         describe(asked["modules"])
         sys.exit(0)
-    native = load_native(native_path)
+    native = load(ExtensionFileLoader("_native", native_path))
+    ending = load(SourceFileLoader("_ending", f"{library_path}/workflow/ending.py"))
     if role == "probe":
         native.probe_layers()
         sys.exit(0)

@@ -12,10 +12,10 @@ import random
 import sys
 import traceback
 import types
-from opcode import opmap
 
 from . import session
 from .channel import Channel
+from .ending import EXIT_FAILED, EXIT_OUT_OF_MEMORY, exit_status, was_refused_memory
 from .frames import Frame, FrameError, field
 from .runs import Runnable
 from .session import Session, Task
@@ -23,9 +23,6 @@ from .session import Session, Task
 SCRIPT_NAME = "<design>"
 
 EXIT_OK = 0
-EXIT_SCRIPT_FAILED = 1
-# By this status the sandbox tells a memory limit from other failures (docs/script-pipe.md).
-EXIT_OUT_OF_MEMORY = 113
 # The other side of the pipe did not keep to the contract: not the script's doing.
 EXIT_NO_START = 70
 
@@ -72,41 +69,18 @@ def _run(script: str, running: Session) -> int:
         if running.results == 0:
             _run_last_workflow(main_module, running)
     except SystemExit as exit_:
-        return _exit_code(exit_)
+        return exit_status(exit_)
     # Whatever a script raises ends it with a traceback, KeyboardInterrupt too.
     except BaseException as error:
         _print_error(error)
-        return EXIT_OUT_OF_MEMORY if _was_refused_memory(error) else EXIT_SCRIPT_FAILED
+        return EXIT_OUT_OF_MEMORY if was_refused_memory(error) else EXIT_FAILED
     return EXIT_OK
-
-
-def _was_refused_memory(error: BaseException) -> bool:
-    """Whether the allocator raised it: a MemoryError that a `raise` statement made says nothing about memory."""
-    if not isinstance(error, MemoryError):
-        return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    try:
-        return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != opmap["RAISE_VARARGS"]
-    except MemoryError:
-        return True
 
 
 def _run_last_workflow(main_module: types.ModuleType, running: Session) -> None:
     defined = [value for value in vars(main_module).values() if isinstance(value, Runnable)]
     if defined:
         max(defined, key=lambda runnable: runnable.creation).run(running.task.question)
-
-
-def _exit_code(exit_: SystemExit) -> int:
-    """The exit code that Python would end with."""
-    if exit_.code is None:
-        return EXIT_OK
-    if isinstance(exit_.code, int):
-        return exit_.code & 0xFF
-    print(exit_.code, file=sys.stderr)
-    return EXIT_SCRIPT_FAILED
 
 
 def _print_error(error: BaseException) -> None:
