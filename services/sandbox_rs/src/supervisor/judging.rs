@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::Supervisor;
-use super::code_tests::{explained, json, random_token};
+use super::case_files::{explained, json, random_token};
 use super::solution::{self, Begun, Broken, Given, Solution, read, tail};
 use super::watch::Interrupt;
 use crate::checkers::{Checker, Difference};

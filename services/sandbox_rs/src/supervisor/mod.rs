@@ -2,6 +2,7 @@
 //! class are both thin over it. It keeps expected outputs and limits, and never forks itself.
 
 mod batch;
+mod case_files;
 pub mod cgroup;
 pub mod code_tests;
 mod decisions;
@@ -9,10 +10,12 @@ pub mod judging;
 mod launcher;
 mod output;
 mod program;
+mod progress;
 mod removal;
 mod root;
 pub mod slots;
 mod solution;
+mod stints;
 pub mod stopwatch;
 pub mod tool;
 mod tree;
