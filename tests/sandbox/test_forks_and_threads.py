@@ -1,5 +1,6 @@
 """Who forks: only zygotes, which are interpreters of their own with one thread; and what a fork of the caller's does."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from queue import SimpleQueue
 import pytest
 from troupe.v1 import sandbox_pb2
 from troupe_sandbox import Sandbox, _native, settings
+from troupe_workflow import LIBRARY
 
 ONE_AGENT = """
 from workflow import AgentNode, Workflow
@@ -64,11 +66,10 @@ def test_every_program_is_a_fork_of_a_zygote_and_never_of_the_service(undisturbe
 
 
 def test_a_zygote_that_has_threads_is_refused(tmp_path):
-    (tmp_path / "workflow").mkdir()
-    (tmp_path / "workflow/__init__.py").touch()
+    library = shutil.copytree(LIBRARY, tmp_path / "library")
     runtime = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-    (tmp_path / "workflow/runtime.py").write_text(runtime)
-    collected = settings.collect("auto", (), 1, 1, library=tmp_path)
+    (library / "workflow/runtime.py").write_text(runtime)
+    collected = settings.collect("auto", (), 1, 1, library=library)
     with pytest.raises(RuntimeError, match="2 threads run"):
         _native.Sandbox(collected)
 
