@@ -112,9 +112,8 @@ async def measure(runs: int, jobs: int, timed: int, quiet: float) -> None:
     print(f"{runs} TrainingRuns and {jobs} EvalJobs that have ended")
     print(f"start     {start:6.2f} s, x {start / rival:.2f} of `kubectl get -o json` ({rival:.2f} s); requests {asked}")
     print(f"memory    {memory / 2**20:6.0f} MiB")
-    print(
-        f"a new one {statistics.median(seconds):6.3f} s until it says Running (median of {timed}), at most {max(seconds):.3f} s"
-    )
+    middle, most = statistics.median(seconds), max(seconds)
+    print(f"a new one {middle:6.3f} s until it says Running (median of {timed}), at most {most:.3f} s")
     print(f"quiet     {idle} requests in {quiet:.0f} s")
 
 
