@@ -58,7 +58,10 @@ async def long_step(learner: Client, sequences: MakeSequences) -> learner_pb2.Op
 async def waits_for(learner: Client, *texts: str) -> None:
     """Until the learner says what it waits for."""
     async with asyncio.timeout(60):
-        while not all(text in (await learner.get()).detail for text in texts):
+        while True:
+            detail = (await learner.get()).detail
+            if all(text in detail for text in texts):
+                break
             await asyncio.sleep(0.05)
     assert (await learner.get()).state == learner_pb2.GANG_STATE_RESTARTING
 
