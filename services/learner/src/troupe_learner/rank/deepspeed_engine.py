@@ -29,6 +29,10 @@ from troupe_learner.rank.engine import (
 from troupe_learner.rank.model import trained_parameters
 from troupe_learner.rank.scorer import TokenScorer, Wanted
 
+# Gloo reduces and AdamW is torch's, so none of its own operators is used. Without this it looks for compilers at each start,
+# and compiles one with what it finds, which an image does not have.
+deepspeed.ops.__compatible_ops__ = {}
+
 # Weights gathered at a time under ZeRO-3, in values.
 _GATHER_VALUES = 1 << 26
 
