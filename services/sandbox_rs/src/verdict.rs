@@ -189,6 +189,9 @@ pub fn is_from_outside(exit: Exit, cpu: Duration, cpu_limit: Duration, own_signa
 /// Milliseconds by which the time that the kernel tells of differs from the limit at which it ended a process.
 const AROUND_A_LIMIT: u128 = 150;
 
+/// What the filter kills at once, without asking.
+const KILLED_BY_FILTER: &str = "a system call of another architecture, or one that the container runtime's filter answers first, so that it has no name";
+
 /// Verdict and explanation of an exit that the supervisor did not cause.
 pub fn of_exit(exit: Exit, used: &ResourceUse, limits: &Limits) -> (Verdict, String) {
     let full = used.peak_memory_bytes >= limits.memory_bytes;
@@ -200,7 +203,7 @@ pub fn of_exit(exit: Exit, used: &ResourceUse, limits: &Limits) -> (Verdict, Str
         Exit::Code(code) => (Verdict::RuntimeError, format!("exit status {code}")),
         Exit::Signal(libc::SIGXCPU | libc::SIGKILL) if used.cpu >= limits.cpu => of_reason(&Reason::Cpu(limits.cpu)),
         Exit::Signal(libc::SIGXFSZ) => (Verdict::OutputLimit, "a file grew beyond its limit".to_owned()),
-        Exit::Signal(libc::SIGSYS) => (Verdict::PolicyViolation, "a system call of another architecture".to_owned()),
+        Exit::Signal(libc::SIGSYS) => (Verdict::PolicyViolation, KILLED_BY_FILTER.to_owned()),
         // Native code that is refused memory seldom does more than end.
         Exit::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGABRT)) if full => {
             (Verdict::MemoryLimit, format!("{}; ended by signal {signal}", memory_limit(limits)))

@@ -15,7 +15,7 @@ use super::solution::{self, Session};
 use super::wire::{At, Configure, Failure, Kind, LARGEST_PACKET, Report, Spawn, Spawned};
 use crate::layers::landlock::{self, Files, Rules};
 use crate::layers::process::{Side, ThreadNumber, clone_for_parent};
-use crate::layers::seccomp::{Filter, assemble};
+use crate::layers::seccomp::{Filter, assemble, is_filtered};
 use crate::layers::system_calls::{Grants, Program, policy};
 use crate::layers::{Profile, capabilities, check, descriptors, namespaces, no_new_privs, private_root};
 
@@ -43,7 +43,8 @@ pub struct Tables {
 impl Tables {
     fn new(configure: Configure, threads: Threads) -> io::Result<Self> {
         let Configure { profile, files, landlock_abi, signals } = configure;
-        let filter = |program| assemble(&policy(Grants { program, signals }));
+        let filtered = is_filtered();
+        let filter = |program| assemble(&policy(Grants { program, signals, filtered }));
         let files_with_interpreter = files.clone();
         let files = Files { executable: Vec::new(), ..files };
         Ok(Tables {

@@ -169,6 +169,12 @@ pub struct Question {
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 
+/// Whether this process is under a filter: before it has its own, under one that was there before.
+pub fn is_filtered() -> bool {
+    // SAFETY: asks for a number; takes no pointer.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP) == libc::SECCOMP_MODE_FILTER as i32 }
+}
+
 /// Takes the next question; `None` if it was withdrawn (its thread was killed).
 pub fn take_question(listener: BorrowedFd<'_>) -> io::Result<Option<Question>> {
     // SAFETY: an all-zero seccomp_notif is what the kernel demands; it writes one of that size.
@@ -325,8 +331,8 @@ mod tests {
     fn the_tree_of_each_real_policy_decides_every_call_as_a_list_does() {
         use super::super::system_calls::{Grants, Program, policy};
         for program in [Program::Alone, Program::WithChildren, Program::Cases] {
-            for signals in [false, true] {
-                let policy = policy(Grants { program, signals });
+            for (signals, filtered) in [(false, false), (false, true), (true, false), (true, true)] {
+                let policy = policy(Grants { program, signals, filtered });
                 let (tree, list) = (assemble(&policy), linear(&policy));
                 for number in 0..1200 {
                     for first in [0, 1, 8, 9, 15, 16, 9999] {

@@ -101,6 +101,20 @@ const DIE_WITH_PARENT: Comparison = Comparison {
 const NO_FILE_SIGNALS: Comparison =
     Comparison { ranges: &[(1, F_SETOWN as u32, 15)], inside: &Action::Refuse(EPERM), outside: &Action::Allow };
 
+/// Calls that container runtimes refuse with an errno (containerd's and Docker's default profiles, without capabilities).
+/// Under such a filter they would never be asked: the kernel takes an errno before a question. It takes a kill before an
+/// errno, so there they kill, and a program's verdict is what it is without the outer filter, but for the call's name.
+const REFUSED_BY_RUNTIMES: &[c_long] = &[
+    SYS_acct, SYS_add_key, SYS_bpf, SYS_chroot, SYS_clock_adjtime, SYS_clock_settime, SYS_delete_module,
+    SYS_fanotify_init, SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick, SYS_get_mempolicy,
+    SYS_init_module, SYS_ioperm, SYS_iopl, SYS_kcmp, SYS_kexec_file_load, SYS_kexec_load, SYS_keyctl,
+    SYS_lookup_dcookie, SYS_mbind, SYS_migrate_pages, SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_move_pages,
+    SYS_open_by_handle_at, SYS_open_tree, SYS_perf_event_open, SYS_personality, SYS_pivot_root, SYS_quotactl,
+    SYS_reboot, SYS_request_key, SYS_set_mempolicy, SYS_setdomainname, SYS_sethostname, SYS_setns, SYS_settimeofday,
+    SYS_swapoff, SYS_swapon, SYS_sysfs, SYS_syslog, SYS_umount2, SYS_unshare, SYS_uselib, SYS_userfaultfd, SYS_ustat,
+    SYS_vhangup,
+];
+
 /// Who is under the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -118,6 +132,8 @@ pub struct Grants {
     pub program: Program,
     /// Signals cannot leave the sandbox.
     pub signals: bool,
+    /// Another filter is in force already: that of a container runtime.
+    pub filtered: bool,
 }
 
 pub fn policy(grants: Grants) -> Policy {
@@ -144,6 +160,11 @@ pub fn policy(grants: Grants) -> Policy {
         actions.extend(SIGNALS.iter().map(|&call| (call as u32, action)));
     }
     actions.insert(SYS_fcntl as u32, Action::Compare(&NO_FILE_SIGNALS));
+    if grants.filtered {
+        for &call in REFUSED_BY_RUNTIMES {
+            actions.entry(call as u32).or_insert(Action::Kill);
+        }
+    }
     for call in weakened::allowed_calls().iter().filter_map(|name| number(name)) {
         actions.insert(call, Action::Allow);
     }
@@ -252,7 +273,7 @@ mod tests {
 
     #[test]
     fn no_call_that_reaches_outside_is_allowed() {
-        let policy = policy(Grants { program: Program::WithChildren, signals: false });
+        let policy = policy(Grants { program: Program::WithChildren, signals: false, filtered: false });
         let dangerous = [
             SYS_socket, SYS_connect, SYS_ptrace, SYS_mount, SYS_unshare, SYS_setns, SYS_bpf, SYS_keyctl,
             SYS_process_vm_readv, SYS_pidfd_getfd, SYS_memfd_create, SYS_io_uring_setup, SYS_clone3, SYS_kill,
@@ -266,19 +287,34 @@ mod tests {
 
     #[test]
     fn a_program_without_children_cannot_execute() {
-        let policy = policy(Grants { program: Program::Alone, signals: true });
+        let policy = policy(Grants { program: Program::Alone, signals: true, filtered: false });
         assert!(!policy.actions.contains_key(&(SYS_execve as u32)));
         assert_eq!(policy.actions.get(&(SYS_kill as u32)), Some(&Action::Ask));
     }
 
     #[test]
     fn cases_ask_before_they_signal_and_fork() {
-        let policy = policy(Grants { program: Program::Cases, signals: true });
+        let policy = policy(Grants { program: Program::Cases, signals: true, filtered: false });
         for call in [SYS_kill, SYS_tgkill, SYS_tkill, SYS_rt_sigqueueinfo] {
             assert_eq!(policy.actions.get(&(call as u32)), Some(&Action::Ask), "{}", name(call as i32));
         }
         for call in [SYS_clone, SYS_fork, SYS_socketpair, SYS_setsid] {
             assert_ne!(policy.actions.get(&(call as u32)), Some(&Action::Allow), "{}", name(call as i32));
+        }
+    }
+
+    #[test]
+    fn under_another_filter_what_it_answers_first_kills_and_the_rest_is_as_before() {
+        for program in [Program::Alone, Program::WithChildren, Program::Cases] {
+            let alone = policy(Grants { program, signals: true, filtered: false });
+            let under = policy(Grants { program, signals: true, filtered: true });
+            assert_eq!(under.actions.get(&(SYS_unshare as u32)), Some(&Action::Kill));
+            for (call, action) in &under.actions {
+                match alone.actions.get(call) {
+                    Some(before) => assert_eq!(action, before, "{}", name(*call as i32)),
+                    None => assert_eq!(*action, Action::Kill, "{}", name(*call as i32)),
+                }
+            }
         }
     }
 }
