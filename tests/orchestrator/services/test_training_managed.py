@@ -155,6 +155,13 @@ async def test_a_queued_run_whose_services_are_away_runs_and_waits_for_them(open
         assert run.state == CANCELLED
 
 
+async def test_a_run_is_not_created_while_its_services_are_away(open_world, stand_ins: Backends) -> None:
+    async with open_world(learner=True) as world:
+        await stand_ins.stop()
+        with refused("UNAVAILABLE", "its learner", "troupe status"):
+            await world.training.CreateRun(Create(run_id="one", config=world.config(TASKS, steps=1)))
+
+
 async def test_who_opens_the_events_of_a_run_at_once_gets_the_same(tmp_path) -> None:
     database = await Database.open(f"sqlite:///{tmp_path}/troupe.db", 30.0)
     record = RunRecord("run", RunState.QUEUED, "", "", 1, str(tmp_path), 1.0, None)

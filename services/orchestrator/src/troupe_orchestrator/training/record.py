@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import grpc
+from troupe_contracts.errors import Unavailable
 from troupe_contracts.plugins import GROUPS, installed
 
 from troupe_orchestrator.datasets.task import Task
@@ -22,6 +24,7 @@ from troupe_orchestrator.run_config import RunConfig, Trains, dump_run_config
 from troupe_orchestrator.training.held_out import HeldOut
 
 _DISTRIBUTION = "troupe-orchestrator"
+_RETRY_SECONDS: Final = 5.0
 IMAGE_REVISION = Path(sys.prefix) / "troupe-revision"
 """Written when an image is built: the commit, in one line."""
 
@@ -156,8 +159,15 @@ async def origin(
 async def _policies(engines: Engines) -> tuple[PolicyRecord, ...]:
     records = []
     for policy in sorted(engines.policies, key=lambda policy: policy.policy_id):
-        learner = await policy.learner.get()
-        replicas = await policy.fleet.describe()
+        try:
+            learner = await policy.learner.get()
+            replicas = await policy.fleet.describe()
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(
+                f"policy {policy.policy_id!r}: its learner or an engine does not answer ({error.details()}); call again "
+                "when `troupe status` shows them ready",
+                retry_after_seconds=_RETRY_SECONDS,
+            ) from error
         records.append(
             PolicyRecord(
                 policy_id=policy.policy_id,

@@ -2,9 +2,8 @@
 
 import asyncio
 
-import grpc
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import FailedPrecondition, describe
+from troupe_contracts.errors import FailedPrecondition, Unavailable
 
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.rotation import NoReplicasError
@@ -41,12 +40,11 @@ async def what_changed(
         return None
     try:
         now = await origin(source_of_process(), config, data, engines, before.fork)
-    except (grpc.RpcError, NoReplicasError) as error:
+    except (Unavailable, NoReplicasError) as error:
         # The run's loop waits for them, and brings back engines that an earlier sync left out of rotation.
-        reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
         return training_pb2.Condition(
             reason="ProvenanceUnknown",
-            message=f"the services cannot be asked what has changed since the run began: {reason}",
+            message=f"the services cannot be asked what has changed since the run began: {error}",
             remedy="none needed, if they are as they were; else see `troupe runs show`",
         )
     changed = changes(before, now)
