@@ -60,6 +60,7 @@ async def test_two_nodes_train_as_one_rank_and_score_as_it_does(
     assert "2 nodes" in state.engine
 
 
+@pytest.mark.long
 async def test_a_remote_rank_that_is_killed_ends_the_step_and_a_replay_gives_the_same_weights(
     learner: Client, nodes: Nodes, sequences: MakeSequences, tmp_path: Path
 ) -> None:
