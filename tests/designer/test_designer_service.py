@@ -240,6 +240,6 @@ async def test_a_forwarder_to_nowhere_says_unavailable(start_service):
     )
     async with connect(service.target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await propose(Served(channel), request_for("d"))
+            await propose(Served(channel, ""), request_for("d"))
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "127.0.0.1:1" in caught.value.details()

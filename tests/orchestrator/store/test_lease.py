@@ -22,6 +22,7 @@ from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLostError, StoreUnavailableError
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
 from troupe_orchestrator.store.executions import TreeFile
+from troupe_orchestrator.store.object_requests import ObjectRequest
 from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
 
 RUN = RunRecord("run-1", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
@@ -200,6 +201,7 @@ SAMPLES: dict[str, Any] = {
     "provenance": {},
     "quarantine_after": 3,
     "reason": "because",
+    "request": ObjectRequest("uid-2", "TrainingRun", "troupe", "one", 1),
     "run_id": "run-1",
     "scope": "run-1",
     "seconds": 0.5,
@@ -207,6 +209,7 @@ SAMPLES: dict[str, Any] = {
     "task_id": "t1",
     "trees": TreeFile("/nowhere/trees", ["abcdef0124"]),
     "trees_until": 1,
+    "uid": "uid-1",
     "update": 1,
     "versions": {"p": "a:0"},
 }

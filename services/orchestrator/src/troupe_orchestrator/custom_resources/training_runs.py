@@ -103,7 +103,7 @@ class RunsBehindObjects:
         return Shown(
             state=record.state,
             message=record.reason,
-            cause=await self._cause(uid) if stopped else "",
+            cause=await self._cause(uid, message.state) if stopped else "",
             fields={
                 **fields_of(message, STATUS_FIELDS),
                 "display": {
@@ -115,15 +115,16 @@ class RunsBehindObjects:
             },
         )
 
-    async def _cause(self, uid: str) -> str:
-        """The condition that a run was stopped by, which it told right before it stopped."""
+    async def _cause(self, uid: str, state: int) -> str:
+        """The condition that a run was stopped by: the last that it told before it was. That it is stopped is told last."""
         events = [
             training_pb2.RunEvent.FromString(payload)
             for payload in await store.newest_events(self._database, uid, _EVENTS_READ)
         ]
         stops = [number for number, event in enumerate(events) if event.HasField("state_changed")]
-        before = events[stops[-1] - 1] if stops and stops[-1] > 0 else None
-        return before.condition.reason if before is not None and before.HasField("condition") else ""
+        if stops and events[stops[-1]].state_changed.state == state:
+            events = events[: stops[-1]]
+        return events[-1].condition.reason if events else ""
 
 
 def _plans(record: RunRecord, committed: int | None, ended: Sequence[int]) -> tuple[StepPlan, Trains | None]:
