@@ -17,6 +17,8 @@ from troupe.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 Verdict = sandbox_pb2.Verdict
 GREEDY = "x = bytearray()\nwhile True: x += b'x' * (1 << 22)"
+# Ends with a second of CPU time used, as a program does that has set itself a limit of one.
+GREEDY_AT_A_SECOND = f"import time\nwhile time.process_time() < 0.7: pass\n{GREEDY}"
 
 
 def job(solution="print(1)", **fields):
@@ -34,16 +36,17 @@ def test_a_kill_for_want_of_memory_around_the_sandbox_is_not_the_solutions_doing
     with control_groups.group("memory", "sandbox-test", limit_in_bytes=400 << 20) as group:
         server = launch(tmp_path, "--workflow-slots", "2", "--test-slots", "1", profile=profile, group=group)
         limits = sandbox_pb2.Limits(memory_bytes=1 << 30, cpu_seconds=20, wall_seconds=60)
-        error = failure(server.stub.RunTests(job(GREEDY, limits=limits), timeout=60))
-        assert fault(error) == (grpc.StatusCode.INTERNAL, "MEMORY", "true")
-        assert "raise the memory limit" in error.details()
-        error = failure(server.stub.RunWorkflow(iter([server.start_message(GREEDY, limits=limits)]), timeout=60))
-        assert fault(error) == (grpc.StatusCode.INTERNAL, "MEMORY", "true")
+        for greedy in (GREEDY, GREEDY_AT_A_SECOND):
+            error = failure(server.stub.RunTests(job(greedy, limits=limits), timeout=60))
+            assert fault(error) == (grpc.StatusCode.INTERNAL, "MEMORY", "true")
+            assert "raise the memory limit" in error.details()
+            error = failure(server.stub.RunWorkflow(iter([server.start_message(greedy, limits=limits)]), timeout=60))
+            assert fault(error) == (grpc.StatusCode.INTERNAL, "MEMORY", "true")
         # The same solution within a limit that the container can keep is the solution's own doing.
         small = sandbox_pb2.Limits(memory_bytes=64 << 20, cpu_seconds=20, wall_seconds=60)
         results, _ = server.run_tests(job(GREEDY, limits=small))
         assert results[0].verdict == Verdict.VERDICT_MEMORY_LIMIT
-        assert metrics(server.metrics)['troupe_sandbox_faults_total{fault="memory"}'] == 2
+        assert metrics(server.metrics)['troupe_sandbox_faults_total{fault="memory"}'] == 4
         assert server.stop() == 0
 
 

@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::verdict::{Fault, Resource};
+use crate::layers::process::Exit;
+use crate::verdict::{Fault, Resource, may_be_from_outside, may_be_own_limit};
 
 /// Where the counts and limits are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,25 @@ pub fn fault_of_kill(since: Instant, what: &str) -> Fault {
         return Fault::Exhausted { resource: Resource::Memory, what, before: false };
     }
     Fault::Killed(what.to_owned())
+}
+
+/// The fault in an exit that the supervisor did not cause, if it is somebody's outside. A kill that the kernel counted
+/// needs no guess; any other may be the program's own doing, at a limit of CPU time that it set for itself.
+pub fn fault_of_exit(
+    exit: Exit,
+    cpu: Duration,
+    cpu_limit: Duration,
+    own_signal: bool,
+    since: Instant,
+    what: &str,
+) -> Option<Fault> {
+    if !may_be_from_outside(exit, cpu, cpu_limit, own_signal) {
+        return None;
+    }
+    match fault_of_kill(since, what) {
+        Fault::Killed(_) if may_be_own_limit(cpu) => None,
+        fault => Some(fault),
+    }
 }
 
 const MOUNT: &str = "/sys/fs/cgroup";

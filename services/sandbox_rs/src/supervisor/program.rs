@@ -22,7 +22,7 @@ use crate::inside::wire::{Kind, Report, Spawn};
 use crate::layers::{Profile, descriptors, process, weakened};
 use crate::limits::Limits;
 use crate::readiness::registered;
-use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, is_from_outside, of_exit, of_reason};
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, as_fault, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be.
 const JAIL_DEADLINE: Duration = Duration::from_secs(10);
@@ -341,8 +341,11 @@ impl Watcher {
             (true, None) => return Err(cgroup::fault_of_kill(self.started, "the keeper of a script")),
             (false, _) => reaped.exit,
         };
-        if is_from_outside(exit, used.cpu, self.limits.cpu, self.switch.has_killed_itself()) {
-            return Err(cgroup::fault_of_kill(self.started, "a program"));
+        let own_signal = self.switch.has_killed_itself();
+        if let Some(fault) =
+            cgroup::fault_of_exit(exit, used.cpu, self.limits.cpu, own_signal, self.started, "a program")
+        {
+            return Err(fault);
         }
         let (verdict, error) = of_exit(exit, &used, &self.limits);
         // What became of a child says only the script, and never whose doing it was.

@@ -19,7 +19,7 @@ use crate::layers::process::{Exit, FORK_FOR_PARENT, SLEEP_FOR_PARENT};
 use crate::layers::{Profile, descriptors};
 use crate::limits::Limits;
 use crate::printable::printable;
-use crate::verdict::{Fault, Reason, ResourceUse, Verdict, is_from_outside, of_exit, of_reason};
+use crate::verdict::{Fault, Reason, ResourceUse, Verdict, of_exit, of_reason};
 
 /// A jail that is not built after this long never will be, nor a fork made.
 const JAIL_DEADLINE: Duration = Duration::from_secs(10);
@@ -159,10 +159,7 @@ impl Starting {
         let used = used(&reaped, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
-            None if is_from_outside(reaped.exit, used.cpu, solution.limits.cpu, own_kill) => {
-                return Err(cgroup::fault_of_kill(started, "a case of a solution").into());
-            }
-            None => of_exit(reaped.exit, &used, &solution.limits),
+            None => of_case(reaped.exit, &used, &solution.limits, own_kill, started)?,
         };
         Ok(Seen { verdict, error, used })
     }
@@ -306,10 +303,7 @@ impl Solution {
                 {
                     return Err(self.died("its process namespace was ended"));
                 }
-                if is_from_outside(reaped.exit, used.cpu, self.limits.cpu, own_kill) {
-                    return Err(cgroup::fault_of_kill(started, "a case of a solution").into());
-                }
-                of_exit(reaped.exit, &used, &self.limits)
+                of_case(reaped.exit, &used, &self.limits, own_kill, started)?
             }
         };
         Ok(Seen { verdict, error, used })
@@ -354,6 +348,20 @@ fn receive(control: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 
 fn failed(failure: &crate::inside::wire::Failure) -> Fault {
     failure.clone().into()
+}
+
+/// Verdict and explanation of a case that ended by itself.
+fn of_case(
+    exit: Exit,
+    used: &ResourceUse,
+    limits: &Limits,
+    own_signal: bool,
+    started: Instant,
+) -> Result<(Verdict, String), Fault> {
+    match cgroup::fault_of_exit(exit, used.cpu, limits.cpu, own_signal, started, "a case of a solution") {
+        Some(fault) => Err(fault),
+        None => Ok(of_exit(exit, used, limits)),
+    }
 }
 
 fn used(reaped: &crate::layers::process::Reaped, started: Instant) -> ResourceUse {
