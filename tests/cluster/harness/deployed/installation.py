@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +62,6 @@ class Installation:
         """host:port on this machine that leads to a ready pod of it, of which there may be another each time."""
         return self._targets[service]
 
-    @cache  # noqa: B019 - one per session
     def identity(self, role: Role) -> Identity:
         return Identity(token=secret(f"{role}-token", "token"))
 

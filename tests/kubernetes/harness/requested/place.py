@@ -6,29 +6,33 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from standin_api.objects import EVAL_JOBS, TRAINING_RUNS
+from standin_api.objects import EVAL_JOBS, TRAINING_RUNS, custom_resource
 from standin_api.server import StandInApi
 from troupe.v1 import training_pb2
 from troupe_kubernetes import mirror
 from troupe_kubernetes.api import Api
-from troupe_orchestrator.custom_resources import controller
+from troupe_orchestrator.custom_resources import controller, status_writer
 from troupe_orchestrator.custom_resources.controller import Controller
 from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
 from troupe_orchestrator.custom_resources.steering import ObjectsSteer
 from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
+from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.object_requests import list_requests
+from troupe_orchestrator.store.runs import StepRecord, StepState
 from troupe_orchestrator.training.service import TrainingServicer
 
 from requested.standins import StandInJobs, StandInRuns
 
 CONFIG: dict[str, Any] = {"dataset": {"train": "/none"}, "steps": 4, "stages": [{"train": "executor", "steps": 2}]}
+PROBLEMS = '{"id": "a", "question": "1 + 1?", "answer": "2"}\n{"id": "b", "question": "2 + 2?", "answer": "4"}\n'
 _SHORT = {
-    controller: {
+    controller: {"_RETRY_SECONDS": 0.1, "_ACT_SECONDS": 0.02},
+    status_writer: {
         "WRITE_SECONDS": 0.03,
-        "_RETRY_SECONDS": 0.1,
-        "_ACT_SECONDS": 0.02,
+        "_CHANGED_SECONDS": 0.02,
         "_FIRST_REST_SECONDS": 0.02,
         "_LONGEST_REST_SECONDS": 0.1,
     },
@@ -59,7 +63,8 @@ class Place:
         self.database = database
         self.runs = StandInRuns(database)
         self.jobs = StandInJobs(database)
-        self.training = TrainingServicer(self.runs, database, ObjectsSteer(database))  # type: ignore[arg-type]
+        # Called without gRPC, and so without its context.
+        self.training: Any = TrainingServicer(cast(Any, self.runs), database, ObjectsSteer(database))
         self.controller: Controller | None = None
         self._api = api
 
@@ -84,6 +89,18 @@ class Place:
 
     def uid(self, name: str, collection: str = TRAINING_RUNS) -> str:
         return str(self.object(name, collection)["metadata"]["uid"])
+
+    def apply(self, name: str, desired: str = "Running", **spec: object) -> str:
+        """`kubectl apply` of a TrainingRun; its uid."""
+        found = self.standin.put(
+            TRAINING_RUNS, custom_resource(name, desired, **{"config": CONFIG, "queue": True, **spec})
+        )
+        return str(found["metadata"]["uid"])
+
+    def evaluate(self, name: str, **spec: object) -> str:
+        """`kubectl apply` of an EvalJob; its uid."""
+        given = {"dataset": {"inline": PROBLEMS}, "samples": 2, "mode": "System", **spec}
+        return str(self.standin.put(EVAL_JOBS, custom_resource(name, **given))["metadata"]["uid"])
 
     def desire(self, name: str, desired: str, collection: str = TRAINING_RUNS) -> None:
         """`kubectl patch`."""
@@ -113,9 +130,22 @@ class Place:
         """Nothing is left to be done."""
         await until(lambda: self.controller is not None and self.controller.idle)
 
+    async def commit(self, uid: str, step: int) -> None:
+        """A step of a run is committed."""
+        means = {"reward_executor": 0.25, "reward_designer": 1.0}
+        record = StepRecord(uid, step, StepState.ROLLING, (), {}, {"p": f"start:{step}"}, (), means)
+        await store.begin_step(self.database, record)
+        for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
+            await store.advance_step(self.database, record, state)
+        self.runs.changed(uid)
+
+    async def has_forgotten(self, uid: str) -> bool:
+        """Nothing is on record of an object any more."""
+        return uid not in {request.uid for request in await list_requests(self.database)}
+
     async def state(self, name: str) -> str:
         """As a call says it."""
-        run = await self.training.GetRun(training_pb2.GetRunRequest(run_id=self.uid(name)), None)  # type: ignore[arg-type]
+        run = await self.training.GetRun(training_pb2.GetRunRequest(run_id=self.uid(name)), None)
         return training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").capitalize()
 
 
@@ -146,4 +176,4 @@ async def place(standin: StandInApi, folder: Path) -> AsyncIterator[Place]:
             await database.close()
 
 
-__all__ = ["CONFIG", "EVAL_JOBS", "TRAINING_RUNS", "Place", "in_a_hurry", "place", "until"]
+__all__ = ["CONFIG", "EVAL_JOBS", "PROBLEMS", "TRAINING_RUNS", "Place", "in_a_hurry", "place", "until"]

@@ -13,7 +13,7 @@ from orchestrated.world import Backends, World, lines, math_task, refused, world
 from standin_api.objects import EVAL_JOBS, TRAINING_RUNS, custom_resource
 from standin_api.server import StandInApi
 from troupe.v1 import evaluation_pb2, training_pb2
-from troupe_orchestrator.custom_resources import controller
+from troupe_orchestrator.custom_resources import status_writer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,7 +27,7 @@ def opened(
     standin: StandInApi, tmp_path: Path, stand_ins: Backends, sandbox: str, monkeypatch: pytest.MonkeyPatch
 ) -> Open:
     """Orchestrators on one store that take objects for requests, one after another."""
-    monkeypatch.setattr(controller, "WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(status_writer, "WRITE_SECONDS", 0.05)
     kubeconfig = standin.kubeconfig(tmp_path)
     return lambda: world(tmp_path, stand_ins, sandbox, True, kubeconfig=kubeconfig, custom_resources=True)
 

@@ -21,7 +21,7 @@ import grpc
 import structlog
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound, ServiceError, describe
-from troupe_kubernetes.api import MERGE_PATCH, Api, ApiError, ApiUnreachableError
+from troupe_kubernetes.api import Api
 from troupe_kubernetes.mirror import Mirror, Snapshot
 from troupe_kubernetes.status import merge_patch
 
@@ -38,8 +38,8 @@ from troupe_orchestrator.custom_resources.resources import (
     Kind,
     Resource,
     ResourceReader,
-    read_resource,
 )
+from troupe_orchestrator.custom_resources.status_writer import StatusWriter
 from troupe_orchestrator.kubernetes.run_events import EventWriter, Told, stage_started, told_of
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store.database import Database, LeaseLostError
@@ -47,14 +47,10 @@ from troupe_orchestrator.store.object_requests import ObjectRequest, forget_requ
 
 logger = structlog.get_logger()
 
-WRITE_SECONDS: Final = 5.0
-"""From one write of an object's status to the next."""
 _RETRY_SECONDS: Final = 10.0
 """After which is tried again what could not be done."""
 _ACT_SECONDS: Final = 1.0
 """For which a status is not written while something is done that will change it."""
-_FIRST_REST_SECONDS: Final = 0.5
-_LONGEST_REST_SECONDS: Final = 15.0
 
 
 @dataclass(slots=True)
@@ -93,8 +89,7 @@ class Controller:
         self._woken = asyncio.Event()
         self._doing: dict[str, _Doing] = {}
         self._held_up: dict[str, _HeldUp] = {}
-        self._written_at: dict[str, float] = {}
-        self._rest_until, self._rest_seconds = 0.0, _FIRST_REST_SECONDS
+        self._statuses = StatusWriter(api)
         self._creating = asyncio.Lock()
         self._stages: dict[str, int] = {}
         self._events = EventWriter(api, lambda: None, socket.gethostname())
@@ -296,7 +291,7 @@ class Controller:
                 await forget_request(self._database, uid)
                 self._requests.pop(uid, None)
                 self._held_up.pop(uid, None)
-                self._written_at.pop(uid, None)
+                self._statuses.forget(uid)
                 self._stages.pop(uid, None)
         if resource is not None and act in (Act.NOTE, Act.PAUSE, Act.CANCEL):
             await self._note(resource)
@@ -336,7 +331,7 @@ class Controller:
             )
 
     async def _show(self, uid: str, backing: Backing) -> None:
-        """Write the status of an object, if that is another now, and not too soon after the last time."""
+        """Write the status of an object, if that is another now."""
         shown, held_up = await backing.show(uid), self._held_up.get(uid)
         resource = self._resources.get(uid)
         if resource is None:
@@ -353,49 +348,17 @@ class Controller:
         patch = merge_patch(resource.status, status)
         if not patch:
             return
-        now = time.monotonic()
-        due = max(self._rest_until, self._written_at.get(uid, float("-inf")) + WRITE_SECONDS)
-        if due > now:
-            self._look(uid, due - now)
+        written = await self._statuses.write(resource, patch)
+        if written.again_after is not None:
+            self._look(uid, written.again_after)
+        if written.now is None:
             return
-        # With the version, so that nothing is written into another object that has the name by now.
-        body = {"metadata": {"resourceVersion": resource.version}, "status": patch}
-        path = f"{self._api.namespaced(API_VERSION, resource.kind.plural, resource.name, resource.namespace)}/status"
-        self._written_at[uid] = now
-        try:
-            written = await asyncio.to_thread(self._api.send, "PATCH", path, body, MERGE_PATCH)
-        except ApiError as error:
-            self._refused_status(resource, error)
-            return
-        except ApiUnreachableError as error:
-            self._rest(resource, str(error))
-            return
-        self._rest_seconds = _FIRST_REST_SECONDS
         if self._resources.get(uid) is resource:
-            self._resources[uid] = read_resource(resource.kind, written)
+            self._resources[uid] = written.now
         if "phase" in patch and resource.kind is not TRAINING_RUN:
             # A run tells more of itself.
             failed = status["phase"] == "Failed"
             self._tell(uid, Told(status["phase"], "Warning" if failed else "Normal", status["reason"] or uid))
-
-    def _refused_status(self, resource: Resource, error: ApiError) -> None:
-        if error.status >= 500 or error.status == 429:
-            self._rest(resource, str(error))
-        elif error.status in (404, 409):
-            # It has changed, or is no more: the watch says so, if it has not already.
-            self._written_at.pop(resource.uid, None)
-            self._look(resource.uid, _ACT_SECONDS)
-        else:
-            logger.error("a status is refused", kind=resource.kind.name, name=resource.name, why=str(error))
-            self._look(resource.uid, _LONGEST_REST_SECONDS)
-
-    def _rest(self, resource: Resource, why: str) -> None:
-        """Write nothing for a while."""
-        logger.warning("a status could not be written", kind=resource.kind.name, name=resource.name, why=why)
-        self._written_at.pop(resource.uid, None)
-        self._rest_until = time.monotonic() + self._rest_seconds
-        self._look(resource.uid, self._rest_seconds)
-        self._rest_seconds = min(2 * self._rest_seconds, _LONGEST_REST_SECONDS)
 
     def _tell(self, uid: str, told: Told) -> None:
         """Write an Event of the object that asked for a run or job."""
