@@ -5,7 +5,7 @@ SHELL := bash
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 EXTRA ?= cpu
-WORKERS ?= 2
+WORKERS ?= 3
 RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
@@ -59,8 +59,8 @@ format: .venv/.ready ## format Python, Rust and the contracts
 	cd proto && ../$(RUN)/buf format -w
 	cd services/sandbox_rs && cargo fmt
 
-test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=2 at once)
-	$(RUN)/pytest -n $(WORKERS) --dist loadfile --durations=20
+test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=3 at once)
+	$(RUN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing (TESTS=folder)
 	$(RUN)/pytest -m long $(TESTS)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from learning.client import Client
 from learning.process import Learner, launch, serving
 
 StartLearner = Callable[..., Learner]
+GetLearner = Callable[[bool], Learner]
 MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 
 
@@ -26,14 +28,19 @@ def start_learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartLea
     yield from _starting(tmp_path_factory)
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["untied", "tied"])
-def shared_learner(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[bool], Path]
-) -> Iterator[Learner]:
-    """One learner for all tests that leave it in order, for each kind of model: they go on where the last one stopped."""
+@pytest.fixture(scope="session")
+def learners(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[bool], Path]) -> Iterator[GetLearner]:
+    """`learners(tied)`: one of each kind of model for all modules, started when it is first asked for."""
     starting = _starting(tmp_path_factory)
-    yield next(starting)(tiny_model(request.param))
+    start = next(starting)
+    yield cache(lambda tied: start(tiny_model(tied)))
     next(starting, None)
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def shared_learner(request: pytest.FixtureRequest, learners: GetLearner) -> Learner:
+    """For tests that leave it in order: they go on where the last one stopped."""
+    return learners(request.param)
 
 
 def _starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartLearner]:

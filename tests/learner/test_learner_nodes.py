@@ -15,7 +15,7 @@ from troupe.v1 import learner_pb2
 MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)], ids=["zero2", "zero3"])
 def stage(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

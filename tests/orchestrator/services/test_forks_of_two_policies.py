@@ -55,7 +55,10 @@ def applied(parts: Backends) -> list[list[tuple[object, ...]]]:
 
 
 # Of every second step: that of step 3 is made from the checkpoint of step 2 and one update of the designer.
-@pytest.mark.parametrize(("every", "step"), [(1, 0), (1, 1), (1, 3), (2, 0), (2, 3), (2, 4)])
+@pytest.mark.parametrize(
+    ("every", "step"),
+    [(1, 1), (2, 3), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 0), (1, 3), (2, 0), (2, 4)))],
+)
 async def test_both_policies_go_on_from_the_parents_step_and_train_what_it_went_on_to_train(
     every: int, step: int, open_both, stand_ins: Backends, designers: Backends
 ) -> None:
