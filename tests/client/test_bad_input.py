@@ -87,6 +87,7 @@ KINDS: dict[str, Kind] = {
     "eval script": Kind.FILE,
     "eval dataset_format": Kind.NAME,
     "eval of": Kind.WHOM,
+    "eval before": Kind.WHOM,
     "eval job_id": Kind.NEW_ID,
     "eval retry_faults": Kind.LATE_ID,
     "eval cancel": Kind.ID_OPTION,
@@ -232,8 +233,8 @@ CASES: dict[Kind, tuple[Case, ...]] = {
         Case("no text", text("\ud800"), 2, ("UTF-8",)),
     ),
     Kind.WHOM: (
-        Case("unknown", text("nobody"), 2, ("--of", "nobody")),
-        Case("empty", text(""), 2, ("--of",)),
+        Case("unknown", text("nobody"), 2, ("FLAG", "nobody")),
+        Case("empty", text(""), 2, ("FLAG",)),
         Case("no text", text("\ud800"), 2, ("UTF-8",)),
     ),
     Kind.LATE_ID: (Case("no text", text("\ud800"), 2, ("UTF-8",)),),

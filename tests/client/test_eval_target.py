@@ -15,6 +15,7 @@ Checkpoint, Endpoint = evaluation_pb2.CheckpointTarget, evaluation_pb2.EndpointT
         ("current", evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())),
         ("checkpoint:run-1@30", evaluation_pb2.EvalTarget(checkpoint=Checkpoint(run_id="run-1", step=30))),
         ("checkpoint:run-1@best", evaluation_pb2.EvalTarget(checkpoint=Checkpoint(run_id="run-1", best=True))),
+        ("checkpoint:run-1@start", evaluation_pb2.EvalTarget(checkpoint=Checkpoint(run_id="run-1", start=True))),
         ("weights:policy=/a/b", evaluation_pb2.EvalTarget(checkpoint=Checkpoint(uris={"policy": "/a/b"}))),
         ("endpoint:10.0.0.1:4100", evaluation_pb2.EvalTarget(endpoint=Endpoint(executor="10.0.0.1:4100"))),
         ("endpoint:designer=a:1", evaluation_pb2.EvalTarget(endpoint=Endpoint(designer="a:1"))),

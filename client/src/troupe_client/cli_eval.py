@@ -5,6 +5,7 @@ services itself, the job waits in the store and goes on with the next command th
 """
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -15,9 +16,11 @@ from troupe.v1 import common_pb2, evaluation_pb2
 
 from troupe_client import frame, render_eval
 from troupe_client.cli_jobs import MaxTokensOption, SeedOption, TemperatureOption
+from troupe_client.cross_play import cross_play
 from troupe_client.eval_target import FORMS, parse_target
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption, TargetOption
 from troupe_client.interrupt import Interrupts
+from troupe_client.render_comparison import cross_table
 from troupe_client.sdk import Client
 from troupe_client.session import Place, orchestrator
 from troupe_client.watching import watch_eval
@@ -48,6 +51,15 @@ def evaluate(
     ] = Mode.SYSTEM,
     votes: Annotated[int, typer.Option(min=0, max=256, help="Agents that vote, with --mode majority.")] = 0,
     script: Annotated[Path | None, typer.Option(help="Workflow script for --mode fixed-workflow.")] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--cross-play",
+            metavar="BEFORE",
+            help="The table of designer and executor {before, after}: this target, in a form of --of, is before, "
+            "--of is after. Four jobs; --job-id begins their ids, and goes on with them.",
+        ),
+    ] = None,
     job_id: Annotated[
         str, typer.Option("--job-id", help="Id of the new job; without --dataset, of a job to watch to its end.")
     ] = "",
@@ -79,10 +91,8 @@ def evaluate(
     elif dataset is None:
         _run(place, Purpose.INFERENCE, lambda client: _watched(client, client.get_eval(job_id)))
     else:
-        try:
-            whom = parse_target(of)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--of") from error
+        if before is not None and mode is not Mode.SYSTEM:
+            raise typer.BadParameter("--cross-play is of designer and executor: leave out --mode")
         request = evaluation_pb2.CreateEvalJobRequest(
             job_id=job_id,
             dataset_name=dataset.name,
@@ -90,13 +100,24 @@ def evaluate(
             format=dataset_format,
             samples=samples,
             limit=limit,
-            target=whom,
+            target=_target(of, "--of"),
             mode=evaluation_pb2.EvalMode.Value(f"EVAL_MODE_{mode.name}"),
             votes=votes,
             script="" if script is None else frame.read_text(script),
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
         )
-        _run(place, Purpose.INFERENCE, lambda client: _watched(client, client.create_eval(request)))
+        if before is not None:
+            first = _target(before, "--cross-play")
+            _run(place, Purpose.INFERENCE, lambda client: _crossed(client, request, first))
+        else:
+            _run(place, Purpose.INFERENCE, lambda client: _watched(client, client.create_eval(request)))
+
+
+def _target(text: str, option: str) -> evaluation_pb2.EvalTarget:
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _run(place: Place, purpose: Purpose, work: Callable[[Client], Awaitable[None]]) -> None:
@@ -130,6 +151,21 @@ async def _watched(client: Client, getting: Awaitable[evaluation_pb2.EvalJob]) -
     if job.items_faulted:
         frame.err.print(f"run them again with `troupe eval --retry-faults {job.job_id}`")
     await _show_examples(client, job.job_id)
+
+
+async def _crossed(
+    client: Client, request: evaluation_pb2.CreateEvalJobRequest, before: evaluation_pb2.EvalTarget
+) -> None:
+    """Run the four jobs of cross-play, or what is left of them, and show the table."""
+    name = request.job_id or f"cross-{uuid.uuid4().hex[:6]}"
+    frame.err.print(f"cross-play {name}: if it is cut off, the same command with --job-id {name} goes on", style="dim")
+    cells = await cross_play(client, request, before, name)
+    frame.out.print(cross_table(cells))
+    for job in cells.values():
+        if job.items_faulted:
+            frame.err.print(
+                f"{job.items_faulted} items are left out for faults of ours: `troupe eval --retry-faults {job.job_id}`"
+            )
 
 
 async def _listed(client: Client) -> None:

@@ -5,10 +5,10 @@ import re
 from troupe.v1 import evaluation_pb2
 
 FORMS = (
-    "current, checkpoint:RUN@STEP, checkpoint:RUN@best, weights:POLICY=FOLDER[,POLICY=FOLDER], endpoint:HOST:PORT or "
-    "endpoint:executor=HOST:PORT,designer=HOST:PORT"
+    "current, checkpoint:RUN@STEP, checkpoint:RUN@best, checkpoint:RUN@start, "
+    "weights:POLICY=FOLDER[,POLICY=FOLDER], endpoint:HOST:PORT or endpoint:executor=HOST:PORT,designer=HOST:PORT"
 )
-_RUN = re.compile(r"(?P<run>[^@]+)@(?P<step>best|[0-9]{1,19})")
+_RUN = re.compile(r"(?P<run>[^@]+)@(?P<step>best|start|[0-9]{1,19})")
 
 
 def parse_target(text: str) -> evaluation_pb2.EvalTarget:
@@ -22,10 +22,11 @@ def parse_target(text: str) -> evaluation_pb2.EvalTarget:
         case "current" if not rest:
             return evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
         case "checkpoint" if (found := _RUN.fullmatch(rest)) is not None:
-            best = found["step"] == "best"
-            checkpoint = evaluation_pb2.CheckpointTarget(
-                run_id=found["run"], best=best, step=0 if best else int(found["step"])
-            )
+            checkpoint = evaluation_pb2.CheckpointTarget(run_id=found["run"])
+            if found["step"].isdecimal():
+                checkpoint.step = int(found["step"])
+            else:
+                setattr(checkpoint, found["step"], True)
             return evaluation_pb2.EvalTarget(checkpoint=checkpoint)
         case "weights" if (uris := _pairs(rest)) is not None:
             return evaluation_pb2.EvalTarget(checkpoint=evaluation_pb2.CheckpointTarget(uris=uris))

@@ -1,10 +1,11 @@
-"""Before and after: two eval jobs on the same held-out problems, side by side."""
+"""Before and after: two eval jobs on the same held-out problems side by side, and the four of cross-play in a table."""
 
 from rich.console import Console
 from rich.table import Table
 from troupe.v1 import evaluation_pb2
 
-from troupe_client.render_eval import patterns
+from troupe_client.cross_play import SIDES, Cells
+from troupe_client.render_eval import patterns, version
 from troupe_client.render_text import interval, percent, plain
 
 
@@ -16,6 +17,22 @@ def show_comparison(console: Console, before: evaluation_pb2.EvalJob, after: eva
         table = patterns(job.summary.groups)
         table.title = f"{name}: executed patterns (share of executions, success among them)"
         console.print(table)
+
+
+def cross_table(cells: Cells) -> Table:
+    """Success of each designer with each executor."""
+    job = cells["after", "after"]
+    table = Table("", title=f"{job.dataset_name}: {job.problems} problems × {job.samples}, success")
+    table.caption = "95 % by bootstrap over problems"
+    for side in SIDES:
+        table.add_column(f"executor {side}\n{version(cells[side, side].executor_version)}", justify="right")
+    for designer in SIDES:
+        summaries = [cells[designer, executor].summary for executor in SIDES]
+        table.add_row(
+            f"designer {designer}\n{version(cells[designer, designer].designer_version)}",
+            *(interval(each.success, each.success_low, each.success_high) for each in summaries),
+        )
+    return table
 
 
 def _totals(before: evaluation_pb2.EvalSummary, after: evaluation_pb2.EvalSummary) -> Table:

@@ -116,6 +116,7 @@ def eval_job() -> Schema:
         "votes": {"minimum": 2, "maximum": MAX_VOTES},
         "mode": {"default": "System"},
         "script": {"minLength": 1, "maxLength": MAX_SCRIPT_CHARACTERS},
+        "designsOf": {"minLength": 1},
         # Greedy is 0, which nobody is to get by leaving it out.
         "sampling": {"required": ["temperature"]},
         "sampling.temperature": {"minimum": 0},
@@ -130,6 +131,10 @@ def eval_job() -> Schema:
         {
             "rule": "(self.mode == 'FixedWorkflow') == has(self.script)",
             "message": "script is needed by mode FixedWorkflow, and read by no other",
+        },
+        {
+            "rule": "(self.mode == 'StoredDesigns') == has(self.designsOf)",
+            "message": "designsOf is needed by mode StoredDesigns, and read by no other",
         },
         {
             "rule": "self.mode == 'System' || !has(self.target) || !has(self.target.endpoint) || "

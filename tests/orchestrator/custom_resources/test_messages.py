@@ -16,6 +16,7 @@ def test_words_of_an_enum_are_without_its_name() -> None:
         "SingleAgent": "EVAL_MODE_SINGLE_AGENT",
         "Majority": "EVAL_MODE_MAJORITY",
         "FixedWorkflow": "EVAL_MODE_FIXED_WORKFLOW",
+        "StoredDesigns": "EVAL_MODE_STORED_DESIGNS",
     }
 
 

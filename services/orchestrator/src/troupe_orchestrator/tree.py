@@ -198,6 +198,11 @@ def node_id(scope: str, step: int, task_id: str, path: str, attempt: int) -> str
     return blake2b(key.encode(), digest_size=10).hexdigest()
 
 
+def task_node_id(scope: str, step: int, task_id: str) -> str:
+    """Id of the root of a task's tree."""
+    return node_id(scope, step, task_id, "task", 0)
+
+
 def seed_of(seed: int, identifier: str) -> int:
     """A sampling seed below 2^31 for a node, a function of the run's seed and the node's id."""
     return int.from_bytes(blake2b(f"{seed}\x1f{identifier}".encode(), digest_size=4).digest()) >> 1

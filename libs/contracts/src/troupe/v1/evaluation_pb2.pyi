@@ -59,6 +59,10 @@ class _EvalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvalMode.Val
     """
     EVAL_MODE_FIXED_WORKFLOW: _EvalMode.ValueType  # 4
     """The script of the request for every problem; no designer."""
+    EVAL_MODE_STORED_DESIGNS: _EvalMode.ValueType  # 5
+    """The designs of another job, each for the problem and the sample that it was made for; no designer. The executor is the
+    target's. So a designer and an executor that one policy plays are evaluated with weights of two versions.
+    """
 
 class EvalMode(_EvalMode, metaclass=_EvalModeEnumTypeWrapper):
     """How an item comes to its answer."""
@@ -74,6 +78,10 @@ many votes as make `generated_tokens` equal it is the baseline of a system at eq
 """
 EVAL_MODE_FIXED_WORKFLOW: EvalMode.ValueType  # 4
 """The script of the request for every problem; no designer."""
+EVAL_MODE_STORED_DESIGNS: EvalMode.ValueType  # 5
+"""The designs of another job, each for the problem and the sample that it was made for; no designer. The executor is the
+target's. So a designer and an executor that one policy plays are evaluated with weights of two versions.
+"""
 Global___EvalMode: _TypeAlias = EvalMode  # noqa: Y015
 
 @_typing.final
@@ -91,6 +99,7 @@ class CreateEvalJobRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
     SCRIPT_FIELD_NUMBER: _builtins.int
+    DESIGNS_OF_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client, for idempotency. Empty lets the server choose."""
     dataset_name: _builtins.str
@@ -109,6 +118,10 @@ class CreateEvalJobRequest(_message.Message):
     """Agents of mode MAJORITY, 2 to 256."""
     script: _builtins.str
     """Workflow script of mode FIXED_WORKFLOW, as a designer would write it."""
+    designs_of: _builtins.str
+    """Job whose designs mode STORED_DESIGNS plays again: one of mode SYSTEM that has a result for every item, on the same
+    problems and with as many samples.
+    """
     @_builtins.property
     def sampling(self) -> _common_pb2.Sampling: ...
     @_builtins.property
@@ -129,10 +142,11 @@ class CreateEvalJobRequest(_message.Message):
         mode: Global___EvalMode.ValueType = ...,
         votes: _builtins.int = ...,
         script: _builtins.str = ...,
+        designs_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "script", b"script", "target", b"target", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "designs_of", b"designs_of", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "script", b"script", "target", b"target", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,12 +239,15 @@ class CheckpointTarget(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
     URIS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """A run of this orchestrator; empty where `uris` name folders."""
     step: _builtins.int
     """Step of the run's checkpoint."""
     best: _builtins.bool
     """Its checkpoint with the best validation, instead of `step`. Resolved when the job is created."""
+    start: _builtins.bool
+    """The weights that the run began with, instead of `step`. Resolved when the job is created."""
     @_builtins.property
     def uris(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Policy id to the folder of a checkpoint or a model (safetensors), as orchestrator and engines see it. In a job that
@@ -244,10 +261,11 @@ class CheckpointTarget(_message.Message):
         step: _builtins.int = ...,
         best: _builtins.bool = ...,
         uris: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        start: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "run_id", b"run_id", "step", b"step", "uris", b"uris"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "run_id", b"run_id", "start", b"start", "step", b"step", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,6 +322,7 @@ class EvalJob(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     ITEMS_FAULTED_FIELD_NUMBER: _builtins.int
+    DESIGNS_OF_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___EvalState.ValueType
     reason: _builtins.str
@@ -318,6 +337,8 @@ class EvalJob(_message.Message):
     step: _builtins.int
     items_faulted: _builtins.int
     """Items that ended in an infrastructure fault after all retries. They count as done; ResumeEvalJob runs them again."""
+    designs_of: _builtins.str
+    """As requested."""
     @_builtins.property
     def dataset_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetError]: ...
     @_builtins.property
@@ -358,10 +379,11 @@ class EvalJob(_message.Message):
         run_id: _builtins.str = ...,
         step: _builtins.int = ...,
         items_faulted: _builtins.int = ...,
+        designs_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "summary", b"summary", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "items_done", b"items_done", "items_faulted", b"items_faulted", "items_total", b"items_total", "job_id", b"job_id", "mode", b"mode", "problems", b"problems", "reason", b"reason", "run_id", b"run_id", "samples", b"samples", "state", b"state", "step", b"step", "summary", b"summary", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "designs_of", b"designs_of", "end_time", b"end_time", "executor_version", b"executor_version", "items_done", b"items_done", "items_faulted", b"items_faulted", "items_total", b"items_total", "job_id", b"job_id", "mode", b"mode", "problems", b"problems", "reason", b"reason", "run_id", b"run_id", "samples", b"samples", "state", b"state", "step", b"step", "summary", b"summary", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,11 +1,18 @@
-"""Modes without a designer: in its place a fixed script for every problem. One agent, a vote of several, or any workflow."""
+"""Modes without a designer: in its place a script that is known before. One agent, a vote of several, any workflow, or what
+a designer wrote for another job.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import AsyncIterator, Callable
+from typing import Final, cast
 
 from troupe.v1 import designer_pb2, designer_pb2_grpc, evaluation_pb2
+
+from troupe_orchestrator.fleet import PolicyFleet, without_engine
+
+FixedDesigns = Callable[[str, int], designer_pb2.Design]
+"""The design of a problem's sample, without an id."""
 
 _SINGLE_AGENT = """from workflow import AgentNode, Workflow
 flow = Workflow()
@@ -19,37 +26,42 @@ agents = [AgentNode(f"Solver{{number}}", "Solve the problem step by step.") for 
 flow.add_node(EnsembleNode("Majority", agents, strategy="majority_vote"))
 flow.run(question)
 """
+_ASKS_DESIGNER: Final = (evaluation_pb2.EVAL_MODE_UNSPECIFIED, evaluation_pb2.EVAL_MODE_SYSTEM)
 
 
-def fixed_script(request: evaluation_pb2.CreateEvalJobRequest) -> str | None:
-    """The script of a job's mode; None where a designer writes one for each item."""
+def asks_designer(request: evaluation_pb2.CreateEvalJobRequest) -> bool:
+    """Whether a designer writes a script for each item of a job."""
+    return request.mode in _ASKS_DESIGNER
+
+
+def same_for_all(request: evaluation_pb2.CreateEvalJobRequest) -> FixedDesigns:
+    """The design of a mode with one script for all items."""
     match request.mode:
         case evaluation_pb2.EVAL_MODE_SINGLE_AGENT:
-            return _SINGLE_AGENT
+            script = _SINGLE_AGENT
         case evaluation_pb2.EVAL_MODE_MAJORITY:
-            return _MAJORITY.format(votes=request.votes)
-        case evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW:
-            return request.script
+            script = _MAJORITY.format(votes=request.votes)
         case _:
-            return None
+            script = request.script
+    return lambda task_id, sample: designer_pb2.Design(script=script)
 
 
 class FixedDesigner:
-    """Answers as a Designer service, with one script and without a model."""
+    """Answers as a Designer service, with one design and without a model."""
 
-    def __init__(self, script: str) -> None:
-        self._script = script
+    def __init__(self, design: designer_pb2.Design) -> None:
+        self._design = design
 
     async def ProposeDesigns(
         self, request: designer_pb2.ProposeDesignsRequest, **_: object
     ) -> AsyncIterator[designer_pb2.ProposeDesignsResponse]:
-        """One design for each id."""
+        """The design under each id."""
         for design_id in request.design_ids:
-            yield designer_pb2.ProposeDesignsResponse(
-                design=designer_pb2.Design(design_id=design_id, script=self._script)
-            )
+            response = designer_pb2.ProposeDesignsResponse(design=self._design)
+            response.design.design_id = design_id
+            yield response
 
 
-def fixed_designer(script: str) -> designer_pb2_grpc.DesignerAsyncStub:
+def designer_of(design: designer_pb2.Design) -> PolicyFleet:
     """In the form in which a rollout asks for designs."""
-    return cast("designer_pb2_grpc.DesignerAsyncStub", FixedDesigner(script))
+    return without_engine(cast("designer_pb2_grpc.DesignerAsyncStub", FixedDesigner(design)))

@@ -6,12 +6,14 @@ fault of ours costs one item and not a problem's others.
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from troupe.v1 import evaluation_pb2
 
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.engines import Engines
+from troupe_orchestrator.evaluation.fixed_designs import designer_of
 from troupe_orchestrator.evaluation.items import faulted_item, finished_item
 from troupe_orchestrator.evaluation.job_log import JobLog
 from troupe_orchestrator.evaluation.requests import load_dataset, sampling_of
@@ -19,7 +21,7 @@ from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.evaluation.targets import Served, served
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, TaskDroppedError, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
@@ -91,11 +93,18 @@ class _Rollouts:
         """Run one item and store it."""
         versions = self._ready.versions
         try:
-            tree = await roll_task(task, self._plan(sample), self._ready.services, Silent(), Timeline())
+            tree = await roll_task(task, self._plan(sample), self._services(task, sample), Silent(), Timeline())
         except TaskDroppedError as drop:
             await self._log.add(faulted_item(task, sample, str(drop), versions))
         else:
             await self._log.add(finished_item(task, sample, tree, versions))
+
+    def _services(self, task: Task, sample: int) -> Services:
+        """Those of the target; in a mode without a designer with one that knows this item's script."""
+        ready = self._ready
+        if ready.designs is None:
+            return ready.services
+        return replace(ready.services, designers=designer_of(ready.designs(task.task_id, sample)))
 
     def _plan(self, sample: int) -> RolloutPlan:
         request, serving = self._request, self._serving

@@ -24,6 +24,7 @@ from troupe_orchestrator.evaluation.job_log import JobLog, first_event, open_fee
 from troupe_orchestrator.evaluation.job_run import VersionChangedError, run_job
 from troupe_orchestrator.evaluation.lending import GiveBackError
 from troupe_orchestrator.evaluation.requests import check_request, load_dataset
+from troupe_orchestrator.evaluation.stored_designs import check_designs
 from troupe_orchestrator.evaluation.stored_weights import StoredWeightsError
 from troupe_orchestrator.evaluation.targets import resolve, uses_own_engines
 from troupe_orchestrator.rotation import NoReplicasError
@@ -85,7 +86,7 @@ class EvalJobs:
 
         Raises:
             InvalidArgument: a bad field, or a data set without one readable line.
-            NotFound: the target's run or checkpoint.
+            NotFound: the target's run or checkpoint, or the job whose designs are to be played.
             FailedPrecondition: the id belongs to another job, or the target cannot be evaluated here.
         """
         check_request(request, self._serving.budgets)
@@ -96,6 +97,8 @@ class EvalJobs:
             if existing is not None:
                 return await self._going(existing)
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
+            if request.designs_of:
+                await check_designs(request, self._database)
             try:
                 target = await resolve(request.target, self._database, engines)
             except NoReplicasError as error:

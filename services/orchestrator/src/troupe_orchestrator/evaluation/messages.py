@@ -58,4 +58,5 @@ def _brief(record: EvalRecord, counts: ItemCounts) -> evaluation_pb2.EvalJob:
         end_time=None if record.ended_at is None else timestamp(record.ended_at),
         run_id=record.run_id,
         step=record.step,
+        designs_of=request.designs_of,
     )

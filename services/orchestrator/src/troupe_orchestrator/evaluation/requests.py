@@ -8,7 +8,7 @@ from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.datasets.formats import FORMATS
 from troupe_orchestrator.datasets.loading import DatasetError, LoadedDataset, load
-from troupe_orchestrator.evaluation.fixed_designs import fixed_script
+from troupe_orchestrator.evaluation.fixed_designs import asks_designer
 from troupe_orchestrator.run_config import Budgets, ServingConfig
 
 MAX_DATASET_BYTES = 48 * 1024 * 1024
@@ -45,7 +45,7 @@ def check_request(request: evaluation_pb2.CreateEvalJobRequest, budgets: Budgets
 def _fixed_violations(request: evaluation_pb2.CreateEvalJobRequest, budgets: Budgets) -> Iterator[tuple[str, str]]:
     """What a mode asks for and has not, or has and nobody reads."""
     mode = evaluation_pb2.EvalMode.Name(request.mode) if request.mode in evaluation_pb2.EvalMode.values() else ""
-    if fixed_script(request) is not None and request.target.endpoint.designer:
+    if not asks_designer(request) and request.target.endpoint.designer:
         yield "target.endpoint.designer", f"is asked by nobody: {mode} has no designer"
     if request.mode == evaluation_pb2.EVAL_MODE_MAJORITY:
         most = min(MAX_VOTES, budgets.agent_calls)
@@ -58,6 +58,8 @@ def _fixed_violations(request: evaluation_pb2.CreateEvalJobRequest, budgets: Bud
             yield "script", f"has {len(request.script)} characters, must have 1 to {MAX_SCRIPT_CHARACTERS}"
     elif request.script:
         yield "script", f"is read by EVAL_MODE_FIXED_WORKFLOW only, the mode is {mode}"
+    if (request.mode == evaluation_pb2.EVAL_MODE_STORED_DESIGNS) != bool(request.designs_of):
+        yield "designs_of", f"is needed by EVAL_MODE_STORED_DESIGNS and read by no other, the mode is {mode}"
 
 
 def load_dataset(request: evaluation_pb2.CreateEvalJobRequest, content: bytes) -> LoadedDataset:

@@ -16,15 +16,18 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.evaluation.best import best_validation
-from troupe_orchestrator.evaluation.fixed_designs import fixed_designer, fixed_script
+from troupe_orchestrator.evaluation.fixed_designs import FixedDesigns, asks_designer, same_for_all
 from troupe_orchestrator.evaluation.lending import Lending, Probed, weight_holders
+from troupe_orchestrator.evaluation.stored_designs import stored_designs
 from troupe_orchestrator.evaluation.stored_weights import read_stored_weights
-from troupe_orchestrator.fleet import PolicyFleet, without_engine
+from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.settings import targets as split_targets
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.policies import parse_version, version_text
+from troupe_orchestrator.training.record import origin_of
 
 _ANSWER_SECONDS = 10.0
 _DESIGNER_SERVICE = "troupe.v1.Designer"
@@ -36,7 +39,9 @@ class Served:
 
     services: Services
     versions: dict[str, str]
-    """Role to `lineage:number`; without the designer where none is asked."""
+    """Role to `lineage:number`; without the designer where none has written the scripts."""
+    designs: FixedDesigns | None = None
+    """In place of the designer; None where it is asked."""
 
 
 async def resolve(target: evaluation_pb2.EvalTarget, database: Database, engines: Engines) -> evaluation_pb2.EvalTarget:
@@ -60,7 +65,7 @@ async def resolve(target: evaluation_pb2.EvalTarget, database: Database, engines
 def uses_own_engines(request: evaluation_pb2.CreateEvalJobRequest) -> bool:
     """Whether a job needs the engines of this deployment, and so the time between two steps of a run."""
     endpoint = request.target.endpoint
-    return not (endpoint.executor and (endpoint.designer or fixed_script(request) is not None))
+    return not (endpoint.executor and (endpoint.designer or not asks_designer(request)))
 
 
 @contextlib.asynccontextmanager
@@ -96,17 +101,18 @@ async def served(
             # Who went out of rotation is asked for no longer than the job runs.
             stack.push_async_callback(executor.close)
             services = replace(services, executors=executor)
-        script = fixed_script(request)
-        if script is not None:
-            services = replace(services, designers=without_engine(fixed_designer(script)))
-        elif target.endpoint.designer:
+        if target.endpoint.designer:
             designer = PolicyFleet([target.endpoint.designer], "designer")
             stack.push_async_callback(designer.close)
             services = replace(services, designers=designer)
-        versions = {"executor": await _version(executor)}
-        if script is None:
+        versions, designs = {"executor": await _version(executor)}, None
+        if asks_designer(request):
             versions["designer"] = await _version(designer)
-        yield Served(services, versions)
+        elif request.designs_of:
+            designs, versions["designer"] = await stored_designs(request.designs_of, database)
+        else:
+            designs = same_for_all(request)
+        yield Served(services, versions, designs)
 
 
 async def _version(fleet: PolicyFleet) -> str:
@@ -120,19 +126,24 @@ async def _version(fleet: PolicyFleet) -> str:
 async def _resolved(
     checkpoint: evaluation_pb2.CheckpointTarget, database: Database, engines: Engines
 ) -> evaluation_pb2.CheckpointTarget:
-    named = [bool(checkpoint.uris), bool(checkpoint.step), checkpoint.best]
+    named = [bool(checkpoint.uris), bool(checkpoint.step), checkpoint.best, checkpoint.start]
     if sum(named) != 1 or bool(checkpoint.run_id) == bool(checkpoint.uris):
-        raise InvalidArgument("target.checkpoint", "names neither a run with one of `step` and `best`, nor `uris`")
+        raise InvalidArgument(
+            "target.checkpoint", "names neither a run with one of `step`, `best` and `start`, nor `uris`"
+        )
     holders = await weight_holders(engines)
     resolved = evaluation_pb2.CheckpointTarget(run_id=checkpoint.run_id, step=checkpoint.step, uris=checkpoint.uris)
-    if checkpoint.run_id:
-        if await store.get_run(database, checkpoint.run_id) is None:
-            raise NotFound("run", checkpoint.run_id)
-        if checkpoint.best:
-            best = await best_validation(database, checkpoint.run_id)
-            if best is None:
-                raise FailedPrecondition(checkpoint.run_id, "has no validated step: name a step")
-            resolved.step = best.step
+    run = await store.get_run(database, checkpoint.run_id) if checkpoint.run_id else None
+    if checkpoint.run_id and run is None:
+        raise NotFound("run", checkpoint.run_id)
+    if run is not None and checkpoint.start:
+        resolved = _start(run)
+    elif checkpoint.best:
+        best = await best_validation(database, checkpoint.run_id)
+        if best is None:
+            raise FailedPrecondition(checkpoint.run_id, "has no validated step: name a step")
+        resolved.step = best.step
+    if resolved.run_id:
         for policy_id, saved in (await _saved(database, resolved)).items():
             resolved.uris[policy_id] = saved["uri"]
     if holders.keys() != set(resolved.uris):
@@ -140,6 +151,16 @@ async def _resolved(
             "target.checkpoint", f"has weights of {sorted(resolved.uris)}, the engines serve {sorted(holders)}"
         )
     return resolved
+
+
+def _start(run: RunRecord) -> evaluation_pb2.CheckpointTarget:
+    """The weights that a run began with: its parent's, of which a fork has a checkpoint, or its learners' models."""
+    began = origin_of(run.provenance)
+    if began is None:
+        raise FailedPrecondition(run.run_id, "has no record of what it began with: name the folder of the weights")
+    if began.fork is not None:
+        return evaluation_pb2.CheckpointTarget(run_id=run.run_id, step=began.fork.step)
+    return evaluation_pb2.CheckpointTarget(uris={policy.policy_id: policy.model for policy in began.policies})
 
 
 async def _saved(database: Database, checkpoint: evaluation_pb2.CheckpointTarget) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
 from troupe_orchestrator.rollout.timeline import Lane, SpanKind, Timeline
 from troupe_orchestrator.run_config import Budgets, DeliveryInstruction
-from troupe_orchestrator.tree import DesignPayload, Node, NodeKind, TaskPayload, Tree, node_id, seed_of
+from troupe_orchestrator.tree import DesignPayload, Node, NodeKind, TaskPayload, Tree, node_id, seed_of, task_node_id
 
 logger = structlog.get_logger()
 Result = TypeVar("Result")
@@ -105,7 +105,7 @@ class _TaskRollout:
 
     async def run(self) -> Tree:
         root = Node(
-            id=self._id("task", 0),
+            id=task_node_id(self._plan.scope, self._plan.step, self._task.task_id),
             parent_id="",
             kind=NodeKind.TASK,
             attempt=0,

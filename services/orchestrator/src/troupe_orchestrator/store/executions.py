@@ -60,6 +60,14 @@ async def add_tree_file(connection: AsyncConnection, scope: str, step: int, tree
     )
 
 
+async def tree_files(database: Database, scope: str) -> list[str]:
+    """The files in which the trees of a run or an eval job are, as far as they were not collected."""
+    table = schema.tree_files.c
+    query = select(table.path).where(table.scope == scope, ~table.collected).order_by(table.path)
+    async with database.reading() as connection:
+        return list(await connection.scalars(query))
+
+
 async def find_execution(database: Database, prefix: str) -> list[StoredExecution]:
     """At most two executions whose id begins with `prefix`, hexadecimal digits."""
     column = schema.executions.c.execution_id

@@ -76,10 +76,7 @@ def read_trees(path: Path) -> list[Tree]:
         SchemaMismatchError: written under another schema version.
         FileNotFoundError: there is no such file.
     """
-    table = pq.ParquetFile(path).read()
-    found = (table.schema.metadata or {}).get(b"troupe.schema", b"none").decode()
-    if found != str(SCHEMA_VERSION):
-        raise SchemaMismatchError(f"{path}: schema version {found}, this release reads {SCHEMA_VERSION}")
+    table = _table(path)
     groups: list[list[Node]] = []
     for row in table.to_pylist():
         node = _node(row)
@@ -87,6 +84,26 @@ def read_trees(path: Path) -> list[Tree]:
             groups.append([])
         groups[-1].append(node)
     return [Tree(tuple(nodes)) for nodes in groups]
+
+
+def read_designs(path: Path) -> list[tuple[str, DesignPayload]]:
+    """The designs of one file, each with the id of its task's node. Tokens are not read.
+
+    Raises:
+        SchemaMismatchError: written under another schema version.
+        FileNotFoundError: there is no such file.
+    """
+    rows = _table(path, ["parent_id", "kind", "payload"]).to_pylist()
+    designs = TypeAdapter(DesignPayload)
+    return [(row["parent_id"], designs.validate_json(row["payload"])) for row in rows if row["kind"] == NodeKind.DESIGN]
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    table = pq.ParquetFile(path).read(columns)
+    found = (table.schema.metadata or {}).get(b"troupe.schema", b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise SchemaMismatchError(f"{path}: schema version {found}, this release reads {SCHEMA_VERSION}")
+    return table
 
 
 def _node(row: dict[str, object]) -> Node:

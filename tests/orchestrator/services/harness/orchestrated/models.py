@@ -22,6 +22,8 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument
 
 # Plays every agent; may raise a ServiceError, or wait.
 Reply = Callable[[policy_pb2.GenerateRequest], str | Awaitable[str]]
+# What a designer writes; a function of the request where that has a say in it.
+Script = str | designer_pb2.Design | Callable[[designer_pb2.ProposeDesignsRequest], str]
 
 SINGLE = """
 from workflow import AgentNode, Workflow
@@ -132,8 +134,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self.scripts: dict[str, list[str | designer_pb2.Design]] = {}
-        self.otherwise: list[str | designer_pb2.Design] = [SINGLE, GUESS]
+        self.scripts: dict[str, list[Script]] = {}
+        self.otherwise: list[Script] = [SINGLE, GUESS]
         self.requests: list[designer_pb2.ProposeDesignsRequest] = []
         self.before_next: Callable[[], Awaitable[object]] | None = None
         """Awaited before every design of a task but the first."""
@@ -160,6 +162,8 @@ class StandInDesigner(designer_pb2_grpc.DesignerServicer):
                 await self.before_next()
             chosen = scripts[self._given[request.question] % len(scripts)]
             self._given[request.question] += 1
+            if callable(chosen):
+                chosen = chosen(request)
             design = designer_pb2.Design()
             if isinstance(chosen, designer_pb2.Design):
                 design.CopyFrom(chosen)

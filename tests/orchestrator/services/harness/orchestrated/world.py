@@ -60,6 +60,7 @@ class World:
     training: training_pb2_grpc.TrainingAsyncStub
     evaluation: evaluation_pb2_grpc.EvaluationAsyncStub
     solver: solver_pb2_grpc.SolverAsyncStub
+    target: str
 
     async def evaluate(self, *rows: dict[str, object] | str, **fields: object) -> evaluation_pb2.EvalJob:
         """Creates a job over these lines and waits for its end."""
@@ -161,6 +162,7 @@ async def world(
             training_pb2_grpc.TrainingStub(channel),
             evaluation_pb2_grpc.EvaluationStub(channel),
             solver_pb2_grpc.SolverStub(channel),
+            running.target,
         )
 
 
