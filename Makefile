@@ -10,7 +10,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-long test-cluster images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
+.PHONY: help setup postgres quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -67,6 +67,9 @@ test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, b
 
 test-cluster: .venv/.ready ## run the tests that need a Kubernetes cluster, on the current context of kubectl
 	TROUPE_TEST_CLUSTER=1 $(RUN)/pytest -m cluster $(TESTS)
+
+test-cluster-short: .venv/.ready ## install on that cluster, train, and lose one pod in the middle of a step
+	TROUPE_TEST_CLUSTER=1 $(RUN)/pytest -m cluster tests/cluster/test_failures.py -k "dies_in_a_step and executor"
 
 # Images: any one builder; the names are those of k8s/base. PUSH=1 pushes them, for a cluster that is not this machine.
 BUILDER ?= $(firstword $(foreach each,docker podman buildah,$(if $(shell command -v $(each) && $(each) info 2>/dev/null >&2 && echo yes),$(each))))

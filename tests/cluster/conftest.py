@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "chaos/harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "k8s/harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "security/harness"))
 
 from deployed.installation import Installation, installed
 from deployed.matrix import ROWS

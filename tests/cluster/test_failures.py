@@ -4,13 +4,20 @@ learned from, and the weights are those of the sealed batches.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
-from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation
-from deployed.runs import ClusterRun, running
+from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, installed
+from deployed.runs import ClusterRun, begun, running
 from rendered.kubectl import kubectl
+
+API_AWAY = os.environ.get("TROUPE_TEST_API_AWAY", "")
+"""A command of the shell; it returns when the API server is back. Any cluster has another."""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -76,6 +83,23 @@ async def test_a_rank_of_the_learner_dies_while_it_trains(installation: Installa
         await run.finish()
 
 
+@pytest.mark.parametrize("component", ["executor", "learner"])
+async def test_a_service_that_the_kernel_kills_for_want_of_memory_is_named_and_starts_again(
+    installation: Installation, component: str
+) -> None:
+    # Whatever runs out, it is the service that is chosen.
+    program = "open('/proc/1/oom_score_adj', 'w').write('1000')\nx = []\nwhile True: x.append(b'x' * (1 << 24))"
+    inside = installation.inside(component)[1:]
+    async with running(installation) as run:
+        exhaust = partial(kubectl, *inside, "python", "-c", program, check=False)
+        await run.survives(f"{component}: out of memory", exhaust)
+        (pod,) = installation.pods(component)
+        (status,) = pod["status"]["containerStatuses"]
+        assert status["lastState"]["terminated"]["reason"] == "OOMKilled"
+        assert any("OOMKilled" in condition for condition in await run.conditions())
+        await run.finish()
+
+
 async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: Installation) -> None:
     def none_for_a_while() -> None:
         scale("executor", 0)
@@ -136,5 +160,30 @@ async def test_a_node_is_drained_and_comes_back(installation: Installation) -> N
         await run.finish()
 
 
+@pytest.mark.skipif(
+    not API_AWAY, reason="TROUPE_TEST_API_AWAY is no command that takes the API server away for a while"
+)
+async def test_training_goes_on_while_the_api_server_is_away(installation: Installation) -> None:
+    async with running(installation, steps=40) as run:
+        before = (await run.at("rolling")).number
+        await asyncio.to_thread(subprocess.run, API_AWAY, shell=True, check=True)
+        assert run.record.committed() > before + 1
+        await run.survives("executor: pod killed once the API server is back", partial(kill, installation, "executor"))
+        assert run.record.dropped() == []
+
+
 def test_applying_again_changes_nothing(installation: Installation) -> None:
     assert kubectl("diff", "-k", OVERLAY, check=False).stdout == ""
+
+
+async def test_a_namespace_that_is_deleted_with_a_run_in_it_goes_and_can_be_made_again(
+    installation: Installation, tmp_path: Path
+) -> None:
+    run = await begun(installation, steps=40)
+    await run.at("rolling")
+    kubectl("delete", "namespace", NAMESPACE, "--timeout=300s", seconds=330)
+    with installed(tmp_path) as again:
+        again.wait()
+        assert again.store.rows("select run_id from runs where run_id = ?", run.run_id) == []
+        async with running(again, steps=2) as other:
+            await other.finish()

@@ -1,4 +1,4 @@
-"""The `local` overlay, applied: its pods, its services from this machine, its store."""
+"""The `local` overlay, applied, as it is or varied: its pods, its services from this machine, its store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any, Final
 
 import yaml
 from rendered.kubectl import kubectl
-from rendered.overlays import K8S
+from rendered.overlays import K8S, Manifests
 from troupe.v1 import learner_pb2, learner_pb2_grpc, policy_pb2, policy_pb2_grpc
 from troupe_client.kubernetes.forwarding import forwarded_pod, forwarded_service
 from troupe_client.profile import Profile, load_profile
 from troupe_contracts.access import Role
 from troupe_contracts.channel import connect
-from troupe_contracts.identity import Identity, assume, own
+from troupe_contracts.identity import NOBODY, Identity, assume, own
 from troupe_kubernetes.api import Api
 
 from deployed.forwards import Forwards, forwards
@@ -42,8 +43,20 @@ _COMPONENT: Final = "app.kubernetes.io/component"
 _DATABASE_PORT: Final = 5432
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What is not as the overlay alone has it."""
+
+    credentials: Identity = NOBODY
+    """What is shown beside a token."""
+    learner: dict[str, object] = field(default_factory=lambda: {"engine": "deepspeed", "ranks": 1})
+    """A local profile's learner that computes as the deployment's does."""
+
+
 class Installation:
     """Use `installed`."""
+
+    variant = Variant()
 
     def __init__(self, api: Api, ports: Forwards, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +76,7 @@ class Installation:
         return self._targets[service]
 
     def identity(self, role: Role) -> Identity:
-        return Identity(token=secret(f"{role}-token", "token"))
+        return replace(self.variant.credentials, token=secret(f"{role}-token", "token"))
 
     async def learner(self) -> learner_pb2.LearnerInfo:
         async with connect(self.target("learner"), own()) as channel:
@@ -109,7 +122,7 @@ class Installation:
         profile = yaml.safe_load((self.starter() / "profile.yaml").read_text())
         for section, key in (("executor", "model"), ("designer", "prompt")):
             profile[section][key] = str((self.starter() / profile[section][key]).resolve())
-        profile["learner"] = {"engine": "deepspeed", "ranks": 1}
+        profile["learner"] = self.variant.learner
         file = self.folder / "profile.yaml"
         file.write_text(yaml.safe_dump(profile))
         return load_profile(file)
@@ -134,3 +147,19 @@ def installed(folder: Path) -> Iterator[Installation]:
         installation = Installation(Api.from_kubeconfig(namespace=NAMESPACE), ports, folder)
         assume(installation.identity(Role.ORCHESTRATOR))
         yield installation
+
+
+@contextmanager
+def varied(installation: Installation, manifests: Manifests, variant: Variant) -> Iterator[None]:
+    """While the block runs, the deployment is another."""
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests.objects))
+    installation.variant = variant
+    try:
+        assume(installation.identity(Role.ORCHESTRATOR))
+        installation.wait()
+        yield
+    finally:
+        kubectl("apply", "-k", OVERLAY)
+        del installation.variant
+        assume(installation.identity(Role.ORCHESTRATOR))
+        installation.wait()

@@ -103,23 +103,28 @@ class ClusterRun:
         assert state in ("", "queued", "running", "succeeded"), f"the run is {state}: {reason}"
 
 
-@asynccontextmanager
-async def running(installation: Installation, steps: int = 4) -> AsyncIterator[ClusterRun]:
-    """A run of so many small steps; it is cancelled if the block ends before it."""
+async def begun(installation: Installation, steps: int) -> ClusterRun:
+    """A run of so many small steps."""
     starter = installation.starter()
     config = yaml.safe_load((starter / "run.yaml").read_text())
     train = starter / "train.jsonl"
     dataset = load(train.name, train.read_bytes(), config["dataset"]["format"])
     config["dataset"] |= {"train": "/store/starter/train.jsonl"}
-    target, identity = installation.target("orchestrator"), installation.identity(Role.CLIENT)
     await asyncio.to_thread(installation.wait)
-    async with Client(target, identity) as client:
+    async with Client(installation.target("orchestrator"), installation.identity(Role.CLIENT)) as client:
         # No checkpoint before the end: it would clear batches while the pod that they are read through is away.
         run = await client.create_run(small(config, steps, 0, checkpoint_every=steps))
     record = Record(installation.store, run.run_id, installation.folder / run.run_id / "batches")
+    return ClusterRun(installation, run.run_id, record, [task.task_id for task in dataset.tasks[:TASKS]])
+
+
+@asynccontextmanager
+async def running(installation: Installation, steps: int = 4) -> AsyncIterator[ClusterRun]:
+    """As `begun`; the run is cancelled if the block ends before it."""
+    run = await begun(installation, steps)
     try:
-        yield ClusterRun(installation, run.run_id, record, [task.task_id for task in dataset.tasks[:TASKS]])
+        yield run
     finally:
-        if record.run_state()[0] not in _ENDED:
-            async with Client(target, identity) as client:
+        if run.record.run_state()[0] not in _ENDED:
+            async with Client(installation.target("orchestrator"), installation.identity(Role.CLIENT)) as client:
                 await client.cancel_run(run.run_id)

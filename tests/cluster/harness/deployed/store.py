@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.types.json import set_json_loads
 
-_PATIENCE_SECONDS: Final = 300.0
+_PATIENCE_SECONDS: Final = 600.0
 _PAUSE_SECONDS: Final = 0.2
 
 

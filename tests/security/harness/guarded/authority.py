@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,11 @@ class Authority:
         path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return cls(folder, path, key, name)
 
-    def sign(self, name: str, *uri_names: str) -> Pair:
-        """A certificate for 127.0.0.1, localhost and these URIs."""
+    def sign(self, name: str, *uri_names: str, hosts: Sequence[str] = ()) -> Pair:
+        """A certificate for 127.0.0.1, localhost, these hosts and these URIs."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
-            x509.DNSName("localhost"),
+            *(x509.DNSName(host) for host in ("localhost", *hosts)),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
             *(x509.UniformResourceIdentifier(uri) for uri in uri_names),
         ]
