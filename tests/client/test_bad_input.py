@@ -64,6 +64,7 @@ class Kind(Enum):
     ID = "an id of the orchestrator's"
     ID_OPTION = "such an id that a command can do without"
     WHOM = "whom to evaluate"
+    VOTES = "a number, or a job whose tokens are to be equalled"
     QUESTION = "free text"
     NAME = "a name that the orchestrator knows"
     EXAMINED_STATE = "a state folder that is looked at"
@@ -88,6 +89,7 @@ KINDS: dict[str, Kind] = {
     "eval dataset_format": Kind.NAME,
     "eval of": Kind.WHOM,
     "eval before": Kind.WHOM,
+    "eval votes": Kind.VOTES,
     "eval job_id": Kind.NEW_ID,
     "eval retry_faults": Kind.LATE_ID,
     "eval cancel": Kind.ID_OPTION,
@@ -235,6 +237,14 @@ CASES: dict[Kind, tuple[Case, ...]] = {
     Kind.WHOM: (
         Case("unknown", text("nobody"), 2, ("FLAG", "nobody")),
         Case("empty", text(""), 2, ("FLAG",)),
+        Case("no text", text("\ud800"), 2, ("UTF-8",)),
+    ),
+    Kind.VOTES: (
+        Case("words", text("many"), 2, ("FLAG", "equal:JOB")),
+        Case("empty", text(""), 2, ("FLAG",)),
+        Case("too many", text("257"), 2, ("FLAG", "256")),
+        Case("nobody's", text("equal:"), 2, ("FLAG", "equal:JOB")),
+        Case("huge", text("9" * 2**20), 2, ("FLAG", "equal:JOB")),
         Case("no text", text("\ud800"), 2, ("UTF-8",)),
     ),
     Kind.LATE_ID: (Case("no text", text("\ud800"), 2, ("UTF-8",)),),

@@ -17,6 +17,7 @@ from troupe.v1 import common_pb2, evaluation_pb2
 from troupe_client import frame, render_eval
 from troupe_client.cli_jobs import MaxTokensOption, SeedOption, TemperatureOption
 from troupe_client.cross_play import cross_play
+from troupe_client.equal_tokens import EQUAL, measured_agent, votes_option
 from troupe_client.eval_target import FORMS, parse_target
 from troupe_client.frame import DEFAULT_STATE_OPTION, CommandError, ProfileOption, StateOption, TargetOption
 from troupe_client.interrupt import Interrupts
@@ -49,7 +50,15 @@ def evaluate(
     mode: Annotated[
         Mode, typer.Option(help="Designer and executor as a system; or the executor alone, by a script that is fixed.")
     ] = Mode.SYSTEM,
-    votes: Annotated[int, typer.Option(min=0, max=256, help="Agents that vote, with --mode majority.")] = 0,
+    votes: Annotated[
+        str,
+        typer.Option(
+            metavar="N|equal:JOB",
+            callback=votes_option,
+            help="Agents that vote, with --mode majority; or as many as generate the tokens of a job's items: one agent "
+            "is measured first then, as a job of its own.",
+        ),
+    ] = "0",
     script: Annotated[Path | None, typer.Option(help="Workflow script for --mode fixed-workflow.")] = None,
     before: Annotated[
         str | None,
@@ -102,11 +111,16 @@ def evaluate(
             limit=limit,
             target=_target(of, "--of"),
             mode=evaluation_pb2.EvalMode.Value(f"EVAL_MODE_{mode.name}"),
-            votes=votes,
+            votes=0 if votes.startswith(EQUAL) else int(votes),
             script="" if script is None else frame.read_text(script),
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
         )
-        if before is not None:
+        if votes.startswith(EQUAL):
+            if mode is not Mode.MAJORITY:
+                raise typer.BadParameter("--votes is of --mode majority")
+            system = votes.removeprefix(EQUAL)
+            _run(place, Purpose.INFERENCE, lambda client: _equal(client, request, system))
+        elif before is not None:
             first = _target(before, "--cross-play")
             _run(place, Purpose.INFERENCE, lambda client: _crossed(client, request, first))
         else:
@@ -166,6 +180,14 @@ async def _crossed(
             frame.err.print(
                 f"{job.items_faulted} items are left out for faults of ours: `troupe eval --retry-faults {job.job_id}`"
             )
+
+
+async def _equal(client: Client, request: evaluation_pb2.CreateEvalJobRequest, system: str) -> None:
+    """Measure one agent, then have as many vote as generate a system's tokens."""
+    request.job_id = request.job_id or f"equal-{uuid.uuid4().hex[:6]}"
+    agent = await measured_agent(client, request)
+    request.equal_tokens.CopyFrom(evaluation_pb2.EqualTokens(system_job=system, agent_job=agent.job_id))
+    await _watched(client, client.create_eval(request))
 
 
 async def _listed(client: Client) -> None:

@@ -37,12 +37,12 @@ async def cross_play(
     targets = {"before": before, "after": request.target}
     cells: Cells = {}
     for side, target in targets.items():
-        cells[side, side] = await _ended(client, _variant(request, f"{name}-{side}", target))
+        cells[side, side] = await ended(client, _variant(request, f"{name}-{side}", target))
     for designer, executor in (SIDES, SIDES[::-1]):
         cell = _variant(request, f"{name}-{designer}-{executor}", _executor_of(targets[executor]))
         cell.mode = evaluation_pb2.EVAL_MODE_STORED_DESIGNS
         cell.designs_of = cells[designer, designer].job_id
-        job = cells[designer, executor] = await _ended(client, cell)
+        job = cells[designer, executor] = await ended(client, cell)
         if job.executor_version != cells[executor, executor].executor_version:
             raise CommandError(
                 f"the executor {executor} was {render_eval.version(cells[executor, executor].executor_version)} in eval job "
@@ -52,8 +52,12 @@ async def cross_play(
     return cells
 
 
-async def _ended(client: Client, request: evaluation_pb2.CreateEvalJobRequest) -> evaluation_pb2.EvalJob:
-    """A job of the table, run to its end from where it stands."""
+async def ended(client: Client, request: evaluation_pb2.CreateEvalJobRequest) -> evaluation_pb2.EvalJob:
+    """A job, run to its end from where it stands.
+
+    Raises:
+        CommandError: it did not succeed.
+    """
     job = await client.create_eval(request)
     if job.state in _STOPPED:
         job = await client.resume_eval(job.job_id)

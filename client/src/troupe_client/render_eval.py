@@ -37,9 +37,13 @@ def totals(job: evaluation_pb2.EvalJob) -> Table:
     table.add_row("valid scripts", percent(summary.valid_scripts))
     table.add_row("parseable answers", percent(summary.parseable))
     table.add_row("success among parseable", percent(summary.success_parseable))
-    table.add_row("generated tokens", f"{summary.generated_tokens:,}")
+    each = summary.generated_tokens / max(1, job.items_total - summary.faults)
+    table.add_row("generated tokens", f"{summary.generated_tokens:,}, {each:,.1f} for an item")
     table.add_row("tokens per second", f"{summary.generated_tokens / max(summary.seconds, 1e-9):,.0f}")
     table.add_row("seconds", f"{summary.seconds:.1f}")
+    if job.votes:
+        like = f", the tokens of {job.equal_tokens.system_job}" if job.HasField("equal_tokens") else ""
+        table.add_row("votes of an item", plain(f"{job.votes:.4g}{like}"))
     if summary.faults:
         left = f"{summary.faults} of {job.items_total}, coverage {percent(summary.coverage)}"
         table.add_row("left out: infrastructure faults", left, style="yellow")

@@ -125,8 +125,12 @@ def eval_job() -> Schema:
     properties = {"dataset": _DATASET, **fields_schema(request, without=eval_jobs.NOT_IN_SPEC, more=more)}
     rules = [
         {
-            "rule": "(self.mode == 'Majority') == has(self.votes)",
-            "message": "votes is needed by mode Majority, and read by no other",
+            "rule": "(self.mode == 'Majority') == (has(self.votes) || has(self.equalTokens))",
+            "message": "votes or equalTokens is needed by mode Majority, and read by no other",
+        },
+        {
+            "rule": "!has(self.votes) || !has(self.equalTokens)",
+            "message": "equalTokens says how many votes there are: leave out one of both",
         },
         {
             "rule": "(self.mode == 'FixedWorkflow') == has(self.script)",

@@ -54,8 +54,8 @@ class _EvalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvalMode.Val
     EVAL_MODE_SINGLE_AGENT: _EvalMode.ValueType  # 2
     """One agent of the executor, asked once; no designer."""
     EVAL_MODE_MAJORITY: _EvalMode.ValueType  # 3
-    """`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With as
-    many votes as make `generated_tokens` equal it is the baseline of a system at equal mean tokens.
+    """`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With
+    `equal_tokens` it is the baseline of a system at equal mean tokens.
     """
     EVAL_MODE_FIXED_WORKFLOW: _EvalMode.ValueType  # 4
     """The script of the request for every problem; no designer."""
@@ -73,8 +73,8 @@ EVAL_MODE_SYSTEM: EvalMode.ValueType  # 1
 EVAL_MODE_SINGLE_AGENT: EvalMode.ValueType  # 2
 """One agent of the executor, asked once; no designer."""
 EVAL_MODE_MAJORITY: EvalMode.ValueType  # 3
-"""`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With as
-many votes as make `generated_tokens` equal it is the baseline of a system at equal mean tokens.
+"""`votes` agents of the executor answer by themselves, and the answer that most of them gave counts; no designer. With
+`equal_tokens` it is the baseline of a system at equal mean tokens.
 """
 EVAL_MODE_FIXED_WORKFLOW: EvalMode.ValueType  # 4
 """The script of the request for every problem; no designer."""
@@ -100,6 +100,7 @@ class CreateEvalJobRequest(_message.Message):
     VOTES_FIELD_NUMBER: _builtins.int
     SCRIPT_FIELD_NUMBER: _builtins.int
     DESIGNS_OF_FIELD_NUMBER: _builtins.int
+    EQUAL_TOKENS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client, for idempotency. Empty lets the server choose."""
     dataset_name: _builtins.str
@@ -115,7 +116,7 @@ class CreateEvalJobRequest(_message.Message):
     mode: Global___EvalMode.ValueType
     """How each problem is attempted; unspecified is the system of designer and executor."""
     votes: _builtins.int
-    """Agents of mode MAJORITY, 2 to 256."""
+    """Agents of mode MAJORITY, 2 to 256; 0 where `equal_tokens` says how many."""
     script: _builtins.str
     """Workflow script of mode FIXED_WORKFLOW, as a designer would write it."""
     designs_of: _builtins.str
@@ -127,6 +128,10 @@ class CreateEvalJobRequest(_message.Message):
     @_builtins.property
     def target(self) -> Global___EvalTarget:
         """Who is evaluated; unset is `current`."""
+
+    @_builtins.property
+    def equal_tokens(self) -> Global___EqualTokens:
+        """Of mode MAJORITY, instead of `votes`: as many as make the tokens equal."""
 
     def __init__(
         self,
@@ -143,14 +148,43 @@ class CreateEvalJobRequest(_message.Message):
         votes: _builtins.int = ...,
         script: _builtins.str = ...,
         designs_of: _builtins.str = ...,
+        equal_tokens: Global___EqualTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["equal_tokens", b"equal_tokens", "sampling", b"sampling", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "designs_of", b"designs_of", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "script", b"script", "target", b"target", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_name", b"dataset_name", "designs_of", b"designs_of", "equal_tokens", b"equal_tokens", "format", b"format", "job_id", b"job_id", "limit", b"limit", "mode", b"mode", "samples", b"samples", "sampling", b"sampling", "script", b"script", "target", b"target", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateEvalJobRequest: _TypeAlias = CreateEvalJobRequest  # noqa: Y015
+
+@_typing.final
+class EqualTokens(_message.Message):
+    """Two jobs on the same problems, each with a result for every item. The mean tokens that one generated for an item, over the
+    other's, are the mean votes of an item: some items have one vote more than others where that is no whole number.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_JOB_FIELD_NUMBER: _builtins.int
+    AGENT_JOB_FIELD_NUMBER: _builtins.int
+    system_job: _builtins.str
+    """The system whose tokens are matched, designer and executor together; of any mode."""
+    agent_job: _builtins.str
+    """What one vote takes: a job of mode SINGLE_AGENT with the same executor and sampling."""
+    def __init__(
+        self,
+        *,
+        system_job: _builtins.str = ...,
+        agent_job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_job", b"agent_job", "system_job", b"system_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EqualTokens: _TypeAlias = EqualTokens  # noqa: Y015
 
 @_typing.final
 class EvalTarget(_message.Message):
@@ -323,6 +357,8 @@ class EvalJob(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     ITEMS_FAULTED_FIELD_NUMBER: _builtins.int
     DESIGNS_OF_FIELD_NUMBER: _builtins.int
+    EQUAL_TOKENS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___EvalState.ValueType
     reason: _builtins.str
@@ -339,6 +375,8 @@ class EvalJob(_message.Message):
     """Items that ended in an infrastructure fault after all retries. They count as done; ResumeEvalJob runs them again."""
     designs_of: _builtins.str
     """As requested."""
+    votes: _builtins.float
+    """Of mode MAJORITY: votes of an item, the mean where items differ."""
     @_builtins.property
     def dataset_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetError]: ...
     @_builtins.property
@@ -356,6 +394,10 @@ class EvalJob(_message.Message):
     @_builtins.property
     def target(self) -> Global___EvalTarget:
         """As requested, with checkpoints resolved."""
+
+    @_builtins.property
+    def equal_tokens(self) -> Global___EqualTokens:
+        """As requested."""
 
     def __init__(
         self,
@@ -380,10 +422,12 @@ class EvalJob(_message.Message):
         step: _builtins.int = ...,
         items_faulted: _builtins.int = ...,
         designs_of: _builtins.str = ...,
+        equal_tokens: Global___EqualTokens | None = ...,
+        votes: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "designer_version", b"designer_version", "end_time", b"end_time", "executor_version", b"executor_version", "summary", b"summary", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "designer_version", b"designer_version", "end_time", b"end_time", "equal_tokens", b"equal_tokens", "executor_version", b"executor_version", "summary", b"summary", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "designs_of", b"designs_of", "end_time", b"end_time", "executor_version", b"executor_version", "items_done", b"items_done", "items_faulted", b"items_faulted", "items_total", b"items_total", "job_id", b"job_id", "mode", b"mode", "problems", b"problems", "reason", b"reason", "run_id", b"run_id", "samples", b"samples", "state", b"state", "step", b"step", "summary", b"summary", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_errors", b"dataset_errors", "dataset_name", b"dataset_name", "designer_version", b"designer_version", "designs_of", b"designs_of", "end_time", b"end_time", "equal_tokens", b"equal_tokens", "executor_version", b"executor_version", "items_done", b"items_done", "items_faulted", b"items_faulted", "items_total", b"items_total", "job_id", b"job_id", "mode", b"mode", "problems", b"problems", "reason", b"reason", "run_id", b"run_id", "samples", b"samples", "state", b"state", "step", b"step", "summary", b"summary", "target", b"target", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ a designer wrote for another job.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 
@@ -11,8 +12,8 @@ from troupe.v1 import designer_pb2, designer_pb2_grpc, evaluation_pb2
 
 from troupe_orchestrator.fleet import PolicyFleet, without_engine
 
-FixedDesigns = Callable[[str, int], designer_pb2.Design]
-"""The design of a problem's sample, without an id."""
+FixedDesigns = Callable[[str, int, int], designer_pb2.Design]
+"""The design of an item, without an id: of a problem, its sample, and the item's number in the job, from 0."""
 
 _SINGLE_AGENT = """from workflow import AgentNode, Workflow
 flow = Workflow()
@@ -36,14 +37,22 @@ def asks_designer(request: evaluation_pb2.CreateEvalJobRequest) -> bool:
 
 def same_for_all(request: evaluation_pb2.CreateEvalJobRequest) -> FixedDesigns:
     """The design of a mode with one script for all items."""
-    match request.mode:
-        case evaluation_pb2.EVAL_MODE_SINGLE_AGENT:
-            script = _SINGLE_AGENT
-        case evaluation_pb2.EVAL_MODE_MAJORITY:
-            script = _MAJORITY.format(votes=request.votes)
-        case _:
-            script = request.script
-    return lambda task_id, sample: designer_pb2.Design(script=script)
+    script = _SINGLE_AGENT if request.mode == evaluation_pb2.EVAL_MODE_SINGLE_AGENT else request.script
+    return lambda task_id, sample, number: designer_pb2.Design(script=script)
+
+
+def voting(mean: float) -> FixedDesigns:
+    """The designs of mode MAJORITY.
+
+    Args:
+        mean: votes of an item, at least 1. All items together have it: with 3.25, three have 3 and the fourth has 4.
+    """
+
+    def design(task_id: str, sample: int, number: int) -> designer_pb2.Design:
+        votes = math.floor(mean * (number + 1)) - math.floor(mean * number)
+        return designer_pb2.Design(script=_MAJORITY.format(votes=votes) if votes > 1 else _SINGLE_AGENT)
+
+    return design
 
 
 class FixedDesigner:

@@ -5,6 +5,7 @@ fault of ours costs one item and not a problem's others.
 """
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
     target = evaluation_pb2.EvalTarget.FromString(record.target)
     content = await asyncio.to_thread(Path(record.dataset_file).read_bytes)
     dataset = await asyncio.to_thread(load_dataset, request, content)
-    async with served(request, target, record.job_id, database, engines) as ready:
+    async with served(request, target, record, database, engines) as ready:
         if record.versions and record.versions != ready.versions:
             raise VersionChangedError(
                 f"began with {record.versions}, the target now serves {ready.versions}: items of two versions are not "
@@ -56,9 +57,8 @@ async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
         await log.began(ready.versions)
         done = {(item.problem_id, item.sample) for item in await store.list_items(database, record.job_id)}
         left = (
-            (task, sample)
-            for task in dataset.tasks
-            for sample in range(request.samples)
+            (number, task, sample)
+            for number, (task, sample) in enumerate(itertools.product(dataset.tasks, range(request.samples)))
             if (task.task_id, sample) not in done
         )
         await _run_items(left, _Rollouts(log, ready))
@@ -67,11 +67,11 @@ async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
     await log.end(EvalState.SUCCEEDED, "", summary)
 
 
-async def _run_items(left: Iterator[tuple[Task, int]], rollouts: "_Rollouts") -> None:
+async def _run_items(left: Iterator[tuple[int, Task, int]], rollouts: "_Rollouts") -> None:
     async def work() -> None:
         # All of them take from one iterator: each item is taken once.
-        for task, sample in left:
-            await rollouts.run(task, sample)
+        for number, task, sample in left:
+            await rollouts.run(number, task, sample)
 
     async with Nursery() as group:
         for _ in range(_ITEMS_IN_FLIGHT):
@@ -89,22 +89,23 @@ class _Rollouts:
         self._request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
         self._serving = ServingConfig.model_validate_json(record.serving)
 
-    async def run(self, task: Task, sample: int) -> None:
+    async def run(self, number: int, task: Task, sample: int) -> None:
         """Run one item and store it."""
         versions = self._ready.versions
         try:
-            tree = await roll_task(task, self._plan(sample), self._services(task, sample), Silent(), Timeline())
+            services = self._services(number, task, sample)
+            tree = await roll_task(task, self._plan(sample), services, Silent(), Timeline())
         except TaskDroppedError as drop:
             await self._log.add(faulted_item(task, sample, str(drop), versions))
         else:
             await self._log.add(finished_item(task, sample, tree, versions))
 
-    def _services(self, task: Task, sample: int) -> Services:
+    def _services(self, number: int, task: Task, sample: int) -> Services:
         """Those of the target; in a mode without a designer with one that knows this item's script."""
         ready = self._ready
         if ready.designs is None:
             return ready.services
-        return replace(ready.services, designers=designer_of(ready.designs(task.task_id, sample)))
+        return replace(ready.services, designers=designer_of(ready.designs(task.task_id, sample, number)))
 
     def _plan(self, sample: int) -> RolloutPlan:
         request, serving = self._request, self._serving

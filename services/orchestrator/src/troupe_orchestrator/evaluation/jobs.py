@@ -23,8 +23,8 @@ from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.job_log import JobLog, first_event, open_feed
 from troupe_orchestrator.evaluation.job_run import VersionChangedError, run_job
 from troupe_orchestrator.evaluation.lending import GiveBackError
-from troupe_orchestrator.evaluation.requests import check_request, load_dataset
-from troupe_orchestrator.evaluation.stored_designs import check_designs
+from troupe_orchestrator.evaluation.references import check_references
+from troupe_orchestrator.evaluation.requests import check_request, load_dataset, most_votes
 from troupe_orchestrator.evaluation.stored_weights import StoredWeightsError
 from troupe_orchestrator.evaluation.targets import resolve, uses_own_engines
 from troupe_orchestrator.rotation import NoReplicasError
@@ -86,8 +86,9 @@ class EvalJobs:
 
         Raises:
             InvalidArgument: a bad field, or a data set without one readable line.
-            NotFound: the target's run or checkpoint, or the job whose designs are to be played.
-            FailedPrecondition: the id belongs to another job, or the target cannot be evaluated here.
+            NotFound: the target's run or checkpoint, or a job that this one builds upon.
+            FailedPrecondition: the id belongs to another job, the target cannot be evaluated here, or a job that
+                this one builds upon does not fit.
         """
         check_request(request, self._serving.budgets)
         engines = require(self._engines)
@@ -97,13 +98,12 @@ class EvalJobs:
             if existing is not None:
                 return await self._going(existing)
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
-            if request.designs_of:
-                await check_designs(request, self._database)
+            votes = await check_references(request, self._database, most_votes(self._serving.budgets))
             try:
                 target = await resolve(request.target, self._database, engines)
             except NoReplicasError as error:
                 raise Unavailable(str(error)) from error
-            record = await self._add(request, dataset, target, self._serving)
+            record = await self._add(request, dataset, target, self._serving, votes=votes)
             await self._launch(record)
             return record
 
@@ -255,6 +255,7 @@ class EvalJobs:
         serving: ServingConfig,
         run_id: str = "",
         step: int = 0,
+        votes: float = 0.0,
     ) -> EvalRecord:
         job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
         file = self._folder(job_id) / "dataset"
@@ -275,6 +276,7 @@ class EvalJobs:
             serving=serving.model_dump_json(),
             run_id=run_id,
             step=step,
+            votes=votes,
         )
         await store.create_job(self._database, record, first_event(record))
         return record

@@ -59,4 +59,6 @@ def _brief(record: EvalRecord, counts: ItemCounts) -> evaluation_pb2.EvalJob:
         run_id=record.run_id,
         step=record.step,
         designs_of=request.designs_of,
+        equal_tokens=request.equal_tokens if request.HasField("equal_tokens") else None,
+        votes=record.votes or request.votes,
     )

@@ -48,9 +48,17 @@ def _fixed_violations(request: evaluation_pb2.CreateEvalJobRequest, budgets: Bud
     if not asks_designer(request) and request.target.endpoint.designer:
         yield "target.endpoint.designer", f"is asked by nobody: {mode} has no designer"
     if request.mode == evaluation_pb2.EVAL_MODE_MAJORITY:
-        most = min(MAX_VOTES, budgets.agent_calls)
-        if not 2 <= request.votes <= most:
+        most = most_votes(budgets)
+        if request.HasField("equal_tokens"):
+            if request.votes:
+                yield "votes", "is given beside equal_tokens, which says how many: leave one out"
+            for name in ("system_job", "agent_job"):
+                if not getattr(request.equal_tokens, name):
+                    yield f"equal_tokens.{name}", "is empty: name a job"
+        elif not 2 <= request.votes <= most:
             yield "votes", f"is {request.votes}, must be 2 to {most}, the agent calls that an execution may make"
+    elif request.HasField("equal_tokens"):
+        yield "equal_tokens", f"is read by EVAL_MODE_MAJORITY only, the mode is {mode}"
     elif request.votes:
         yield "votes", f"is read by EVAL_MODE_MAJORITY only, the mode is {mode}"
     if request.mode == evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW:
@@ -60,6 +68,11 @@ def _fixed_violations(request: evaluation_pb2.CreateEvalJobRequest, budgets: Bud
         yield "script", f"is read by EVAL_MODE_FIXED_WORKFLOW only, the mode is {mode}"
     if (request.mode == evaluation_pb2.EVAL_MODE_STORED_DESIGNS) != bool(request.designs_of):
         yield "designs_of", f"is needed by EVAL_MODE_STORED_DESIGNS and read by no other, the mode is {mode}"
+
+
+def most_votes(budgets: Budgets) -> int:
+    """Votes that an item may have."""
+    return min(MAX_VOTES, budgets.agent_calls)
 
 
 def load_dataset(request: evaluation_pb2.CreateEvalJobRequest, content: bytes) -> LoadedDataset:

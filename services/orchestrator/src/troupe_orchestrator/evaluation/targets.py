@@ -16,7 +16,7 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 
 from troupe_orchestrator.engines import Engines
 from troupe_orchestrator.evaluation.best import best_validation
-from troupe_orchestrator.evaluation.fixed_designs import FixedDesigns, asks_designer, same_for_all
+from troupe_orchestrator.evaluation.fixed_designs import FixedDesigns, asks_designer, same_for_all, voting
 from troupe_orchestrator.evaluation.lending import Lending, Probed, weight_holders
 from troupe_orchestrator.evaluation.stored_designs import stored_designs
 from troupe_orchestrator.evaluation.stored_weights import read_stored_weights
@@ -25,6 +25,7 @@ from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.settings import targets as split_targets
 from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalRecord
 from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.policies import parse_version, version_text
 from troupe_orchestrator.training.record import origin_of
@@ -72,7 +73,7 @@ def uses_own_engines(request: evaluation_pb2.CreateEvalJobRequest) -> bool:
 async def served(
     request: evaluation_pb2.CreateEvalJobRequest,
     target: evaluation_pb2.EvalTarget,
-    job_id: str,
+    record: EvalRecord,
     database: Database,
     engines: Engines,
 ) -> AsyncIterator[Served]:
@@ -80,6 +81,7 @@ async def served(
 
     Args:
         target: as resolved.
+        record: the job's.
 
     Raises:
         FailedPrecondition, NotFound: it is not there any more.
@@ -93,7 +95,7 @@ async def served(
         if target.WhichOneof("target") == "checkpoint":
             lent = await _read(target.checkpoint, database)
             stack.push_async_callback(lending.give_back)
-            await lending.lend(job_id, lent)
+            await lending.lend(record.job_id, lent)
         executor, designer = engines.executor, engines.designer
         services = engines.services
         if target.endpoint.executor:
@@ -110,6 +112,8 @@ async def served(
             versions["designer"] = await _version(designer)
         elif request.designs_of:
             designs, versions["designer"] = await stored_designs(request.designs_of, database)
+        elif request.mode == evaluation_pb2.EVAL_MODE_MAJORITY:
+            designs = voting(record.votes or request.votes)
         else:
             designs = same_for_all(request)
         yield Served(services, versions, designs)

@@ -52,6 +52,8 @@ class EvalRecord:
     run_id: str = ""
     """The run whose validation it is; empty for a client's job."""
     step: int = 0
+    votes: float = 0.0
+    """Of an item of mode MAJORITY, the mean where items differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ async def create_job(database: Database, record: EvalRecord, event: tuple[int, b
                 seconds=record.seconds,
                 run_id=record.run_id,
                 step=record.step,
+                votes=record.votes,
             )
         )
         await _write_event(connection, record.job_id, event)
@@ -294,4 +297,5 @@ def _job(row: Any) -> EvalRecord:
         seconds=row.seconds,
         run_id=row.run_id,
         step=row.step,
+        votes=row.votes,
     )

@@ -147,6 +147,7 @@ eval_jobs = Table(
     Column("seconds", Float, nullable=False, server_default="0"),
     Column("run_id", String, nullable=False, server_default=""),
     Column("step", BigInteger, nullable=False, server_default="0"),
+    Column("votes", Float, nullable=False, server_default="0"),
 )
 
 eval_items = Table(
