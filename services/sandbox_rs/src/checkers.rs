@@ -30,6 +30,30 @@ pub struct Tolerance {
     pub relative: f64,
 }
 
+/// A tolerance that cannot be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadTolerance {
+    /// Which of the two, if it is one alone.
+    pub figure: Option<&'static str>,
+    pub complaint: String,
+}
+
+impl Tolerance {
+    /// Both figures finite and at least 0, one of them above 0.
+    pub fn new(absolute: f64, relative: f64) -> Result<Self, BadTolerance> {
+        for (figure, value) in [("absolute", absolute), ("relative", relative)] {
+            if !(value.is_finite() && value >= 0.0) {
+                let complaint = format!("is {value}; use a finite number of at least 0");
+                return Err(BadTolerance { figure: Some(figure), complaint });
+            }
+        }
+        if absolute == 0.0 && relative == 0.0 {
+            return Err(BadTolerance { figure: None, complaint: "allows nothing; compare tokens".to_owned() });
+        }
+        Ok(Tolerance { absolute, relative })
+    }
+}
+
 impl Default for Tolerance {
     fn default() -> Self {
         Tolerance { absolute: 1e-6, relative: 1e-6 }

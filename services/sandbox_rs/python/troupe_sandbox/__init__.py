@@ -11,6 +11,7 @@
 """
 
 from .async_sandbox import AsyncSandbox
+from .checkers import CheckerProgram, FloatTokens
 from .reports import (
     AgentCall,
     CaseResult,
@@ -28,7 +29,9 @@ __all__ = [
     "AgentCall",
     "AsyncSandbox",
     "CaseResult",
+    "CheckerProgram",
     "ExecutionReport",
+    "FloatTokens",
     "IsolationReport",
     "Layer",
     "Limits",

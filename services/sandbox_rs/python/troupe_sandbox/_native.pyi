@@ -1,7 +1,10 @@
 """The native side. `Sandbox` is wrapped by `troupe_sandbox.Sandbox`; settings and options are JSON."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self, final
+
+from .checkers import Checker
+from .reports import Limits
 
 __all__ = [
     "Job",
@@ -46,8 +49,8 @@ class Sandbox:
         self,
         solution: str,
         cases: list[tuple[str, str]],
-        checker: str,
-        limits: Mapping[str, float] | None = None,
+        checker: Checker,
+        limits: Limits | None = None,
         stop_at_first_failure: bool = False,
         batch: bool = False,
     ) -> Job: ...
@@ -56,10 +59,10 @@ class Sandbox:
         solution: str,
         cases: list[str],
         setup: str,
-        limits: Mapping[str, float] | None = None,
+        limits: Limits | None = None,
         stop_at_first_failure: bool = False,
     ) -> Job: ...
-    def tool(self, code: str, limits: Mapping[str, float] | None = None) -> Job: ...
+    def tool(self, code: str, limits: Limits | None = None) -> Job: ...
     def workflow(
         self,
         script: str,
@@ -69,6 +72,6 @@ class Sandbox:
         delivery_instruction: str,
         seed: int,
         max_agent_calls: int,
-        limits: Mapping[str, float] | None = None,
-        tool_limits: Mapping[str, float] | None = None,
+        limits: Limits | None = None,
+        tool_limits: Limits | None = None,
     ) -> Job: ...

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from . import _native
+from .checkers import Checker
 from .reports import AgentCall, ExecutionReport, IsolationReport, Limits, TestReport, ToolReport
 from .supervisor import Supervisor
 
@@ -60,7 +61,7 @@ class AsyncSandbox:
         solution: str,
         cases: Sequence[tuple[str, str]] | Sequence[str],
         *,
-        checker: str = "tokens",
+        checker: Checker = "tokens",
         setup: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from . import _native
+from .checkers import Checker
 from .reports import AgentCall, ExecutionReport, IsolationReport, Limits, TestReport, ToolReport
 from .supervisor import Supervisor
 
@@ -64,7 +65,7 @@ class Sandbox:
         solution: str,
         cases: Sequence[tuple[str, str]] | Sequence[str],
         *,
-        checker: str = "tokens",
+        checker: Checker = "tokens",
         setup: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
@@ -75,7 +76,9 @@ class Sandbox:
         Args:
             solution: a program that reads standard input, or definitions that assertions use.
             cases: (stdin, expected output) pairs, or assertions as Python source.
-            checker: how output is compared with what is expected: lines, tokens, float_tokens or exact.
+            checker: how output is compared with what is expected: lines, tokens, float_tokens (off by 1e-6 at most),
+                unordered_lines or exact; `FloatTokens(…)` with a tolerance of your own; `CheckerProgram(…)` judges it
+                with Python of yours. For pairs only.
             setup: Python that runs before the solution, for assertions only.
             limits: of each case.
             stop_at_first_failure: leave out the cases after the first that fails.
@@ -83,8 +86,9 @@ class Sandbox:
                 does not plainly pass there is run again in a process of its own.
 
         Raises:
-            ValueError: no cases, both kinds of cases, an unknown checker, a limit beyond its maximum.
-            RuntimeError: the sandbox itself failed; this says nothing about the solution.
+            ValueError: no cases, both kinds of cases, an option of the other kind, an unknown checker, a tolerance that
+                allows nothing, a limit beyond its maximum.
+            RuntimeError: the sandbox itself failed, or the checker program did; this says nothing about the solution.
         """
         job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure, batch)
         return TestReport.of(job.wait())

@@ -5,18 +5,14 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from troupe_workflow.nodes import library
 
 from . import _native, settings
+from .checkers import Checker
 from .reports import IsolationReport, Limits
-
-
-def _given(limits: Limits | None) -> dict[str, float] | None:
-    return None if limits is None else asdict(limits)
 
 
 class Supervisor:
@@ -58,7 +54,7 @@ class Supervisor:
         self,
         solution: str,
         cases: Sequence[tuple[str, str]] | Sequence[str],
-        checker: str,
+        checker: Checker,
         setup: str,
         limits: Limits | None,
         stop_at_first_failure: bool,
@@ -71,13 +67,17 @@ class Supervisor:
             raise ValueError("cases are either (stdin, expected output) pairs or assertions, not both")
         if assertions and batch:
             raise ValueError("batch is for (stdin, expected output) pairs; each assertion has its own process")
+        if assertions and checker != "tokens":
+            raise ValueError("a checker is for (stdin, expected output) pairs; assertions judge for themselves")
+        if pairs and setup:
+            raise ValueError("setup is for assertions; a program that reads standard input runs by itself")
         if assertions:
-            return self._native.assertion_tests(solution, assertions, setup, _given(limits), stop_at_first_failure)
-        return self._native.stdin_tests(solution, pairs, checker, _given(limits), stop_at_first_failure, batch)
+            return self._native.assertion_tests(solution, assertions, setup, limits, stop_at_first_failure)
+        return self._native.stdin_tests(solution, pairs, checker, limits, stop_at_first_failure, batch)
 
     def tool(self, code: str, limits: Limits | None) -> _native.Job:
         """A python tool call, as a job."""
-        return self._native.tool(code, _given(limits))
+        return self._native.tool(code, limits)
 
     def workflow(
         self,
@@ -100,6 +100,6 @@ class Supervisor:
             delivery_instruction,
             seed,
             max_agent_calls,
-            _given(limits),
-            _given(tool_limits),
+            limits,
+            tool_limits,
         )

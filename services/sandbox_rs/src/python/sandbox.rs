@@ -11,14 +11,13 @@ use pyo3::types::PyDict;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 
+use super::asked::{AskedChecker, AskedLimits, judge, resolve};
 use super::job::{Answer, Job, Reply};
 use super::{LAST_CALL, failed, reports, runtime, settings};
-use crate::checkers::{Checker, Tolerance};
 use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
-use crate::limits::{self, Asked, Limits};
+use crate::limits;
 use crate::supervisor::Supervisor;
 use crate::supervisor::code_tests::{self, Mode, Tests};
-use crate::supervisor::judging::Judge;
 use crate::supervisor::slots::Turn;
 use crate::supervisor::workflow::{self, Event, Said};
 
@@ -65,38 +64,9 @@ impl Drop for Sandbox {
     }
 }
 
-fn resolve(limits: Option<&Bound<'_, PyDict>>, range: &limits::Range) -> PyResult<Limits> {
-    let mut asked = Asked::default();
-    for (key, value) in limits.into_iter().flat_map(|limits| limits.iter()) {
-        match key.extract::<String>()?.as_str() {
-            "cpu_seconds" => asked.cpu_seconds = value.extract()?,
-            "wall_seconds" => asked.wall_seconds = value.extract()?,
-            "memory_bytes" => asked.memory_bytes = value.extract()?,
-            "processes" => asked.processes = value.extract()?,
-            "open_files" => asked.open_files = value.extract()?,
-            "output_bytes" => asked.output_bytes = value.extract()?,
-            other => return Err(PyValueError::new_err(format!("unknown limit {other:?}"))),
-        }
-    }
-    range.resolve(&asked).map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
-}
-
 /// All that is asked for in this process takes turns as jobs of one caller.
 fn local() -> Turn {
     Turn::of("this process")
-}
-
-fn checker_named(name: &str) -> PyResult<Checker> {
-    match name {
-        "lines" => Ok(Checker::Lines),
-        "tokens" => Ok(Checker::Tokens),
-        "float_tokens" => Ok(Checker::FloatTokens(Tolerance::default())),
-        "unordered_lines" => Ok(Checker::UnorderedLines),
-        "exact" => Ok(Checker::Exact),
-        other => Err(PyValueError::new_err(format!(
-            "unknown checker {other:?}: lines, tokens, float_tokens, unordered_lines or exact"
-        ))),
-    }
 }
 
 fn at_least_one(cases: usize) -> PyResult<()> {
@@ -166,13 +136,13 @@ impl Sandbox {
         &self,
         solution: String,
         cases: Vec<(String, String)>,
-        checker: &str,
-        limits: Option<&Bound<'_, PyDict>>,
+        checker: AskedChecker,
+        limits: Option<AskedLimits>,
         stop_at_first_failure: bool,
         batch: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
-        let tests = Tests::Stdin { cases, judge: Judge::Compare(checker_named(checker)?) };
+        let tests = Tests::Stdin { cases, judge: judge(checker)? };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = if batch { Mode::Batch } else { Mode::Strict };
         self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode, turn: local() })
@@ -184,7 +154,7 @@ impl Sandbox {
         solution: String,
         cases: Vec<String>,
         setup: String,
-        limits: Option<&Bound<'_, PyDict>>,
+        limits: Option<AskedLimits>,
         stop_at_first_failure: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
@@ -195,7 +165,7 @@ impl Sandbox {
     }
 
     #[pyo3(signature = (code, limits=None))]
-    fn tool(&self, code: String, limits: Option<&Bound<'_, PyDict>>) -> PyResult<Job> {
+    fn tool(&self, code: String, limits: Option<AskedLimits>) -> PyResult<Job> {
         let limits = resolve(limits, &limits::TOOL)?;
         let (supervisor, runtime) = self.engine()?;
         Ok(Job::new(runtime, async move {
@@ -217,8 +187,8 @@ impl Sandbox {
         delivery_instruction: String,
         seed: u64,
         max_agent_calls: u32,
-        limits: Option<&Bound<'_, PyDict>>,
-        tool_limits: Option<&Bound<'_, PyDict>>,
+        limits: Option<AskedLimits>,
+        tool_limits: Option<AskedLimits>,
     ) -> PyResult<Job> {
         let task_type = match task_type {
             "math" => "math",

@@ -189,16 +189,10 @@ fn judge(tests: &proto::StdinTests, ranges: &Ranges) -> Result<Judge, BadField> 
 
 fn tolerance(asked: Option<&proto::FloatTolerance>) -> Result<Tolerance, BadField> {
     let Some(&proto::FloatTolerance { absolute, relative }) = asked else { return Ok(Tolerance::default()) };
-    for (field, value) in [("absolute", absolute), ("relative", relative)] {
-        if !(value.is_finite() && value >= 0.0) {
-            let field = format!("stdin_tests.float_tolerance.{field}");
-            return Err(BadField::new(field, format!("is {value}; use a finite number of at least 0")));
-        }
-    }
-    if absolute == 0.0 && relative == 0.0 {
-        return Err(BadField::new("stdin_tests.float_tolerance", "allows nothing; use CHECKER_TOKENS"));
-    }
-    Ok(Tolerance { absolute, relative })
+    Tolerance::new(absolute, relative).map_err(|bad| {
+        let figure = bad.figure.map_or(String::new(), |figure| format!(".{figure}"));
+        BadField::new(format!("stdin_tests.float_tolerance{figure}"), bad.complaint)
+    })
 }
 
 /// No cases would mean that everything passes.

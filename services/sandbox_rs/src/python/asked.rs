@@ -1,0 +1,73 @@
+//! What Python asks for, read from the objects of `reports.py` and `checkers.py` and checked as a request's fields are.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::checkers::{Checker, Tolerance};
+use crate::limits::{self, Asked, Limits};
+use crate::supervisor::judging::{CheckerProgram, Judge};
+
+/// `troupe_sandbox.Limits`.
+#[derive(FromPyObject)]
+pub struct AskedLimits {
+    cpu_seconds: f64,
+    wall_seconds: f64,
+    memory_bytes: u64,
+    processes: u32,
+    open_files: u32,
+    output_bytes: u64,
+}
+
+/// The limits of one program; `None` takes the defaults.
+pub fn resolve(asked: Option<AskedLimits>, range: &limits::Range) -> PyResult<Limits> {
+    let asked = asked.map_or_else(Asked::default, |asked| Asked {
+        cpu_seconds: asked.cpu_seconds,
+        wall_seconds: asked.wall_seconds,
+        memory_bytes: asked.memory_bytes,
+        processes: asked.processes,
+        open_files: asked.open_files,
+        output_bytes: asked.output_bytes,
+    });
+    range.resolve(&asked).map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
+}
+
+/// `troupe_sandbox.checkers.Checker`.
+#[derive(FromPyObject)]
+pub enum AskedChecker {
+    Named(String),
+    FloatTokens { absolute: f64, relative: f64 },
+    Program { source: String, limits: Option<AskedLimits> },
+}
+
+/// How output is judged.
+pub fn judge(asked: AskedChecker) -> PyResult<Judge> {
+    Ok(Judge::Compare(match asked {
+        AskedChecker::Named(name) => named(&name)?,
+        AskedChecker::FloatTokens { absolute, relative } => {
+            let tolerance = Tolerance::new(absolute, relative).map_err(|bad| {
+                let figure = bad.figure.map_or(String::new(), |figure| format!("{figure} "));
+                PyValueError::new_err(format!("FloatTokens: {figure}{}", bad.complaint))
+            })?;
+            Checker::FloatTokens(tolerance)
+        }
+        AskedChecker::Program { source, .. } if source.trim().is_empty() => {
+            return Err(PyValueError::new_err("CheckerProgram: source is empty and would accept everything"));
+        }
+        AskedChecker::Program { source, limits } => {
+            return Ok(Judge::Program(CheckerProgram { source, limits: resolve(limits, &limits::CHECKER)? }));
+        }
+    }))
+}
+
+fn named(name: &str) -> PyResult<Checker> {
+    match name {
+        "lines" => Ok(Checker::Lines),
+        "tokens" => Ok(Checker::Tokens),
+        "float_tokens" => Ok(Checker::FloatTokens(Tolerance::default())),
+        "unordered_lines" => Ok(Checker::UnorderedLines),
+        "exact" => Ok(Checker::Exact),
+        other => Err(PyValueError::new_err(format!(
+            "unknown checker {other:?}: lines, tokens, float_tokens, unordered_lines, exact, FloatTokens or CheckerProgram"
+        ))),
+    }
+}
