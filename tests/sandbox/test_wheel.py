@@ -1,6 +1,7 @@
 """The wheel by itself: types that hold, and an empty environment in which nothing else of Troupe is installed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CRATE = ROOT / "services/sandbox_rs"
+DOCUMENTS = (CRATE / "README.md", ROOT / "docs/sandbox.md")
 EXAMPLES = {
     "grade.py": ["right: ok", "wrong: wrong_answer", "endless: cpu_limit", "curious: policy_violation"],
     "many.py": ["sum of squares: 328350", "gave up: its process is gone"],
@@ -54,6 +56,13 @@ def test_an_example_prints_what_it_promises(tmp_path, name):
     assert [promised for promised in EXAMPLES[name] if promised not in said] == []
 
 
+def documented() -> list[str]:
+    """The programs that the documents show, as a reader would copy them."""
+    return [
+        program for path in DOCUMENTS for program in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
+    ]
+
+
 @pytest.mark.long
 def test_the_wheel_alone_is_a_sandbox(tmp_path):
     uv = shutil.which("uv", path=f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}")
@@ -72,4 +81,13 @@ def test_the_wheel_alone_is_a_sandbox(tmp_path):
     for name, promises in EXAMPLES.items():
         said = run([python, "-I", CRATE / "examples" / name], cwd=tmp_path, env={"PATH": os.environ["PATH"]})
         assert [promised for promised in promises if promised not in said] == []
+    shown = documented()
+    assert {name for program in shown for name in re.findall(r" (?:Async)?Sandbox\(", program)} == {
+        " Sandbox(",
+        " AsyncSandbox(",
+    }
+    for program in shown:
+        # It asserts and prints by itself; nothing of it may fail.
+        (tmp_path / "shown.py").write_text(program)
+        assert run([python, "-I", "shown.py"], cwd=tmp_path, env={"PATH": os.environ["PATH"]}).strip()
     assert "--listen" in run([python, "-I", "-m", "troupe_sandbox", "--help"])
