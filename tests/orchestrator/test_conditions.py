@@ -1,5 +1,6 @@
 """Run conditions: what pauses a run, and what a resume acknowledges."""
 
+import json
 import math
 
 import pytest
@@ -111,3 +112,25 @@ def test_a_restart_decides_as_an_undisturbed_run(values: list[float], window: in
     for step in steps[:crash]:
         again.observe(step)
     assert [again.observe(step) for step in steps[crash:]] == undisturbed[crash:]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["designer", "executor"]),
+            st.dictionaries(st.sampled_from(["learner_entropy", "reward_executor"]), st.floats(0, 1)),
+            st.booleans(),
+        )
+    )
+)
+def test_a_watch_that_goes_on_from_another_ones_state_answers_as_if_it_had_seen_all(
+    steps: list[tuple[str, dict[str, float], bool]],
+) -> None:
+    chosen = OFF | {"entropy_below": 0.5, "reward_fall_above": 0.3, "window": 2, "repeat_after": 3}
+    conditions = Conditions.model_validate(chosen)
+    undisturbed, interrupted = ConditionWatch(conditions), ConditionWatch(conditions)
+    for number, (trains, metrics, restarts) in enumerate(steps, 1):
+        if restarts:
+            interrupted = ConditionWatch(conditions, json.loads(json.dumps(interrupted.state())))
+        told = StepMetrics(number, trains, metrics)
+        assert interrupted.observe(told) == undisturbed.observe(told)

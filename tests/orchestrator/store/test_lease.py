@@ -183,6 +183,7 @@ async def test_whoever_lost_the_store_can_call_any_of_its_functions_and_change_n
 # One sample of each argument that functions of the store take, by its name; a new name needs one here.
 SAMPLES: dict[str, Any] = {
     "after": 0,
+    "after_step": 0,
     "batches_until": {"p": 1},
     "event": (2, b"event"),
     "file": "/nowhere/file",
@@ -210,6 +211,7 @@ SAMPLES: dict[str, Any] = {
     "trees": TreeFile("/nowhere/trees", ["abcdef0124"]),
     "trees_until": 1,
     "uid": "uid-1",
+    "until_step": 2,
     "update": 1,
     "versions": {"p": "a:0"},
 }

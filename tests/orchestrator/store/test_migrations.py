@@ -9,12 +9,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from troupe_orchestrator.store import evals, runs, schema
-from troupe_orchestrator.store.batches import batches_after
+from troupe_orchestrator.store.batches import batches_after, batches_between
 from troupe_orchestrator.store.database import Database, LeaseHeldError
 from troupe_orchestrator.store.engine import connect
 from troupe_orchestrator.store.executions import StoredExecution, find_execution
 from troupe_orchestrator.store.opening import StoreSchemaError, migrate
-from troupe_orchestrator.store.runs import BatchRecord, StepState
+from troupe_orchestrator.store.runs import BatchRecord
 from troupe_orchestrator.store.summaries import get_summary
 
 BATCH = {"policy_id": "p", "update": 1, "digest": "00", "file": "/b1", "sequences": 2, "optimization": {"rate": 0.1}}
@@ -82,10 +82,11 @@ async def test_a_store_of_the_first_schema_keeps_every_row(store_url: str, engin
         await connection.run_sync(first_schema)
     database = await Database.open(store_url, 30.0)
     assert (database.fence.store_id, database.fence.token) == ("s", 8)
-    first, second = await runs.list_steps(database, "r")
-    assert (first.step, first.state, first.metrics) == (1, StepState.COMMITTED, {"success": 0.5})
-    assert first.batches == (BatchRecord("p", 1, "00", "/b1", 2, {"rate": 0.1}),)
-    assert await batches_after(database, "r", "p", 1) == list(second.batches)
+    assert await runs.committed_steps(database, "r") == 1
+    assert await runs.step_metrics(database, "r", 1) == {"success": 0.5}
+    first, second = await batches_between(database, "r", "p", 0, 2)
+    assert first == BatchRecord("p", 1, "00", "/b1", 2, {"rate": 0.1})
+    assert await batches_after(database, "r", "p", 1) == [second]
     summary = await get_summary(database, "r")
     assert summary is not None
     assert (summary.step, summary.committed_steps) == (2, 1)

@@ -1,6 +1,6 @@
 """Sealed batches: what each policy was trained on, by the number of its update. The log that learners are replayed from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,33 @@ async def batches_after(database: Database, run_id: str, policy_id: str, update:
             f"updates {gone[0]} to {gone[-1]} of policy {policy_id} in run {run_id} were collected, since a checkpoint "
             f"after them was kept: restore the learner from one with at least {gone[-1]} updates"
         )
+    return [_batch(row) for row in rows]
+
+
+async def batches_between(
+    database: Database, run_id: str, policy_id: str, after_step: int, until_step: int
+) -> list[BatchRecord]:
+    """Batches of a policy from the step after one to another one, in order.
+
+    Raises:
+        BatchCollectedError: one of them is no longer there.
+    """
+    query = (
+        select(schema.batches)
+        .where(
+            _TABLE.run_id == run_id,
+            _TABLE.policy_id == policy_id,
+            _TABLE.step.between(after_step + 1, until_step),
+        )
+        .order_by(_TABLE.update_number)
+    )
+    async with database.reading() as connection:
+        rows = (await connection.execute(query)).all()
+    for row in rows:
+        if row.collected:
+            raise BatchCollectedError(
+                f"the batch of update {row.update_number} of policy {policy_id} in run {run_id} was collected"
+            )
     return [_batch(row) for row in rows]
 
 
@@ -150,17 +177,10 @@ async def add_batches(
         await connection.execute(insert(schema.batches), rows)
 
 
-async def batches_of_steps(
-    connection: AsyncConnection, run_id: str, step: int | None = None
-) -> Mapping[int, tuple[BatchRecord, ...]]:
-    """Step to its batches, of one step or of all."""
-    query = select(schema.batches).where(_TABLE.run_id == run_id).order_by(_TABLE.step, _TABLE.policy_id)
-    if step is not None:
-        query = query.where(_TABLE.step == step)
-    found: dict[int, tuple[BatchRecord, ...]] = {}
-    for row in await connection.execute(query):
-        found[row.step] = (*found.get(row.step, ()), _batch(row))
-    return found
+async def batches_of_step(connection: AsyncConnection, run_id: str, step: int) -> tuple[BatchRecord, ...]:
+    """The batches of a step, by policy."""
+    query = select(schema.batches).where(_TABLE.run_id == run_id, _TABLE.step == step).order_by(_TABLE.policy_id)
+    return tuple(_batch(row) for row in await connection.execute(query))
 
 
 def _batch(row: Any) -> BatchRecord:

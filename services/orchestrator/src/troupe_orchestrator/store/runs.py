@@ -6,7 +6,7 @@ established, so that after a crash the store says exactly what is still to be do
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.batches import BatchRecord as BatchRecord
-from troupe_orchestrator.store.batches import add_batches, batches_of_steps
+from troupe_orchestrator.store.batches import add_batches, batches_of_step
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile, add_tree_file
 from troupe_orchestrator.store.files import bytes_on_disk
@@ -102,6 +102,8 @@ class StepRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     ends_stage: bool = False
     """Its stage ended with this step, before it had all the steps that it may have."""
+    watch: dict[str, Any] = field(default_factory=dict)
+    """What the run's conditions knew when the step began, so that nobody has to read the steps before."""
 
 
 async def create_run(database: Database, record: RunRecord, provenance: dict[str, Any]) -> None:
@@ -167,16 +169,7 @@ async def last_step(database: Database, run_id: str) -> StepRecord | None:
         row = (await connection.execute(query)).first()
         if row is None:
             return None
-        return _step(row, await batches_of_steps(connection, run_id, row.step))
-
-
-async def list_steps(database: Database, run_id: str) -> list[StepRecord]:
-    """All steps, in order."""
-    query = select(schema.steps).where(schema.steps.c.run_id == run_id).order_by(schema.steps.c.step)
-    async with database.reading() as connection:
-        rows = await connection.execute(query)
-        batches = await batches_of_steps(connection, run_id)
-    return [_step(row, batches) for row in rows]
+        return _step(row, await batches_of_step(connection, run_id, row.step))
 
 
 async def committed_steps(database: Database, run_id: str) -> int:
@@ -448,7 +441,7 @@ def _batch_bytes(record: StepRecord) -> list[int]:
     return [bytes_on_disk(batch.file) for batch in record.batches]
 
 
-def _step(row: Any, batches: Mapping[int, tuple[BatchRecord, ...]]) -> StepRecord:
+def _step(row: Any, batches: tuple[BatchRecord, ...]) -> StepRecord:
     return StepRecord(
         run_id=row.run_id,
         step=row.step,
@@ -456,9 +449,10 @@ def _step(row: Any, batches: Mapping[int, tuple[BatchRecord, ...]]) -> StepRecor
         task_ids=tuple(row.task_ids),
         queue=row.queue,
         versions=row.versions,
-        batches=batches.get(row.step, ()),
+        batches=batches,
         metrics=row.metrics,
         ends_stage=row.ends_stage,
+        watch=row.watch,
     )
 
 
@@ -472,4 +466,5 @@ def _step_values(record: StepRecord) -> dict[str, Any]:
         "versions": record.versions,
         "metrics": record.metrics,
         "ends_stage": record.ends_stage,
+        "watch": record.watch,
     }

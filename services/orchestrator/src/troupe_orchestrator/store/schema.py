@@ -55,6 +55,7 @@ steps = Table(
     Column("versions", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("ends_stage", Boolean, nullable=False, server_default=false()),
+    Column("watch", JSON, nullable=False, server_default="{}"),
 )
 
 batches = Table(

@@ -13,7 +13,8 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from troupe_orchestrator.run_config import Conditions
 
@@ -104,15 +105,34 @@ _RULES = (
 
 
 class ConditionWatch:
-    """The conditions of one run, told each committed step once, in order. The same steps always give the same answers."""
+    """The conditions of one run, told each committed step once, in order. The same steps always give the same answers, also
+    where another watch was told the first of them.
 
-    def __init__(self, conditions: Conditions) -> None:
+    Args:
+        state: of the watch before, none of a run's first.
+    """
+
+    def __init__(self, conditions: Conditions, state: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._conditions = conditions
-        self._windows: dict[tuple[str, str], deque[float]] = {}
-        self._best: dict[tuple[str, str], float] = {}
-        self._paused_at: dict[tuple[str, str, str], int] = {}
+        self._windows: dict[tuple[str, str], deque[float]] = {
+            (trains, name): deque(values, maxlen=conditions.window) for trains, name, values in state.get("windows", ())
+        }
+        self._best: dict[tuple[str, str], float] = {
+            (trains, name): best for trains, name, best in state.get("best", ())
+        }
+        self._paused_at: dict[tuple[str, str, str], int] = {
+            (trains, reason, metric): step for trains, reason, metric, step in state.get("paused_at", ())
+        }
         """(trained role, reason, metric) to the step after which it paused the run last."""
         self._newest: tuple[int, list[Violation]] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps so far have to do with the answers to come, as JSON; no larger for more steps."""
+        return {
+            "windows": [[*key, list(values)] for key, values in self._windows.items()],
+            "best": [[*key, best] for key, best in self._best.items()],
+            "paused_at": [[*key, step] for key, step in self._paused_at.items()],
+        }
 
     def observe(self, step: StepMetrics) -> list[Violation]:
         """The violations after this step that pause the run: those that no earlier pause covers.

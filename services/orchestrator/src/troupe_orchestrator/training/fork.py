@@ -23,9 +23,14 @@ from troupe_contracts.errors import FailedPrecondition
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, last_step, plan_step
 from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, first_collected, updated_policies
+from troupe_orchestrator.store.batches import (
+    BatchCollectedError,
+    BatchRecord,
+    batches_between,
+    first_collected,
+    updated_policies,
+)
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.retained import listed_files
 from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.inputs import parse
@@ -149,11 +154,14 @@ async def _in_its_stage(
     database: Database, parent: str, config: RunConfig, fork: Fork, grandparent: Fork | None
 ) -> Fork:
     """The fork with what its parent did in the stage of its first step: the policies that it updated, its validations."""
-    first = first_of_stage(plan_of(config, fork, fork.step + 1))
+    plan = plan_of(config, fork, fork.step + 1)
+    first = first_of_stage(plan)
     if first > fork.step:
         return fork
     updated = await updated_policies(database, parent, first, fork.step)
-    successes = validated(await store.metrics_of_steps(database, parent, first, fork.step))
+    # Read by the rule that ends a stage early, where it has one.
+    ends_early = plan.until is not None
+    successes = validated(await store.metrics_of_steps(database, parent, first, fork.step)) if ends_early else []
     inherits = grandparent is not None and first <= grandparent.step
     earlier = grandparent if inherits else None
     return replace(
@@ -266,21 +274,10 @@ async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, 
             f"the checkpoint that run {fork.parent}, a fork itself, began with was collected while this fork waited: "
             "cancel it, and fork a step that can be"
         )
-    batches = [
-        batch
-        for record in await store.list_steps(database, fork.parent)
-        if checkpoint < record.step <= fork.step
-        for batch in record.batches
-        if batch.policy_id == policy_id
-    ]
-    listed = await listed_files(database, fork.parent)
-    for batch in batches:
-        if batch.file not in listed:
-            raise BatchCollectedError(
-                f"the batch of update {batch.update} of policy {policy_id} in run {fork.parent} was collected while this "
-                "fork waited: cancel it, and fork a step that can be"
-            )
-    return source, batches
+    try:
+        return source, await batches_between(database, fork.parent, policy_id, checkpoint, fork.step)
+    except BatchCollectedError as error:
+        raise BatchCollectedError(f"{error} while this fork waited: cancel it, and fork a step that can be") from error
 
 
 async def _replay(fence: common_pb2.Fence, policy: Policy, run_id: str, update: int, batch: BatchRecord) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import Message
 from troupe.v1 import training_pb2
@@ -73,8 +74,11 @@ class Rolling:
     policy_of_role: Mapping[str, str]
     fork: Fork | None = None
 
-    async def begin(self, number: int, queue: TaskQueue) -> None:
+    async def begin(self, number: int, queue: TaskQueue, watch: dict[str, Any]) -> None:
         """Draw the tasks of a step.
+
+        Args:
+            watch: what the run's conditions know.
 
         Raises:
             NoTasksError: nothing is left to draw.
@@ -91,6 +95,7 @@ class Rolling:
                 state=StepState.ROLLING,
                 task_ids=tuple(drawn),
                 queue=queue.to_json(),
+                watch=watch,
             ),
         )
 

@@ -164,7 +164,7 @@ class RunLoop:
         return True
 
     async def _open(self) -> None:
-        """Have what a fork starts from, and tell the conditions what is committed."""
+        """Have what a fork starts from, and let the conditions know what they knew."""
         await sweep(self._database, self._run_id, self._folder)
         if self._fork is not None:
             policies = list(self._policies.values())
@@ -172,9 +172,11 @@ class RunLoop:
             self._learning = Learning(self._database, self._run_id, bases)
             await inherit_held(self._database, self._folder, self._fork, self._config)
         self._stages_ended = await store.stage_ends(self._database, self._run_id)
-        for record in await store.list_steps(self._database, self._run_id):
-            if record.state is StepState.COMMITTED:
-                self._violated = self._watch.observe(_measured(record, self._plan(record.step)))
+        newest = await store.last_step(self._database, self._run_id)
+        if newest is not None:
+            self._watch = ConditionWatch(self._config.conditions, newest.watch)
+            if newest.state is StepState.COMMITTED:
+                self._violated = self._watch.observe(_measured(newest, self._plan(newest.step)))
 
     async def _reach(self, step: int) -> int:
         """Finish the step that is under way, if one is, and all up to `step`; the newest step, committed."""
@@ -196,7 +198,7 @@ class RunLoop:
                         if newest >= step:
                             return newest
                         queue = self._first_queue if record is None else TaskQueue.from_json(record.queue)
-                        await self._rolling.begin(newest + 1, queue)
+                        await self._rolling.begin(newest + 1, queue, self._watch.state())
                     else:
                         await self._do(action, policy_id, record)
             except _LASTING:
