@@ -56,3 +56,13 @@ def test_another_reason_of_the_same_pod_is_told_too() -> None:
     world.look(CRASHES)
     world.look(PENDING)
     assert world.look(PENDING, after=PATIENCE_SECONDS) == ["CrashLoopBackOff", "Unschedulable"]
+
+
+def test_who_begins_to_listen_gets_what_was_told_and_still_is_the_case() -> None:
+    world = World()
+    world.look(PENDING)
+    assert world.notices.in_force() == []
+    world.look(PENDING, after=PATIENCE_SECONDS)
+    assert world.notices.in_force() == [PENDING]
+    world.look(after=1.0)
+    assert world.notices.in_force() == []

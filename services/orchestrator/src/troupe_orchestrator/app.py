@@ -101,6 +101,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         if deployment is not None:
             stack.push_async_callback(deployment.close)
             deployment.tell_notices(runs.tell)
+            runs.on_start(deployment.in_force)
         if engines is not None:
             await runs.resume_interrupted()
             if deployment is not None and not runs.under_way:

@@ -249,6 +249,22 @@ async def test_a_pod_that_no_node_takes_is_told_of_in_the_run(
     assert condition.remedy
 
 
+async def test_what_was_wrong_before_a_run_began_and_still_is_stands_in_its_events_once(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, at_once: None, monkeypatch
+) -> None:
+    await deployed.start("a")
+    heard: list[str] = []
+    monkeypatch.setattr(cluster.logger, "warning", lambda *_, reason="", **__: heard.append(reason))
+    async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
+        message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+        deployed.api.put(PODS, pod("learner-1", "learner", unschedulable(message)))
+        async with asyncio.timeout(30):
+            while "Unschedulable" not in heard:
+                await asyncio.sleep(0.01)
+        events = await one.run(one.config(TASKS))
+    assert reasons(events) == ["Unschedulable"]
+
+
 async def test_training_goes_on_while_the_api_server_is_away(
     deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, at_once: None
 ) -> None:

@@ -97,6 +97,10 @@ class Cluster:
         """Have `listener` called with each notice, once."""
         self._listeners.append(listener)
 
+    def notices_in_force(self) -> list[Notice]:
+        """Those that listeners were called with and that are still the case."""
+        return self._notices.in_force()
+
     def set_notice(self, key: str, notice: Notice | None) -> None:
         """What else is the case, by what it is about; None where it no longer is."""
         if notice is None:

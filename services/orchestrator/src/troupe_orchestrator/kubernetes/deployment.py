@@ -57,7 +57,7 @@ class Deployment:
 
         async def told(notice: Notice) -> None:
             try:
-                await tell(training_pb2.Condition(reason=notice.reason, message=notice.message, remedy=notice.remedy))
+                await tell(_condition(notice))
             except Unavailable as error:
                 logger.warning("a run could not be told", reason=notice.reason, why=str(error))
 
@@ -67,6 +67,10 @@ class Deployment:
             task.add_done_callback(self._telling.discard)
 
         self._cluster.on_notice(listener)
+
+    def in_force(self) -> list[training_pb2.Condition]:
+        """What has been told and is still wrong in the cluster: for a run that starts now."""
+        return [_condition(notice) for notice in self._cluster.notices_in_force()]
 
     def idle(self) -> None:
         """No run is under way."""
@@ -97,3 +101,7 @@ class Deployment:
         if self._scaler is not None:
             self._scaler.close()
         await asyncio.to_thread(self._writer.close)
+
+
+def _condition(notice: Notice) -> training_pb2.Condition:
+    return training_pb2.Condition(reason=notice.reason, message=notice.message, remedy=notice.remedy)

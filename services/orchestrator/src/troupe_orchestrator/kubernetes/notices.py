@@ -48,6 +48,10 @@ class Notices:
         self._told: dict[str, tuple[Notice, float]] = {}
         """With when it was the case last."""
 
+    def in_force(self) -> list[Notice]:
+        """Those that were told and are still the case: for whoever begins to listen."""
+        return [notice for key, (notice, _) in self._told.items() if key in self._since]
+
     def update(self, found: Mapping[str, Notice]) -> None:
         """What is the case now, by what it is about. To be called again after a while, where nothing changes."""
         now = self._now()

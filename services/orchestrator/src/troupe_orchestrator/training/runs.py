@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,7 @@ class Runs:
         self._creating = asyncio.Lock()
         self._starting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._standing: Callable[[], Sequence[training_pb2.Condition]] = tuple
 
     async def resume_interrupted(self) -> None:
         """Go on with the run that was running when the orchestrator before this one ended, or with the first queued."""
@@ -261,6 +262,14 @@ class Runs:
             events = await self.events(run_id)
             await events.append(0 if record is None else record.step, condition)
 
+    def on_start(self, standing: Callable[[], Sequence[training_pb2.Condition]]) -> None:
+        """Have each run that starts told of what holds then and was told when it was not under way.
+
+        Args:
+            standing: called on the event loop; must not block.
+        """
+        self._standing = standing
+
     async def close(self) -> None:
         """End the loops where they stand; the store knows how to go on."""
         self._closed = True
@@ -361,13 +370,21 @@ class Runs:
             self._patience_seconds,
             self._listener,
         )
-        task = asyncio.create_task(self._supervise(record.run_id, loop, events), name=f"run-{record.run_id}")
+        # In one go with its being under way: from here on it is told by `tell`.
+        standing = self._standing()
+        supervised = self._supervise(record.run_id, loop, events, standing)
+        task = asyncio.create_task(supervised, name=f"run-{record.run_id}")
         self._active[record.run_id] = _Active(loop, task)
 
-    async def _supervise(self, run_id: str, loop: RunLoop, events: EventLog) -> None:
-        """Run the loop and record how it ended."""
+    async def _supervise(
+        self, run_id: str, loop: RunLoop, events: EventLog, standing: Sequence[training_pb2.Condition]
+    ) -> None:
+        """Tell what holds, run the loop and record how it ended."""
         try:
             try:
+                with contextlib.suppress(StoreUnavailableError):  # which the loop waits for, and tells of
+                    for condition in standing:
+                        await self.tell(condition)
                 done = await loop.run()
             finally:
                 self._active[run_id].ended = True
