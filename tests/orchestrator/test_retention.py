@@ -79,8 +79,8 @@ checkpoint: {every: 2, keep: 2}
 """
 
 
-def config(trees: str) -> RunConfig:
-    return parse_run_config(f"{CONFIG}retention: {{trees: {trees}}}\n")
+def config(trees: str, batches: str = "needed") -> RunConfig:
+    return parse_run_config(f"{CONFIG}retention: {{trees: {trees}, batches: {batches}}}\n")
 
 
 async def commit_steps(database: Database, folder: Path, last: int) -> None:
@@ -133,6 +133,13 @@ async def test_collecting_again_removes_nothing_more(database: Database, tmp_pat
     for _ in range(2):
         await collect(database, "r", 7, config("all"))
         assert there(tmp_path) == {*(f"{step}t" for step in range(1, 8)), "5b", "6b", "7b"}
+
+
+async def test_all_batches_stay_where_that_is_asked_for(database: Database, tmp_path: Path) -> None:
+    await commit_steps(database, tmp_path, 7)
+    await collect(database, "r", 7, config("1", "all"))
+    assert there(tmp_path) == {"7t", *(f"{step}b" for step in range(1, 8))}
+    assert [batch.update for batch in await batches_after(database, "r", "p", 0)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 async def test_one_that_dies_between_the_list_and_the_file_leaves_a_file_that_the_next_start_removes(

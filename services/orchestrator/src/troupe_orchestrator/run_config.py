@@ -152,8 +152,10 @@ class Checkpoint(Section):
 
 
 class Retention(Section):
-    """Which files of a run stay. Batches go with the checkpoints that need them: `training.retention` has the rule."""
+    """Which files of a run stay. `training.retention` has the rule."""
 
+    batches: Literal["needed", "all"] = "needed"
+    """Sealed batches: those that a replay from a kept checkpoint needs, or all, to have each update again later."""
     trees: Literal["all"] | Positive = "all"
     """Committed steps whose rollout trees stay, the newest ones. Traces read them."""
 

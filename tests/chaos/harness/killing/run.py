@@ -170,7 +170,7 @@ def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
     return small(config, steps, seed), [task.task_id for task in dataset.tasks[:TASKS]]
 
 
-def small(config: dict[str, Any], steps: int, seed: int, checkpoint_every: int = 3) -> str:
+def small(config: dict[str, Any], steps: int, seed: int) -> str:
     """The YAML of a run of small steps over the first tasks of a config's data set."""
     config["dataset"] |= {"limit": TASKS}
     config |= {
@@ -178,7 +178,7 @@ def small(config: dict[str, Any], steps: int, seed: int, checkpoint_every: int =
         "steps": steps,
         "stages": [{"train": "both", "steps": steps}],
         "rollout": {"tasks_per_step": 3, "designs": 3, "executions": 2, "max_attempts": 8},
-        "checkpoint": {"every": checkpoint_every, "keep": 2},
+        "checkpoint": {"every": 3, "keep": 2},
         "probe_bound": PROBE_BOUND,
     }
     return yaml.safe_dump(config)

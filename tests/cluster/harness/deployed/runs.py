@@ -42,7 +42,7 @@ class ClusterRun:
                 return step
             self._expect_running()
             assert time.monotonic() < deadline, f"no step came to {states}: {step}"
-            await self._a_moment()
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def survives(self, fault: str, inject: Callable[[], object], *states: str) -> Row:
         """Does something in a step that is in one of the states (rolling, unless given), waits until it is committed, and
@@ -62,7 +62,7 @@ class ClusterRun:
         while self.record.committed() < step:
             self._expect_running()
             assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
-            await self._a_moment()
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def check(self) -> None:
         """What holds at any time in which all services serve."""
@@ -83,7 +83,7 @@ class ClusterRun:
         deadline = time.monotonic() + STEP_SECONDS
         while (state := self.record.run_state())[0] not in _ENDED:
             assert time.monotonic() < deadline, f"the run does not end: {state}, {self.record.newest()}"
-            await self._a_moment()
+            await asyncio.sleep(_POLL_SECONDS)
         assert state[0] == "succeeded", state
         await self.check()
         await checks.engines_are_at_the_learner(self.installation, self.record, PROBE_BOUND)
@@ -92,11 +92,6 @@ class ClusterRun:
         profile = self.installation.learner_profile()
         folder = self.installation.folder / self.run_id / "replay"
         assert await checks.replayed(profile, self.record.keep_batches(), folder) == tensors
-
-    async def _a_moment(self) -> None:
-        """Batches are kept as they are sealed: retention clears them with the next checkpoint."""
-        self.record.keep_batches()
-        await asyncio.sleep(_POLL_SECONDS)
 
     def _expect_running(self) -> None:
         state, reason = self.record.run_state()
@@ -112,8 +107,9 @@ async def begun(installation: Installation, steps: int) -> ClusterRun:
     config["dataset"] |= {"train": "/store/starter/train.jsonl"}
     await asyncio.to_thread(installation.wait)
     async with Client(installation.target("orchestrator"), installation.identity(Role.CLIENT)) as client:
-        # No checkpoint before the end: it would clear batches while the pod that they are read through is away.
-        run = await client.create_run(small(config, steps, 0, checkpoint_every=steps))
+        # They are read through a pod that may be away for a while.
+        config["retention"] = {"batches": "all"}
+        run = await client.create_run(small(config, steps, 0))
     record = Record(installation.store, run.run_id, installation.folder / run.run_id / "batches")
     return ClusterRun(installation, run.run_id, record, [task.task_id for task in dataset.tasks[:TASKS]])
 

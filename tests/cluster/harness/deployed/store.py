@@ -50,9 +50,7 @@ class ClusterStore:
                 command = [*self._command(), "cat", file]
                 kept.write_bytes(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
                 return
-            except (LookupError, subprocess.SubprocessError) as error:
-                if b"No such file" in (getattr(error, "stderr", None) or b""):
-                    raise FileNotFoundError(f"{file} was collected before it was kept") from error
+            except (LookupError, subprocess.SubprocessError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE_SECONDS)

@@ -3,7 +3,8 @@
 The rule, of which `collectable` is the whole:
 
 - A sealed batch stays while a replay may need it: while its update comes after the oldest of the `checkpoint.keep` newest
-  checkpoints. A checkpoint that is kept beyond those, since it is the best by validation, keeps no batches.
+  checkpoints. A checkpoint that is kept beyond those, since it is the best by validation, keeps no batches. With
+  `retention.batches: all` every batch stays.
 - Rollout trees stay for the last `retention.trees` committed steps; by default for all, since traces and later studies read
   them.
 - The journal of a step stays until the step is sealed. Nothing of a step that is not committed is touched.
@@ -82,7 +83,9 @@ def orphans(found: Iterable[str], listed: Collection[str], token: int) -> list[s
 
 async def collect(database: Database, run_id: str, committed: int, config: RunConfig) -> None:
     """Remove what the rule lets go, after a committed step."""
-    manifests = [manifest for _, manifest in await store.list_checkpoints(database, run_id)]
+    # Without a checkpoint a replay needs all.
+    keeps_all = config.retention.batches == "all"
+    manifests = [] if keeps_all else [manifest for _, manifest in await store.list_checkpoints(database, run_id)]
     trees = None if config.retention.trees == "all" else config.retention.trees
     rule = collectable(committed, manifests, config.checkpoint.keep, trees)
     gone = await forget_files(database, run_id, rule.trees_until, rule.batches_until)
