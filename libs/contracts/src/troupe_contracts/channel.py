@@ -73,7 +73,7 @@ def connect(
             options.append(("grpc.ssl_target_name_override", identity.server_name))
         credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
         channel = grpc.aio.secure_channel(target, credentials, options=options)
-    return _Channel(channel, identity.metadata(), default_deadline)
+    return _Channel(channel, identity, default_deadline)
 
 
 class _Channel(grpc.aio.Channel):
@@ -83,11 +83,9 @@ class _Channel(grpc.aio.Channel):
     a queue.
     """
 
-    def __init__(
-        self, inner: grpc.aio.Channel, credentials: tuple[tuple[str, str], ...], default_deadline: float
-    ) -> None:
+    def __init__(self, inner: grpc.aio.Channel, identity: Identity, default_deadline: float) -> None:
         self._inner = inner
-        self._credentials = credentials
+        self._identity = identity
         self._default_deadline = default_deadline
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
@@ -127,7 +125,7 @@ class _Channel(grpc.aio.Channel):
 
     def _with_context(self, multicallable: Any, default_deadline: float | None) -> Callable[..., Any]:
         def call(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
-            carried = (*(metadata or ()), *ids_to_metadata(), *self._credentials)
+            carried = (*(metadata or ()), *ids_to_metadata(), *self._identity.metadata())
             deadline = default_deadline if timeout is None else timeout
             return multicallable(request, timeout=deadline, metadata=carried, **kwargs)
 

@@ -4,7 +4,7 @@ A guard with tokens takes those alone; one with certificates takes the role from
 has verified, from its URI name `troupe-role:ROLE`. Which role may call what is `access`'s. Pure: no gRPC here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,8 @@ _SCHEME: Final = "bearer "
 class Guard:
     """What a server asks its callers for. With neither, everyone may call everything."""
 
-    tokens: tuple[KnownToken, ...] = ()
+    tokens: Callable[[], tuple[KnownToken, ...]] = tuple
+    """Those that are taken now."""
     certificates: bool = False
 
     def admit(self, method: str, authorization: str | None, uri_names: Iterable[str]) -> None:
@@ -36,30 +37,15 @@ class Guard:
         """
         method = method.removeprefix("/")
         allowed = callers(method)
-        if Role.ANONYMOUS in allowed or not (self.tokens or self.certificates):
+        tokens = self.tokens()
+        if Role.ANONYMOUS in allowed or not (tokens or self.certificates):
             return
-        role = self._role_of_token(method, authorization) if self.tokens else _role_of_certificate(method, uri_names)
+        role = _role_of_token(tokens, method, authorization) if tokens else _role_of_certificate(method, uri_names)
         if role not in allowed:
             wanted = " or ".join(sorted(allowed)) or "no role: it has no row in access.json"
             raise PermissionDenied(
                 f"{method} is for {wanted}; this credential's role is {role}: call with a credential of the other role"
             )
-
-    def _role_of_token(self, method: str, authorization: str | None) -> Role:
-        if authorization is None:
-            raise Unauthenticated(
-                f"{method} needs a token and the call shows none: name a file that holds one with TROUPE_TOKEN_FILE, "
-                "or send the metadata `authorization: Bearer TOKEN`"
-            )
-        if not authorization.lower().startswith(_SCHEME):
-            raise Unauthenticated(f"{method} needs the metadata `authorization: Bearer TOKEN`; it has another scheme")
-        role = role_of(self.tokens, authorization[len(_SCHEME) :].strip())
-        if role is None:
-            raise Unauthenticated(
-                f"{method}: the token is none of this service's; it may have been replaced: "
-                "read it again, or have its SHA-256 put into the service's TROUPE_TOKENS"
-            )
-        return role
 
 
 OPEN: Final = Guard()
@@ -74,3 +60,20 @@ def _role_of_certificate(method: str, uri_names: Iterable[str]) -> Role:
             f"with a role of {', '.join(roles)}"
         )
     return Role(named[0])
+
+
+def _role_of_token(tokens: Iterable[KnownToken], method: str, authorization: str | None) -> Role:
+    if authorization is None:
+        raise Unauthenticated(
+            f"{method} needs a token and the call shows none: name a file that holds one with TROUPE_TOKEN_FILE, "
+            "or send the metadata `authorization: Bearer TOKEN`"
+        )
+    if not authorization.lower().startswith(_SCHEME):
+        raise Unauthenticated(f"{method} needs the metadata `authorization: Bearer TOKEN`; it has another scheme")
+    role = role_of(tokens, authorization[len(_SCHEME) :].strip())
+    if role is None:
+        raise Unauthenticated(
+            f"{method}: the token is none of this service's; it may have been replaced: "
+            "read it again, or have its SHA-256 put into the service's TROUPE_TOKENS"
+        )
+    return role

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from troupe_contracts.followed import Followed
+from troupe_contracts.redaction import keep_secret
 from troupe_contracts.tokens import CredentialError, read_bytes, read_token
 
 
@@ -23,6 +25,8 @@ class Identity:
     key: bytes | None = field(default=None, repr=False)
     server_name: str | None = None
     """Name that servers' certificates must have, in place of the target's host."""
+    followed: Followed[str] | None = field(default=None, repr=False, compare=False)
+    """The token as its file has it now, where it came from one."""
 
     @property
     def tls(self) -> bool:
@@ -31,7 +35,8 @@ class Identity:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call carries."""
-        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+        token = self.token if self.followed is None else self.followed.value
+        return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
 NOBODY: Final = Identity()
@@ -45,7 +50,7 @@ def read_identity(
     key: Path | None = None,
     server_name: str | None = None,
 ) -> Identity:
-    """The identity that files hold.
+    """The identity that files hold. Its token follows its file; certificates are those of now.
 
     Raises:
         CredentialError: one cannot be read, or holds something else; a certificate without its key.
@@ -56,13 +61,24 @@ def read_identity(
         raise CredentialError(
             "a server's name is looked for in its certificate: name its authority too (TROUPE_TLS_CA)"
         )
+    followed = None if token_file is None else _followed_token(token_file)
     return Identity(
-        token=None if token_file is None else read_token(token_file),
+        token=None if followed is None else followed.value,
         authority=None if authority is None else read_pem(authority, "CERTIFICATE"),
         certificate=None if certificate is None else read_pem(certificate, "CERTIFICATE"),
         key=None if key is None else read_pem(key, "PRIVATE KEY"),
         server_name=server_name,
+        followed=followed,
     )
+
+
+def _followed_token(file: Path) -> Followed[str]:
+    def read() -> str:
+        token = read_token(file)
+        keep_secret(token)
+        return token
+
+    return Followed([file], read)
 
 
 def read_pem(path: Path, kind: str) -> bytes:

@@ -30,7 +30,7 @@ from troupe_contracts.health import Health
 from troupe_contracts.http_endpoint import open_http
 from troupe_contracts.identity import Identity, assume, read_identity
 from troupe_contracts.parent import die_with_parent
-from troupe_contracts.redaction import keep_secret, redact_text
+from troupe_contracts.redaction import redact_text
 from troupe_contracts.server_credentials import read_server_credentials
 from troupe_contracts.settings import ServiceSettings, split_address
 from troupe_contracts.tokens import CredentialError
@@ -168,12 +168,9 @@ async def serve(
 
 
 def _own_identity(settings: ServiceSettings) -> Identity:
-    identity = read_identity(
+    return read_identity(
         settings.token_file, settings.tls_ca, settings.tls_cert, settings.tls_key, settings.tls_server_name
     )
-    if identity.token is not None:
-        keep_secret(identity.token)
-    return identity
 
 
 def _refuse(name: str, error: Exception) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from troupe_contracts.followed import Followed
 from troupe_contracts.guard import Guard
 from troupe_contracts.identity import read_pem
 from troupe_contracts.settings import ServiceSettings
@@ -25,20 +26,52 @@ class Tls:
     client_authority: Path | None
 
     def for_grpc(self) -> grpc.ServerCredentials:
-        pair = read_pem(self.key, "PRIVATE KEY"), read_pem(self.certificate, "CERTIFICATE")
-        if self.client_authority is None:
-            return grpc.ssl_server_credentials([pair])
-        return grpc.ssl_server_credentials([pair], read_pem(self.client_authority, "CERTIFICATE"), True)
+        """What each handshake takes from the files, as they are then."""
+        followed = Followed(self._files, self._configuration)
+        used = followed.value
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal used
+            if followed.value is used:
+                return None
+            used = followed.value
+            return used
+
+        asks = self.client_authority is not None
+        # None is for what has not changed, which the stubs do not know.
+        return grpc.dynamic_ssl_server_credentials(used, changed, asks)  # type: ignore[arg-type]
 
     def for_http(self) -> ssl.SSLContext:
-        """For the HTTP port, where a probe has no certificate: one that is shown is verified."""
+        """For the HTTP port, where a probe has no certificate: one that is shown is verified. Follows the files too."""
+        followed = Followed(self._files, self._context)
+        first = followed.value
+
+        def follow(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            connection.context = followed.value
+
+        first.sni_callback = follow
+        return first
+
+    @property
+    def _files(self) -> list[Path]:
+        files = [self.certificate, self.key]
+        return files if self.client_authority is None else [*files, self.client_authority]
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        # Refuses a key of another certificate, which gRPC would find out in the handshake alone.
+        self._context()
+        pair = read_pem(self.key, "PRIVATE KEY"), read_pem(self.certificate, "CERTIFICATE")
+        authority = None if self.client_authority is None else read_pem(self.client_authority, "CERTIFICATE")
+        return grpc.ssl_server_certificate_configuration([pair], authority)
+
+    def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.certificate, self.key)
             if self.client_authority is not None:
                 context.verify_mode = ssl.CERT_OPTIONAL
                 context.load_verify_locations(self.client_authority)
-        except ssl.SSLError as error:
+        except OSError as error:
             raise CredentialError(f"{self.certificate} with {self.key}: {error}") from error
         return context
 
@@ -57,8 +90,11 @@ def read_server_credentials(settings: ServiceSettings) -> ServerCredentials:
     Raises:
         CredentialError: a file cannot be read, or holds something else.
     """
-    tokens = () if settings.tokens is None else read_known(settings.tokens)
+    guard = Guard(certificates=settings.asks_for_certificates)
+    if (file := settings.tokens) is not None:
+        tokens = Followed([file], lambda: read_known(file))
+        guard = Guard(lambda: tokens.value)
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_ca if settings.asks_for_certificates else None)
-    return ServerCredentials(Guard(tokens, settings.asks_for_certificates), tls)
+    return ServerCredentials(guard, tls)

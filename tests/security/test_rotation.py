@@ -1,0 +1,150 @@
+"""Credentials whose files change under a running server and a running caller."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from guarded.authority import Authority, Pair
+from guarded.servers import certificates, idle
+from troupe_contracts.access import Role
+from troupe_contracts.channel import connect
+from troupe_contracts.followed import Followed, look_at_all
+from troupe_contracts.guard import ROLE_NAME
+from troupe_contracts.identity import Identity, read_identity
+from troupe_contracts.server_credentials import Tls
+from troupe_contracts.tokens import CredentialError, line_for, new_token, read_known
+
+GET = "/troupe.v1.Learner/GetLearner"
+
+
+def linked(folder: Path, name: str) -> tuple[Path, Callable[[str], None]]:
+    """A file as a Secret is mounted, behind a link to a folder; and what swaps the link for one to other content."""
+    versions = iter(range(100))
+
+    def put(text: str) -> None:
+        version = folder / f"..{next(versions)}"
+        version.mkdir()
+        (version / name).write_text(text)
+        (folder / "..new").symlink_to(version.name)
+        (folder / "..new").replace(folder / "..data")
+
+    put("nothing")
+    (folder / name).symlink_to(f"..data/{name}")
+    return folder / name, put
+
+
+async def called(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    try:
+        await channel.unary_unary(GET, request_serializer=bytes)(b"", timeout=10)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_a_token_is_rotated_without_a_restart_of_either_side(tmp_path: Path) -> None:
+    old, new = new_token(), new_token()
+    (tmp_path / "server").mkdir()
+    (tmp_path / "caller").mkdir()
+    known, now_known = linked(tmp_path / "server", "tokens")
+    shown, now_shown = linked(tmp_path / "caller", "token")
+    now_known(line_for(Role.OBSERVER, old))
+    now_shown(old)
+    async with (
+        idle("learner", {"tokens": known}) as learner,
+        connect(learner.target, read_identity(shown)) as channel,
+        connect(learner.target, Identity(old)) as behind,
+    ):
+        assert await called(channel) is grpc.StatusCode.OK
+        now_known(f"{line_for(Role.OBSERVER, old)}\n{line_for(Role.OBSERVER, new)}")
+        look_at_all()
+        now_shown(new)
+        look_at_all()
+        assert [await called(each) for each in (channel, behind)] == [grpc.StatusCode.OK] * 2
+        now_known(line_for(Role.OBSERVER, new))
+        look_at_all()
+        assert await called(channel) is grpc.StatusCode.OK
+        assert await called(behind) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_changed_file_that_cannot_be_used_leaves_what_was_until_it_can(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(line_for(Role.OBSERVER, new_token()))
+    followed = Followed([file], lambda: read_known(file))
+    before = followed.value
+    file.write_text("observer sha256:")
+    look_at_all()
+    assert followed.value is before
+    file.unlink()
+    look_at_all()
+    assert followed.value is before
+    file.write_text(line_for(Role.CLIENT, new_token()))
+    look_at_all()
+    assert [known.role for known in followed.value] == [Role.CLIENT]
+
+
+def replace(own: Pair, by: Pair) -> None:
+    own.certificate.write_bytes(by.certificate.read_bytes())
+    own.key.write_bytes(by.key.read_bytes())
+    look_at_all()
+
+
+async def test_a_servers_certificate_and_the_authority_of_its_callers_are_replaced_while_it_serves(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority.new(tmp_path / "old"), Authority.new(tmp_path / "new")
+    settings = certificates(old, "rotated")
+    pair = Pair(Path(str(settings["tls_cert"])), Path(str(settings["tls_key"])))
+
+    def caller(authority: Authority) -> Identity:
+        mine = authority.sign("observer", f"{ROLE_NAME}observer")
+        return read_identity(authority=authority.certificate, certificate=mine.certificate, key=mine.key)
+
+    async with idle("learner", settings) as learner:
+
+        async def outcome(identity: Identity) -> grpc.StatusCode:
+            async with connect(learner.target, identity) as channel:
+                return await called(channel)
+
+        before, after = caller(old), caller(new)
+        outcomes = [await outcome(each) for each in (before, after)]
+        assert outcomes == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
+        replace(pair, new.sign("rotated"))
+        old.certificate.write_bytes(new.certificate.read_bytes())
+        look_at_all()
+        outcomes = [await outcome(each) for each in (before, after)]
+        assert outcomes == [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK]
+
+
+def test_a_pair_of_which_one_half_is_new_is_not_used(authority: Authority) -> None:
+    own, other = authority.sign("half"), authority.sign("other-half")
+    context = Tls(own.certificate, own.key, None).for_http()
+    own.certificate.write_bytes(other.certificate.read_bytes())
+    look_at_all()
+    assert shown(context) != ssl.PEM_cert_to_DER_cert(other.certificate.read_text())
+    own.key.write_bytes(other.key.read_bytes())
+    look_at_all()
+    assert shown(context) == ssl.PEM_cert_to_DER_cert(other.certificate.read_text())
+    own.key.write_bytes(authority.sign("third").key.read_bytes())
+    with pytest.raises(CredentialError, match="half"):
+        Tls(own.certificate, own.key, None).for_grpc()
+
+
+def shown(server: ssl.SSLContext) -> bytes | None:
+    """The certificate that a server's context shows to one who asks without a name; in memory, without a socket."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(to_client, to_server)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (asking, answering, asking):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return asking.getpeercert(binary_form=True)
