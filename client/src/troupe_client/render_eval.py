@@ -37,8 +37,8 @@ def totals(job: evaluation_pb2.EvalJob) -> Table:
     table.add_row("valid scripts", percent(summary.valid_scripts))
     table.add_row("parseable answers", percent(summary.parseable))
     table.add_row("success among parseable", percent(summary.success_parseable))
-    each = summary.generated_tokens / max(1, job.items_total - summary.faults)
-    table.add_row("generated tokens", f"{summary.generated_tokens:,}, {each:,.1f} for an item")
+    table.add_row("generated tokens", f"{summary.generated_tokens:,}")
+    table.add_row("tokens of an item", f"{summary.generated_tokens / max(1, job.items_total - summary.faults):,.1f}")
     table.add_row("tokens per second", f"{summary.generated_tokens / max(summary.seconds, 1e-9):,.0f}")
     table.add_row("seconds", f"{summary.seconds:.1f}")
     if job.votes:

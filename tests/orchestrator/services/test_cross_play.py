@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 from orchestrated.models import RIGHT, SINGLE, WRONG
-from orchestrated.world import Backends, World, backends, eval_request, math_task, refused
+from orchestrated.world import Backends, World, backends, eval_request, lines, math_task, refused
 from rich.console import Console
 from safetensors.numpy import save_file
 from troupe.v1 import designer_pb2, evaluation_pb2, policy_pb2, training_pb2
@@ -79,6 +81,32 @@ async def test_each_designer_is_played_by_each_executor_and_the_same_call_again_
         console.print(cross_table(cells))
         shown = console.export_text()
         assert ["75.0 % [" in shown, "designer before" in shown, "executor after" in shown] == [True] * 3
+
+
+async def test_one_command_shows_the_table_and_one_the_rival_at_equal_tokens(open_world, stand_ins: Backends) -> None:
+    async with open_world(learner=True) as world:
+        await trained(world)
+        stand_ins.designer.otherwise = [designed]
+        stand_ins.policy.reply = played
+        file = world.folder / "held.jsonl"
+        file.write_text(lines(*HELD))
+
+        async def troupe(*options: str) -> str:
+            command = [sys.executable, "-m", "troupe_client", "eval", "--dataset", str(file), "--target", world.target]
+            ran = await asyncio.create_subprocess_exec(
+                *command, *options, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            said, _ = await ran.communicate()
+            assert ran.returncode == 0, said.decode()
+            return said.decode()
+
+        options = ("--of", "checkpoint:run@2", "--cross-play", "checkpoint:run@1", "--job-id", "cross")
+        said = await troupe(*options)
+        assert [f"{success} % [" in said for success in ("25.0", "50.0", "75.0", "100.0")] == [True] * 4, said
+        assert await troupe("--mode", "majority", "--votes", "equal:cross-after", "--job-id", "rival")
+        jobs = (await world.evaluation.ListEvalJobs(evaluation_pb2.ListEvalJobsRequest())).jobs
+        assert {job.job_id for job in jobs if job.votes} == {"rival"}
+        assert "rival-agent" in {job.job_id for job in jobs}
 
 
 async def test_a_job_of_the_table_that_was_cancelled_is_gone_on_with(open_world, stand_ins: Backends) -> None:
