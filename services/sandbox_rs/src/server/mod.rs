@@ -9,6 +9,7 @@ mod access;
 mod caller;
 pub(crate) mod codec;
 mod convert;
+mod crowds;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod incoming;
@@ -142,6 +143,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         tls: credentials.http()?,
     };
     let metrics_task = tokio::spawn(metrics::serve(metrics_listener, endpoint));
+    let crowds = tokio::spawn(crowds::watch(supervisor.clone()));
     let server = tokio::spawn(server);
     if let Some(path) = &options.ready_file {
         write_ready_file(path, target, metrics_target)?;
@@ -173,6 +175,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         server.abort();
     }
     metrics_task.abort();
+    crowds.abort();
     if let Some(path) = &options.ready_file {
         // It says that something serves, which is no longer so. It may have been removed already.
         let _ = fs::remove_file(path);
