@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from troupe_sandbox import Limits, Sandbox
+from troupe_sandbox import Limits, Sandbox, TestReport
 
 SHORT = Limits(cpu_seconds=0.5, wall_seconds=20, memory_bytes=256 << 20, output_bytes=100_000)
 ECHO = "print(input())"
@@ -236,6 +236,26 @@ def test_a_solution_that_is_killed_again_is_a_fault_that_says_so(tmp_path):
     found, error = run_and_kill(tmp_path, 2)
     # The last case may be over before the process is missed.
     assert found == ["ok", "ok"] or ("of a solution is gone" in error and "second time" in error)
+
+
+def test_a_solution_whose_namespace_is_ended_between_two_cases_is_started_again(tmp_path):
+    """The kernel refuses the next fork as if memory were lacking, which must not be taken for that."""
+    own = Sandbox(profile="full", test_slots=1, work_root=tmp_path)
+    zygotes = children()
+    reports: list[TestReport] = []
+    source = "import time\ntime.sleep(1)\nprint('right')"
+    job = threading.Thread(target=lambda: reports.append(own.run_tests(source, [("", "right")] * 2)))
+    job.start()
+    # In the order of their numbers: the solution, the first process of its namespace, the case.
+    assert eventually(lambda: len(children() - zygotes) == 3)
+    solution, first, case = sorted(children() - zygotes)
+    os.kill(solution, signal.SIGSTOP)
+    assert eventually(lambda: case not in children())
+    os.kill(first, signal.SIGKILL)
+    os.kill(solution, signal.SIGCONT)
+    job.join(timeout=30)
+    assert [case.verdict for case in reports[0].cases] == ["ok", "ok"]
+    assert eventually(lambda: children() == zygotes)
 
 
 def test_nothing_is_left_of_a_job(sandbox):

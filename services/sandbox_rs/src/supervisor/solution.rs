@@ -297,10 +297,7 @@ impl Solution {
                 {
                     return Err(failed(&failure).into());
                 }
-                if reaped.exit == Exit::Signal(libc::SIGKILL)
-                    && let Some(sleeper) = &self.sleeper
-                    && sleeper.has_ended()?
-                {
+                if reaped.exit == Exit::Signal(libc::SIGKILL) && self.namespace_has_ended()? {
                     return Err(self.died("its process namespace was ended"));
                 }
                 of_case(reaped.exit, &used, &self.limits, own_kill, started)?
@@ -320,6 +317,10 @@ impl Solution {
             Woken::Other => match self.listen()? {
                 Some((FromSolution::Forked, Some(descriptor))) => Ok(Child::of(descriptor)?),
                 Some((FromSolution::Forked, None)) => Err(no_descriptors().into()),
+                // No process can be made in a namespace that was ended: the kernel says that memory is lacking.
+                Some((FromSolution::Failed(_), _)) if self.namespace_has_ended()? => {
+                    Err(self.died("its process namespace was ended"))
+                }
                 Some((FromSolution::Failed(failure), _)) => Err(failed(&failure).into()),
                 None => Err(self.died("it closed its socket")),
                 Some(other) => Err(Fault::Internal(format!("the process of a solution said {:?}", other.0)).into()),
@@ -329,6 +330,11 @@ impl Solution {
             Woken::Over(Reason::Violation(what)) => Err(self.died(&format!("it tried {what}"))),
             Woken::Over(_) => Err(self.died(&format!("no case after {} s", JAIL_DEADLINE.as_secs()))),
         }
+    }
+
+    /// Somebody has ended the process that holds the namespace of the cases.
+    fn namespace_has_ended(&self) -> io::Result<bool> {
+        self.sleeper.as_ref().map_or(Ok(false), Child::has_ended)
     }
 
     fn died(&self, why: &str) -> Broken {
