@@ -212,11 +212,9 @@ impl Pool {
         interpreter: Arc<Interpreter>,
         configure: Arc<Configure>,
     ) -> Result<Self, Fault> {
-        let mut places = Vec::with_capacity(count);
-        for _ in 0..count {
-            let zygote = Zygote::start(&spawner, &interpreter, role, &configure).await?;
-            places.push(Mutex::new(Place { zygote: Some(zygote), served: 0 }));
-        }
+        let starting = (0..count).map(|_| Zygote::start(&spawner, &interpreter, role, &configure));
+        let started = futures_util::future::try_join_all(starting).await?;
+        let places = started.into_iter().map(|zygote| Mutex::new(Place { zygote: Some(zygote), served: 0 })).collect();
         let (turn, replaced) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Pool { role, spawner, interpreter, configure, places, turn, programs_per_zygote, replaced })
     }
