@@ -23,6 +23,8 @@ CONTROLS = sorted(
 )
 
 
+# The first of them waits for cargo, which takes minutes where nothing is compiled yet.
+@pytest.mark.timeout(1800)
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("profile", "attack"), CONTROLS, ids=[f"{profile}-{attack.slug}" for profile, attack in CONTROLS]
