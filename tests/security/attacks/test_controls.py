@@ -33,8 +33,9 @@ def test_with_its_layer_switched_off_an_attack_succeeds(
     without: Callable[[str, tuple[str, ...]], Service], outside: Outside, profile: str, attack: Attack
 ) -> None:
     service = without(profile, attack.switched_off(profile))
-    # A case of several is under a filter of its own; the other forms share theirs with the first.
-    for form in {attack.forms[0], Form.CASES} & {*attack.forms}:
+    # The first form is one in which it can succeed. A case of several has a filter of its own, and else what one alone has.
+    beside = {Form.CASES} & {*attack.forms} if attack.forms[0] is Form.STDIN else set()
+    for form in {attack.forms[0], *beside}:
         try:
             result = service.run(attack, form, outside)
         finally:

@@ -11,7 +11,9 @@ from hostile.weakened import VARIABLE
 from troupe.v1 import sandbox_pb2
 from troupe_sandbox import _native
 
-ATTACK = Attack(42, "network", Family.ESCAPE, "import socket\nsocket.socket()\nsucceeded()\n", Verdict.POLICY_VIOLATION)
+# The socket is kept: Python asks for the address of one that nobody closes, which is another call.
+PROGRAM = "import socket\nkept = socket.socket()\nsucceeded()\n"
+ATTACK = Attack(42, "network", Family.ESCAPE, PROGRAM, Verdict.POLICY_VIOLATION)
 OFF = "seccomp:socket"
 
 

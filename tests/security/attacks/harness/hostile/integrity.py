@@ -279,7 +279,8 @@ print("no time at all")
         Verdict.RUNTIME_ERROR,
         "raise RuntimeError('x' * 100_000 + '\\x1b[2J\\x1b[31m\\x00\\x08\\r forged \\udcff')\n",
         "supervisor:printable",
-        forms=(Form.STDIN, Form.CASES, Form.WORKFLOW),
+        # What is said of a case loses its control characters once more.
+        forms=(Form.WORKFLOW, Form.STDIN, Form.CASES),
         success=unfit_for_a_log,
     ),
     integrity(

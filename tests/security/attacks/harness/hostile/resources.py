@@ -301,7 +301,7 @@ succeeded()
         20,
         "priority of the service",
         Verdict.RUNTIME_ERROR,
-        "os.setpriority(os.PRIO_PROCESS, outside['service'], 1)\nsucceeded()\n",
+        "os.setpriority(os.PRIO_PROCESS, outside['service'], 19)\nsucceeded()\n",
         "seccomp:setpriority",
         "capabilities",
         off_in_full=("pid_namespace",),
