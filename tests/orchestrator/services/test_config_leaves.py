@@ -264,7 +264,7 @@ async def behaviour(stage: Stage, config: dict[str, Any]) -> dict[str, object]:
         "saved": sorted(Path(uri).name for uri in parts.learner.checkpoints if f"/{run_id}/" in uri),
         "checkpoints": [saved.step for saved in run.checkpoints],
         "trees": len(list(Path(run.folder).rglob("trees*.parquet"))),
-        "batches": len(list(Path(run.folder).rglob("batch*.parquet"))),
+        "batch files": len(list(Path(run.folder).rglob("batch*.parquet"))),
         "ended": (run.state, run.reason, run.committed_steps),
         "events": [_event(event) for event in events],
     }
