@@ -51,12 +51,12 @@ async def test_a_learner_of_two_pods_trains_on_when_either_dies(
     alike = Variant(learner={"engine": "deepspeed", "ranks": 2, "zero_stage": zero_stage})
     with varied(installation, manifests, alike):
         assert "2 nodes" in (await installation.learner()).engine
-        async with running(installation, steps=5) as run:
+        async with running(installation, steps=12) as run:
             for pod in ("learner-1", "learner-0"):
                 kill = partial(
                     kubectl, "-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"
                 )
-                await run.survives(f"{pod} of two killed, ZeRO-{zero_stage}", kill, "sealed")
+                await run.survives(f"{pod} of two killed, ZeRO-{zero_stage}", kill, "sealed", ended="learner")
             await run.finish()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -164,6 +165,13 @@ async def test_after_a_commit_whose_answer_is_lost_the_store_says_how_to_go_on(
     assert step is not None
     assert step.state is (StepState.SEALED if applied else StepState.ROLLING)
     await database.close()
+
+
+async def test_a_server_that_says_nothing_when_it_is_called_is_away() -> None:
+    # As a pod's address is whose pod has just gone.
+    away = pytest.raises(StoreUnavailableError, match=r"cannot be reached .*timeout")
+    with socket.create_server(("127.0.0.1", 0)) as silent, away:
+        await opened(f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/runs")
 
 
 def test_a_url_of_another_database_is_refused_by_name() -> None:

@@ -95,6 +95,14 @@ class Installation:
         """Name of one."""
         return str(self.pods(component)[0]["metadata"]["name"])
 
+    def containers(self, component: str) -> frozenset[str]:
+        """Those of its pods that run now, each start another."""
+        found = kubectl("-n", NAMESPACE, "get", "pods", "-l", f"{_COMPONENT}={component}", "-o", "json")
+        statuses = [
+            status for pod in json.loads(found.stdout)["items"] for status in pod["status"].get("containerStatuses", ())
+        ]
+        return frozenset(status["containerID"] for status in statuses if "running" in status["state"])
+
     def inside(self, component: str) -> list[str]:
         """What runs a command in a pod of it."""
         return ["kubectl", "-n", NAMESPACE, "exec", self.pod(component), "-c", component, "--"]

@@ -44,14 +44,22 @@ class ClusterRun:
             assert time.monotonic() < deadline, f"no step came to {states}: {step}"
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def survives(self, fault: str, inject: Callable[[], object], *states: str) -> Row:
-        """Does something in a step that is in one of the states (rolling, unless given), waits until it is committed, and
-        checks what was learned so far.
+    async def survives(
+        self, fault: str, inject: Callable[[], object], *states: str, ended: str = "", after: int = 1
+    ) -> Row:
+        """Does something in a step that is in one of the states (rolling, unless given), waits until the step that it fell
+        into is committed, and checks what was learned so far.
+
+        Args:
+            ended: component of which a container ends by it; the fault falls into the step of that moment.
         """
-        step = await self.at(*(states or ("rolling",)))
-        begun = time.monotonic()
+        before = self.installation.containers(ended) if ended else frozenset()
+        await self.at(*(states or ("rolling",)), after=after)
         await asyncio.to_thread(inject)
-        await self.committed(step.number)
+        while ended and before <= self.installation.containers(ended):
+            self._expect_running()
+        step, begun = self.record.newest(), time.monotonic()
+        await self.committed(self.record.committed() + 1)
         row = Row(fault, step.state, time.monotonic() - begun)
         ROWS.append(row)
         await self.check()
@@ -76,7 +84,8 @@ class ClusterRun:
         target, identity = self.installation.target("orchestrator"), self.installation.identity(Role.CLIENT)
         async with Client(target, identity) as client:
             run = await client.get_run(self.run_id)
-        return [f"{each.reason}: {each.message}" for each in run.conditions]
+        told = [event.condition for event in run.recent_events if event.HasField("condition")]
+        return [f"{each.reason}: {each.message}" for each in told]
 
     async def finish(self) -> None:
         """Has it end by itself; the weights are then those of the sealed batches, applied from the first on."""

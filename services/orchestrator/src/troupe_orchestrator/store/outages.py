@@ -86,8 +86,8 @@ def outage_of(error: BaseException) -> Outage | None:
         return next((outage for prefix, outage in _POSTGRESQL.items() if state.startswith(prefix)), None)
     if error.connection_invalidated:
         return _ENDED
-    # No code from the server: there was none to give one.
-    return _AWAY if type(driver).__name__ == "OperationalError" else None
+    # No code from the server: there was none to give one. Drivers have kinds of it, as for a connection that took too long.
+    return _AWAY if "OperationalError" in {kind.__name__ for kind in type(driver).__mro__} else None
 
 
 async def waiting_out(begin: Callable[[], Awaitable[Result]], store: str, seconds: float) -> Result:
