@@ -60,7 +60,7 @@ format: .venv/.ready ## format Python, Rust and the contracts
 	cd services/sandbox_rs && cargo fmt
 
 test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=3 at once)
-	$(RUN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+	$(RUN)/pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
 
 test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing (TESTS=folder)
 	$(RUN)/pytest -m long $(TESTS)

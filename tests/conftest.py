@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # tiny_model(tied) or tiny_model(tied, seed): a model folder.
 TinyModel = Callable[..., Path]
@@ -118,6 +120,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
+class _ByFile(LoadScopeScheduling):
+    """A file is one worker's, and one worker starts the engines that executor and designer are tested with."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "engines" if file.startswith(("tests/executor/", "tests/designer/")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)
 
 
 def _serving(name: str, process: subprocess.Popen[bytes], ready: Path, log: Path) -> ServiceProcess:
