@@ -13,7 +13,7 @@ from troupe_client.processes import SHARED_MEMORY, members
 Start = Callable[..., Command]
 
 
-@pytest.mark.parametrize("moment", ["importing", "loading"])
+@pytest.mark.parametrize("moment", ["importing", pytest.param("loading", marks=pytest.mark.long)])
 def test_ctrl_c_while_vllm_starts_leaves_no_process_no_port_and_no_shared_memory(
     tmp_path: Path, start_command: Start, tiny_model: Callable[[bool], Path], moment: str
 ) -> None:

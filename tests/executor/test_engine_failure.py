@@ -46,6 +46,7 @@ async def test_a_failed_engine_answers_unavailable_and_is_not_serving(tiny_model
         assert info.state == policy_pb2.UPDATE_STATE_BROKEN
 
 
+@pytest.mark.long
 async def test_an_engine_below_the_floor_does_not_start(tiny_model, start_service):
     too_much = settings(tiny_model(False)) | {"TROUPE_MIN_TOKENS_PER_SECOND": "1e9"}
     waiting = start_service("executor", ["-m", "troupe_executor"], too_much)

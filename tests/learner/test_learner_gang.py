@@ -22,6 +22,7 @@ def running(start_learner: Any, tiny_model: Any) -> Learner:
     return start_learner(tiny_model(True), engine="deepspeed", ranks=2, zero_stage=3, tokens_per_microbatch=200)
 
 
+@pytest.mark.long
 async def test_partitions_are_saved_restored_exported_and_survive_a_death(
     learner: Client, running: Learner, sequences: Callable[..., list[learner_pb2.Sequence]], tmp_path: Path
 ) -> None:

@@ -350,6 +350,7 @@ async def test_a_grader_that_is_killed_again_and_again_is_a_fault_and_never_a_wr
         assert stand_ins.learner.applied == []
 
 
+@pytest.mark.long
 async def test_an_answer_that_no_grader_can_grade_is_wrong_and_its_task_goes_on(
     open_world, stand_ins: Backends
 ) -> None:
