@@ -143,6 +143,15 @@ async def test_a_transaction_that_the_server_ends_midway_has_done_nothing(postgr
     await database.close()
 
 
+async def test_a_server_that_goes_once_all_is_read_takes_nothing_back(postgres: PostgresServer) -> None:
+    database = await opened(postgres.new_database())
+    async with database.reading() as connection:
+        backend = await connection.scalar(text("SELECT pg_backend_pid()"))
+        postgres.execute(f"SELECT pg_terminate_backend({backend})")
+    assert await runs.read_events(database, "r", 0) == []
+    await database.close()
+
+
 @pytest.fixture
 async def proxy(postgres: PostgresServer) -> AsyncIterator[CuttingProxy]:
     async with CuttingProxy(postgres.folder) as proxy:

@@ -10,6 +10,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 from troupe.v1 import common_pb2, policy_pb2
 from troupe_orchestrator.fleet import PolicyFleet, Replica
+from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.weights import WeightSyncError, load_weights
 
@@ -82,6 +83,17 @@ async def until_all_serve(fleet: PolicyFleet) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A laggard has no half minute."""
     monkeypatch.setattr(weights, "_LEAST_PATIENCE_SECONDS", 0.1)
+
+
+async def test_a_sync_has_not_succeeded_while_nobody_says_that_a_replica_is_ready() -> None:
+    fleet = fleet_of([Engine()])
+    (replica,) = fleet.replicas()
+    fleet.set_ready(replica, False)
+    with pytest.raises(NoReplicasError):
+        await load_into(fleet, 1)
+    fleet.set_ready(replica, True)
+    await until_all_serve(fleet)
+    assert await load_into(fleet, 1) == ()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -184,7 +184,15 @@ class Database:
 
 async def _closed(connection: AsyncConnection) -> None:
     """Roll back what is not committed, and return the connection, also when our task is being cancelled."""
-    await asyncio.shield(asyncio.ensure_future(connection.close()))
+
+    async def close() -> None:
+        try:
+            await connection.close()
+        except DBAPIError as error:
+            # What cannot be rolled back any more is not committed either.
+            logger.warning("a connection to the store was lost", error=str(error))
+
+    await asyncio.shield(asyncio.ensure_future(close()))
 
 
 def _name(engine: AsyncEngine) -> str:

@@ -108,6 +108,7 @@ async def load_weights(
 
     Raises:
         WeightSyncError: not one replica has them afterwards.
+        NoReplicasError: none of those that have them is ready yet.
         NoMembersError: there is none.
     """
     begun = time.perf_counter()
@@ -154,6 +155,9 @@ async def load_weights(
             fleet.take_out(replica, result)
     if not committed:
         raise WeightSyncError(f"no replica of policy {manifest.policy_id} took the update: {'; '.join(failures)}")
+    if not fleet.serving():
+        # They have the weights and answer; who says that they are ready has not said so yet.
+        raise fleet.nobody()
     return SyncReport(
         version=manifest.version,
         seconds=time.perf_counter() - begun,
