@@ -35,7 +35,9 @@ class Policy(policy_pb2_grpc.PolicyServicer):
 settings = Settings.load()
 
 async def register(server):
-    await asyncio.sleep(settings.load_seconds)
+    if settings.load_seconds:
+        print("loading", flush=True)
+        await asyncio.sleep(settings.load_seconds)
     policy_pb2_grpc.add_PolicyServicer_to_server(Policy(), server)
 
 asyncio.run(serve("policy", settings, register, ["troupe.v1.Policy"], lambda: print("drained", flush=True)))
@@ -129,9 +131,10 @@ def test_a_signal_while_a_service_still_loads_ends_it(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
     process = start(ready, load_seconds="60", log_level="debug")
     with ended(process):
-        time.sleep(2)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
         process.terminate()
-        assert process.wait(3) == 0
+        assert process.wait(10) == 0
         assert not ready.exists()
 
 
