@@ -5,7 +5,7 @@ SHELL := bash
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 EXTRA ?= cpu
-WORKERS ?= 3
+WORKERS ?= 2
 RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
@@ -59,7 +59,7 @@ format: .venv/.ready ## format Python, Rust and the contracts
 	cd proto && ../$(RUN)/buf format -w
 	cd services/sandbox_rs && cargo fmt
 
-test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=3 at once)
+test: .venv/.ready ## run the Python tests, end-to-end ones included (WORKERS=2 at once)
 	$(RUN)/pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
 
 test-long: .venv/.ready ## run what `make test` leaves out: kills, full disks, bad input, fuzzing (TESTS=folder)

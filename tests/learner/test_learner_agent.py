@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -89,7 +90,12 @@ async def gang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 def ranks() -> list[psutil.Process]:
     """Stand-ins that live."""
-    return [each for each in psutil.Process().children() if str(STANDIN) in each.cmdline()]
+    found = []
+    for each in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if str(STANDIN) in each.cmdline():
+                found.append(each)
+    return found
 
 
 async def none_is_left() -> None:

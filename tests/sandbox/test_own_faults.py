@@ -104,6 +104,12 @@ def descriptors(server):
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
+def first_free_descriptor(server):
+    """The limit under which nothing more can be opened: there may be gaps in what is open."""
+    used = {int(entry.name) for entry in Path(f"/proc/{server.process.pid}/fd").iterdir()}
+    return next(number for number in range(len(used) + 1) if number not in used)
+
+
 def fill(file):
     """Writes until nothing fits any more."""
     while True:
@@ -153,7 +159,7 @@ def zombies(server):
 def test_connections_beyond_the_descriptors_wait_and_are_served_later(launch, tmp_path):
     server = launch(tmp_path)
     before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0]
-    set_limit(server.process.pid, resource.RLIMIT_NOFILE, descriptors(server))
+    set_limit(server.process.pid, resource.RLIMIT_NOFILE, first_free_descriptor(server))
     with grpc.insecure_channel(server.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = sandbox_pb2_grpc.SandboxStub(channel)
         waiting = stub.GetIsolation.future(sandbox_pb2.GetIsolationRequest(), timeout=60, wait_for_ready=True)
