@@ -37,9 +37,12 @@ def learners(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[boo
     next(starting, None)
 
 
-@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["untied", "tied"])
 def shared_learner(request: pytest.FixtureRequest, learners: GetLearner) -> Learner:
-    """For tests that leave it in order: they go on where the last one stopped."""
+    """For tests that leave it in order: they go on where the last one stopped.
+
+    Where tied embeddings make a difference, `BOTH_MODELS` has the tests of a module run with both at all times.
+    """
     return learners(request.param)
 
 

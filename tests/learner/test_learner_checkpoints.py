@@ -7,12 +7,15 @@ from pathlib import Path
 import grpc
 import pytest
 from learning.client import Client, failed, next_step
+from learning.models import BOTH_MODELS
 from safetensors.numpy import load_file
 from troupe.v1 import learner_pb2
 
 Sequences = list[learner_pb2.Sequence]
 MakeSequences = Callable[..., Sequences]
 CODE = grpc.StatusCode
+
+pytestmark = BOTH_MODELS
 
 
 def entries(folder: Path) -> list[str]:

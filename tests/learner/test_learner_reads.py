@@ -7,12 +7,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 from learning.client import Client, refused
+from learning.models import BOTH_MODELS
 from safetensors.numpy import load_file
 from troupe.v1 import common_pb2, learner_pb2
 
 Sequences = list[learner_pb2.Sequence]
 MakeSequences = Callable[..., Sequences]
 CODE = grpc.StatusCode
+
+pytestmark = BOTH_MODELS
 
 
 async def test_an_export_is_the_manifest_and_then_exactly_those_bytes(learner: Client) -> None:

@@ -167,7 +167,8 @@ def undisturbed(server: Server) -> Iterator[Server]:
     """The shared service; afterwards no process and no file of a program may be left."""
 
     def files() -> set[str]:
-        return {path.name for path in server.work_directory.rglob("*")}
+        # Unlike rglob, it bears a folder that goes meanwhile.
+        return {name for _, folders, names in os.walk(server.work_directory) for name in folders + names}
 
     processes_before, files_before = server.children(), files()
     yield server

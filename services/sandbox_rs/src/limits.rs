@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pyo3::FromPyObject;
+
 use crate::layers::rlimits::ProcessLimits;
 
 /// Resolved limits of one program.
@@ -16,8 +18,8 @@ pub struct Limits {
     pub output_bytes: u64,
 }
 
-/// Figures of a request; 0 takes the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Figures of a request, or of a `troupe_sandbox.Limits`; 0 takes the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, FromPyObject)]
 pub struct Asked {
     pub cpu_seconds: f64,
     pub wall_seconds: f64,

@@ -7,28 +7,11 @@ use crate::checkers::{Checker, Tolerance};
 use crate::limits::{self, Asked, Limits};
 use crate::supervisor::judging::{CheckerProgram, Judge};
 
-/// `troupe_sandbox.Limits`.
-#[derive(FromPyObject)]
-pub struct AskedLimits {
-    cpu_seconds: f64,
-    wall_seconds: f64,
-    memory_bytes: u64,
-    processes: u32,
-    open_files: u32,
-    output_bytes: u64,
-}
-
 /// The limits of one program; `None` takes the defaults.
-pub fn resolve(asked: Option<AskedLimits>, range: &limits::Range) -> PyResult<Limits> {
-    let asked = asked.map_or_else(Asked::default, |asked| Asked {
-        cpu_seconds: asked.cpu_seconds,
-        wall_seconds: asked.wall_seconds,
-        memory_bytes: asked.memory_bytes,
-        processes: asked.processes,
-        open_files: asked.open_files,
-        output_bytes: asked.output_bytes,
-    });
-    range.resolve(&asked).map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
+pub fn resolve(asked: Option<Asked>, range: &limits::Range) -> PyResult<Limits> {
+    range
+        .resolve(&asked.unwrap_or_default())
+        .map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
 }
 
 /// `troupe_sandbox.checkers.Checker`.
@@ -36,7 +19,7 @@ pub fn resolve(asked: Option<AskedLimits>, range: &limits::Range) -> PyResult<Li
 pub enum AskedChecker {
     Named(String),
     FloatTokens { absolute: f64, relative: f64 },
-    Program { source: String, limits: Option<AskedLimits> },
+    Program { source: String, limits: Option<Asked> },
 }
 
 /// How output is judged.

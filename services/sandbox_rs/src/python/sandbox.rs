@@ -11,11 +11,11 @@ use pyo3::types::PyDict;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use super::asked::{AskedChecker, AskedLimits, judge, resolve};
+use super::asked::{AskedChecker, judge, resolve};
 use super::job::{Answer, Job, Reply};
 use super::{LAST_CALL, failed, reports, runtime, settings};
 use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
-use crate::limits;
+use crate::limits::{self, Asked};
 use crate::supervisor::Supervisor;
 use crate::supervisor::code_tests::{self, Mode, Tests};
 use crate::supervisor::slots::Turn;
@@ -137,7 +137,7 @@ impl Sandbox {
         solution: String,
         cases: Vec<(String, String)>,
         checker: AskedChecker,
-        limits: Option<AskedLimits>,
+        limits: Option<Asked>,
         stop_at_first_failure: bool,
         batch: bool,
     ) -> PyResult<Job> {
@@ -154,7 +154,7 @@ impl Sandbox {
         solution: String,
         cases: Vec<String>,
         setup: String,
-        limits: Option<AskedLimits>,
+        limits: Option<Asked>,
         stop_at_first_failure: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
@@ -165,7 +165,7 @@ impl Sandbox {
     }
 
     #[pyo3(signature = (code, limits=None))]
-    fn tool(&self, code: String, limits: Option<AskedLimits>) -> PyResult<Job> {
+    fn tool(&self, code: String, limits: Option<Asked>) -> PyResult<Job> {
         let limits = resolve(limits, &limits::TOOL)?;
         let (supervisor, runtime) = self.engine()?;
         Ok(Job::new(runtime, async move {
@@ -187,8 +187,8 @@ impl Sandbox {
         delivery_instruction: String,
         seed: u64,
         max_agent_calls: u32,
-        limits: Option<AskedLimits>,
-        tool_limits: Option<AskedLimits>,
+        limits: Option<Asked>,
+        tool_limits: Option<Asked>,
     ) -> PyResult<Job> {
         let task_type = match task_type {
             "math" => "math",

@@ -82,7 +82,11 @@ class Service:
 
     def holds(self) -> Baseline:
         pid = self.process.pid
-        files = frozenset(str(path.relative_to(self.work_directory)) for path in self.work_directory.rglob("*"))
+        # Unlike rglob, it bears a folder that goes meanwhile.
+        found = [
+            Path(folder, name) for folder, folders, names in os.walk(self.work_directory) for name in folders + names
+        ]
+        files = frozenset(str(path.relative_to(self.work_directory)) for path in found)
         return Baseline(
             processes.resident_bytes(pid), processes.descriptors(pid), len(processes.descendants(pid)), files
         )
