@@ -103,14 +103,15 @@ while True:
 """
 
 
+@pytest.mark.parametrize("component", ["executor", "learner"])
 async def test_a_service_that_the_kernel_kills_for_want_of_memory_is_named_and_starts_again(
-    installation: Installation,
+    installation: Installation, component: str
 ) -> None:
-    inside = installation.inside("executor")[1:]
+    inside = installation.inside(component)[1:]
     async with running(installation, steps=8) as run:
         exhaust = partial(kubectl, *inside, "python", "-c", MEMORY_HOG, check=False)
-        await run.survives("executor: out of memory", exhaust, ended="executor")
-        (pod,) = installation.pods("executor")
+        await run.survives(f"{component}: out of memory", exhaust, ended=component)
+        (pod,) = installation.pods(component)
         (status,) = pod["status"]["containerStatuses"]
         assert status["lastState"]["terminated"]["reason"] == "OOMKilled"
         assert any("OOMKilled" in condition for condition in await run.conditions())

@@ -48,7 +48,7 @@ async def test_a_learner_of_two_pods_trains_on_when_either_dies(
     manifests = render_with("local", "learner-gang", tmp_path)
     container = manifests.one("StatefulSet", "learner")["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "TROUPE_ZERO_STAGE", "value": str(zero_stage)})
-    alike = Variant(learner={"engine": "deepspeed", "ranks": 2, "zero_stage": zero_stage})
+    alike = Variant(learner={"engine": "deepspeed", "ranks": 2, "settings": {"zero_stage": zero_stage}})
     with varied(installation, manifests, alike):
         assert "2 nodes" in (await installation.learner()).engine
         async with running(installation, steps=12) as run:
