@@ -81,6 +81,7 @@ def test_a_setting_that_a_service_does_not_know_is_reported_in_its_words(tmp_pat
     assert "TROUPE_RANK is not known to this service: did you mean TROUPE_RANKS?" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_service_that_never_serves_is_reported_by_name(tmp_path: Path) -> None:
     profile = write_profile(tmp_path, executor={"settings": {"misbehave": "never"}}, start_seconds=4)  # type: ignore[arg-type]
     ended = troupe("up", "--profile", profile, "--state", tmp_path / "state")
@@ -133,6 +134,7 @@ def test_a_killed_service_is_cleared_away_and_serves_again_where_it_did(tmp_path
     assert left_of(after) == []
 
 
+@pytest.mark.long
 def test_a_service_is_started_again_only_once_those_that_it_needs_serve(tmp_path: Path, start_command: Start) -> None:
     profile = write_profile(tmp_path)
     up = start_command("up", "--profile", profile, state=tmp_path / "state")
@@ -149,6 +151,7 @@ def test_a_service_is_started_again_only_once_those_that_it_needs_serve(tmp_path
     assert after["orchestrator"].target == before["orchestrator"].target
 
 
+@pytest.mark.long
 def test_a_signal_while_a_service_is_started_again_leaves_nothing(tmp_path: Path, start_command: Start) -> None:
     profile = write_profile(tmp_path, executor={"settings": {"misbehave": "leave behind"}})
     up = start_command("up", "--profile", profile, state=tmp_path / "state")

@@ -15,7 +15,7 @@ MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 CODE = grpc.StatusCode
 
 
-@pytest.fixture(scope="module", params=["torch", "deepspeed"])
+@pytest.fixture(scope="module", params=["torch", pytest.param("deepspeed", marks=pytest.mark.long)])
 def running(request: pytest.FixtureRequest, start_learner: Any, tiny_model: Any) -> Learner:
     """One learner for all tests of this module, for each engine. Each test begins runs of its own."""
     zero = {"zero_stage": 2} if request.param == "deepspeed" else {}

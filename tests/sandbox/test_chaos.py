@@ -63,7 +63,7 @@ def zygotes(server):
     return sorted(server.children())
 
 
-@pytest.mark.parametrize("profile", ["full", "pod"])
+@pytest.mark.parametrize("profile", ["full", pytest.param("pod", marks=pytest.mark.long)])
 def test_zygotes_and_programs_can_be_killed_under_load(launch, tmp_path, profile):
     server = launch(tmp_path, "--test-slots", "4", profile=profile)
     idle = set(zygotes(server))
