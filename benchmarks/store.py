@@ -23,11 +23,13 @@ from sqlalchemy import Table, insert
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "orchestrator" / "harness"))
 
 from storage.postgres import PostgresServer, binaries
-from troupe_orchestrator.store import runs, schema
+from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.batches import BatchRecord, batches_after, last_update, sealed_digests
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile, find_execution
-from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
+from troupe_orchestrator.store.run_events import read_events
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step, last_step
 from troupe_orchestrator.store.summaries import list_summaries
 from troupe_orchestrator.store.trees import write_trees
 from troupe_orchestrator.tree import (
@@ -100,7 +102,7 @@ async def compare(stores: dict[str, Database], chosen: argparse.Namespace, folde
         f"newest update of a run of {chosen.steps:,} steps": lambda store, turn: last_update(store, LARGE, "p"),
         "its last 10 batches": lambda store, turn: batches_after(store, LARGE, "p", chosen.steps - 10),
         "digests of all its batches": lambda store, turn: sealed_digests(store, LARGE, "p"),
-        "its newest step": lambda store, turn: runs.last_step(store, LARGE),
+        "its newest step": lambda store, turn: last_step(store, LARGE),
     }
     for what, operation in operations.items():
         times: dict[str, list[float]] = {name: [] for name in stores}
@@ -170,22 +172,22 @@ async def rows(store: Database, table: Table, values: Sequence[dict[str, Any]]) 
 async def seal(store: Database, turn: int, chosen: argparse.Namespace, file: Path) -> None:
     """The whole transition: batch, trees and their executions, in one transaction."""
     run_id = f"sealed-{turn}"
-    await runs.create_run(store, RunRecord(run_id, RunState.RUNNING, "", "", 1, "/data", 0.0, None), {})
+    await create_run(store, RunRecord(run_id, RunState.RUNNING, "", "", 1, "/data", 0.0, None), {})
     batch = BatchRecord("p", 1, "00" * 32, "/data/batch.parquet", 100, {})
     record = StepRecord(run_id, 1, StepState.ROLLING, ("t",), {}, {}, (batch,))
-    await runs.begin_step(store, record)
+    await begin_step(store, record)
     trees = TreeFile(str(file), [f"{turn:08x}{number:012x}" for number in range(chosen.executions)])
-    await runs.advance_step(store, record, StepState.SEALED, trees=trees)
+    await advance_step(store, record, StepState.SEALED, trees=trees)
 
 
 async def advance(store: Database, turn: int) -> None:
     record = StepRecord(f"sealed-{turn}", 1, StepState.SEALED, ("t",), {})
-    await runs.advance_step(store, replace(record, metrics={"success": 0.5}), StepState.TRAINED)
+    await advance_step(store, replace(record, metrics={"success": 0.5}), StepState.TRAINED)
 
 
 async def read_all_events(store: Database) -> None:
     after = 0
-    while page := await runs.read_events(store, LARGE, after):
+    while page := await read_events(store, LARGE, after):
         after = page[-1][0]
 
 

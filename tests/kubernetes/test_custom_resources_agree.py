@@ -18,8 +18,7 @@ from standin_api.objects import custom_resource
 from standin_api.server import standin_api
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import NotFound, ServiceError
-from troupe_orchestrator.store import runs as store
-from troupe_orchestrator.store.runs import RunState
+from troupe_orchestrator.store.runs import RunState, get_run, runs_in_state
 
 NAMES = ("a", "b")
 ENDED = ("Succeeded", "Failed", "Cancelled")
@@ -109,7 +108,7 @@ async def _call(here: Place, call: str, uid: str) -> None:
         "cancel": (here.training.CancelRun, training_pb2.CancelRunRequest),
     }
     method, request = calls[call]
-    before = await store.get_run(here.database, uid)
+    before = await get_run(here.database, uid)
     try:
         await method(request(run_id=uid), None)  # type: ignore[arg-type, operator]
     except ServiceError:
@@ -134,10 +133,10 @@ class _Disagreement:
 async def _check(here: Place) -> None:
     objects = dict(here.standin.objects.get(TRAINING_RUNS, {}))
     uids = {found["metadata"]["uid"] for found in objects.values()}
-    running = await store.runs_in_state(here.database, RunState.RUNNING)
+    running = await runs_in_state(here.database, RunState.RUNNING)
     for found in objects.values():
         status, desired = found["status"], found["spec"]["desiredState"]
-        run = await store.get_run(here.database, found["metadata"]["uid"])
+        run = await get_run(here.database, found["metadata"]["uid"])
         # The object says what calls say.
         said = run.state.capitalize() if run is not None else status["phase"]
         assert status["phase"] == said
@@ -158,6 +157,6 @@ async def _check(here: Place) -> None:
         else:
             assert said != "Pending"
     for state in (RunState.RUNNING, RunState.QUEUED, RunState.PAUSED):
-        for run in await store.runs_in_state(here.database, state):
+        for run in await runs_in_state(here.database, state):
             assert run.run_id in uids, f"{run.run_id} is {state}, and nobody asks for it any more"
     assert len(here.runs.created) == len(set(here.runs.created))

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from troupe_orchestrator.store.runs import TRANSITIONS, StepState
+from troupe_orchestrator.store.steps import TRANSITIONS, StepState
 from troupe_orchestrator.training.protocol import (
     NEEDS,
     Apply,

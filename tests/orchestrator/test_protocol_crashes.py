@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from troupe_contracts.errors import ServiceError
 from troupe_learner.ledger import Ledger, Version
-from troupe_orchestrator.store.runs import TRANSITIONS, StepState
+from troupe_orchestrator.store.steps import TRANSITIONS, StepState
 from troupe_orchestrator.training.protocol import (
     Action,
     Apply,

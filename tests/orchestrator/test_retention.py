@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from troupe_orchestrator.run_config import RunConfig, parse_run_config
-from troupe_orchestrator.store import runs
 from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, batches_after
+from troupe_orchestrator.store.checkpoints import record_checkpoint
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile, find_execution
+from troupe_orchestrator.store.journal import journal_group
 from troupe_orchestrator.store.retained import forget_files
-from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
 from troupe_orchestrator.store.summaries import get_summary
 from troupe_orchestrator.training.retention import collect, collectable, orphans, sweep
 
@@ -85,7 +87,7 @@ def config(trees: str, batches: str = "needed") -> RunConfig:
 
 async def commit_steps(database: Database, folder: Path, last: int) -> None:
     """A run of so many committed steps with a checkpoint after every second."""
-    await runs.create_run(database, RunRecord("r", RunState.RUNNING, "", "", 9, str(folder), 1.0, None), {})
+    await create_run(database, RunRecord("r", RunState.RUNNING, "", "", 9, str(folder), 1.0, None), {})
     for number in range(1, last + 1):
         step = folder / "steps" / f"{number:06d}"
         trees, batch = step / "trees-1.parquet", step / "batch-p-1.parquet"
@@ -95,15 +97,15 @@ async def commit_steps(database: Database, folder: Path, last: int) -> None:
         record = StepRecord(
             "r", number, StepState.ROLLING, ("t",), {}, {}, (BatchRecord("p", number, "", str(batch), 1, {}),)
         )
-        await runs.begin_step(database, record)
+        await begin_step(database, record)
         for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
             listed = TreeFile(str(trees), [f"{number:06x}abc"]) if state is StepState.SEALED else None
-            await runs.advance_step(database, record, state, trees=listed)
+            await advance_step(database, record, state, trees=listed)
         if number % 2 == 0:
             uri = folder / "checkpoints" / f"step-{number:06d}-p"
             uri.mkdir(parents=True)
             (uri / "weights").write_bytes(b"w" * 1000)
-            await runs.record_checkpoint(database, "r", number, {"p": {"uri": str(uri), "update": number}})
+            await record_checkpoint(database, "r", number, {"p": {"uri": str(uri), "update": number}})
 
 
 def there(folder: Path) -> set[str]:
@@ -156,7 +158,7 @@ async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_an
     database: Database, tmp_path: Path
 ) -> None:
     await commit_steps(database, tmp_path, 2)
-    await runs.begin_step(database, StepRecord("r", 3, StepState.ROLLING, ("t",), {}))
+    await begin_step(database, StepRecord("r", 3, StepState.ROLLING, ("t",), {}))
     groups = tmp_path / "steps" / "000003" / "groups"
     groups.mkdir(parents=True)
     kept = {
@@ -169,7 +171,7 @@ async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_an
         file.write_bytes(b"")
     unrecorded = tmp_path / "checkpoints" / "step-000003-p"
     unrecorded.mkdir()
-    await runs.journal_group(database, "r", 3, "t", str(groups / "aa-1.parquet"), {})
+    await journal_group(database, "r", 3, "t", str(groups / "aa-1.parquet"), {})
     before = there(tmp_path)
     await sweep(database, "r", tmp_path)
     assert all(file.exists() for file in kept)

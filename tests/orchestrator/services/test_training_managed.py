@@ -9,10 +9,9 @@ from orchestrated.world import Backends, World, math_task, refused, world
 from troupe.v1 import policy_pb2, training_pb2
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.stages import plan_step
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
 from troupe_orchestrator.store.outages import Outage
-from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
 from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.plan import step_bounds
 from troupe_orchestrator.training.runs import Runs
@@ -129,7 +128,7 @@ async def test_a_run_that_is_cancelled_while_its_end_waits_for_the_store_is_canc
     monkeypatch.setattr(weights, "_bring_up", refuses)
     async with open_world(learner=True) as world:
         with monkeypatch.context() as patched:
-            patched.setattr(store, "set_run_state", away)
+            patched.setattr("troupe_orchestrator.training.runs.set_run_state", away)
             await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
             await asyncio.wait_for(tried.wait(), 30)
             cancelling = asyncio.ensure_future(world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run")))
@@ -165,7 +164,7 @@ async def test_a_run_is_not_created_while_its_services_are_away(open_world, stan
 async def test_who_opens_the_events_of_a_run_at_once_gets_the_same(tmp_path) -> None:
     database = await Database.open(f"sqlite:///{tmp_path}/troupe.db", 30.0)
     record = RunRecord("run", RunState.QUEUED, "", "", 1, str(tmp_path), 1.0, None)
-    await store.create_run(database, record, {})
+    await create_run(database, record, {})
     runs = Runs(database, tmp_path, None, asyncio.Lock(), None, 0.0)  # type: ignore[arg-type]  # neither is asked
     # A connection for each, so that neither waits for one.
     await asyncio.gather(runs.get("run"), runs.get("run"))

@@ -17,13 +17,16 @@ import pytest
 from sqlalchemy import event, select
 from storage.postgres import PostgresServer
 from troupe_orchestrator import store
-from troupe_orchestrator.store import evals, loans, runs, schema
+from troupe_orchestrator.store import evals, loans, schema
 from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLostError, StoreUnavailableError
+from troupe_orchestrator.store.drops import list_drops
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
 from troupe_orchestrator.store.executions import TreeFile
+from troupe_orchestrator.store.journal import journal_group
 from troupe_orchestrator.store.object_requests import ObjectRequest
-from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, runs_in_state, set_run_state
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
 
 RUN = RunRecord("run-1", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
 BATCH = BatchRecord("p", 1, "00", "/nowhere/batch", 1, {})
@@ -132,10 +135,10 @@ async def test_a_transaction_that_has_begun_ends_before_another_orchestrator_tak
             schema.drops.insert().values(run_id="r", task_id="t", count=1, quarantined=False, reason="")
         )
     owner = await taking
-    assert await runs.list_drops(owner, "r") != []
+    assert await list_drops(owner, "r") != []
     with pytest.raises(LeaseLostError):
-        await runs.create_run(stale, RUN, {})
-    assert await runs.runs_in_state(owner, RunState.RUNNING) == []
+        await create_run(stale, RUN, {})
+    assert await runs_in_state(owner, RunState.RUNNING) == []
     await owner.close()
 
 
@@ -154,10 +157,10 @@ async def test_postgresql_ends_the_transaction_of_a_process_that_was_stopped_ami
 
 async def test_whoever_lost_the_store_can_call_any_of_its_functions_and_change_nothing(store_url: str) -> None:
     stale = await fallen_asleep(store_url)
-    await runs.create_run(stale, RUN, {})
-    await runs.begin_step(stale, STEP)
-    await runs.advance_step(stale, STEP, StepState.SEALED)
-    await runs.journal_group(stale, "run-1", 1, "t0", "file", {})
+    await create_run(stale, RUN, {})
+    await begin_step(stale, STEP)
+    await advance_step(stale, STEP, StepState.SEALED)
+    await journal_group(stale, "run-1", 1, "t0", "file", {})
     owner = await open_store(store_url)
     before = await contents(owner)
     writers = []
@@ -287,10 +290,10 @@ async def test_transactions_that_are_cancelled_at_any_moment_hold_no_lock(store_
     moments = random.Random(0)
     for number in range(150):
         run_id = f"run-{number}"
-        writing = asyncio.create_task(runs.create_run(database, replace(RUN, run_id=run_id), {}))
+        writing = asyncio.create_task(create_run(database, replace(RUN, run_id=run_id), {}))
         await asyncio.sleep(moments.random() * 0.006)
         writing.cancel()
         errors += await asyncio.gather(writing, return_exceptions=True)
-        await asyncio.wait_for(runs.set_run_state(database, run_id, runs.RunState.PAUSED, ""), 4)
+        await asyncio.wait_for(set_run_state(database, run_id, RunState.PAUSED, ""), 4)
     assert any(isinstance(error, asyncio.CancelledError) for error in errors)
     await database.close()

@@ -8,13 +8,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from troupe_orchestrator.store import evals, runs, schema
-from troupe_orchestrator.store.batches import batches_after, batches_between
+from troupe_orchestrator.store import evals, schema
+from troupe_orchestrator.store.batches import BatchRecord, batches_after, batches_between
+from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database, LeaseHeldError
+from troupe_orchestrator.store.drops import quarantined_tasks
 from troupe_orchestrator.store.engine import connect
 from troupe_orchestrator.store.executions import StoredExecution, find_execution
+from troupe_orchestrator.store.journal import journalled_groups
 from troupe_orchestrator.store.opening import StoreSchemaError, migrate
-from troupe_orchestrator.store.runs import BatchRecord
+from troupe_orchestrator.store.run_events import read_events
+from troupe_orchestrator.store.step_outcomes import step_metrics
+from troupe_orchestrator.store.steps import committed_steps
 from troupe_orchestrator.store.summaries import get_summary
 
 BATCH = {"policy_id": "p", "update": 1, "digest": "00", "file": "/b1", "sequences": 2, "optimization": {"rate": 0.1}}
@@ -82,18 +87,18 @@ async def test_a_store_of_the_first_schema_keeps_every_row(store_url: str, engin
         await connection.run_sync(first_schema)
     database = await Database.open(store_url, 30.0)
     assert (database.fence.store_id, database.fence.token) == ("s", 8)
-    assert await runs.committed_steps(database, "r") == 1
-    assert await runs.step_metrics(database, "r", 1) == {"success": 0.5}
+    assert await committed_steps(database, "r") == 1
+    assert await step_metrics(database, "r", 1) == {"success": 0.5}
     first, second = await batches_between(database, "r", "p", 0, 2)
     assert first == BatchRecord("p", 1, "00", "/b1", 2, {"rate": 0.1})
     assert await batches_after(database, "r", "p", 1) == [second]
     summary = await get_summary(database, "r")
     assert summary is not None
     assert (summary.step, summary.committed_steps) == (2, 1)
-    assert await runs.list_checkpoints(database, "r") == [(1, FIRST_ROWS["checkpoints"][0]["manifest"])]
-    assert await runs.read_events(database, "r", 0) == [(1, b"one")]
-    assert await runs.quarantined_tasks(database, "r") == {"t9"}
-    assert await runs.journalled_groups(database, "r", 3) == {"t": ("/g", {"p": "a:2"})}
+    assert await list_checkpoints(database, "r") == [(1, FIRST_ROWS["checkpoints"][0]["manifest"])]
+    assert await read_events(database, "r", 0) == [(1, b"one")]
+    assert await quarantined_tasks(database, "r") == {"t9"}
+    assert await journalled_groups(database, "r", 3) == {"t": ("/g", {"p": "a:2"})}
     assert await find_execution(database, "bb") == [StoredExecution("bb01", "r", 2, "/trees2", False)]
     assert len(await find_execution(database, "aa")) == 2
     job = await evals.get_job(database, "j")

@@ -14,11 +14,13 @@ from sqlalchemy import insert, select, text
 from storage.cutting_proxy import CuttingProxy
 from storage.postgres import PostgresServer
 from storage.small_disk import SmallDisk, small_disk
-from troupe_orchestrator.store import runs, schema
+from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.database import Database, LeaseHeldError, StoreUnavailableError
 from troupe_orchestrator.store.engine import StoreUrlError
 from troupe_orchestrator.store.files import FileWriteError
-from troupe_orchestrator.store.runs import RunRecord, RunState, StepRecord, StepState
+from troupe_orchestrator.store.run_events import read_events
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, runs_in_state, set_run_state
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step, last_step
 from troupe_orchestrator.store.trees import read_trees, write_trees
 from troupe_orchestrator.tree import Node, NodeKind, TaskPayload, Tree
 
@@ -57,9 +59,9 @@ async def test_a_sqlite_file_that_another_process_locks_for_long_is_an_outage_th
     database = await opened(f"sqlite:///{file}")
     with locked(file):
         with pytest.raises(StoreUnavailableError, match=r"troupe\.db is locked .*: end the process that holds it"):
-            await runs.create_run(database, RUN, {})
-        assert await runs.get_run(database, "run-1") is None  # readers are not kept out
-    await runs.create_run(database, RUN, {})
+            await create_run(database, RUN, {})
+        assert await get_run(database, "run-1") is None  # readers are not kept out
+    await create_run(database, RUN, {})
     await database.close()
 
 
@@ -67,7 +69,7 @@ async def test_a_short_lock_is_waited_out(tmp_path: Path) -> None:
     file = tmp_path / "troupe.db"
     database = await opened(f"sqlite:///{file}", patience=20)
     with locked(file) as process:
-        creating = asyncio.create_task(runs.create_run(database, RUN, {}))
+        creating = asyncio.create_task(create_run(database, RUN, {}))
         await asyncio.sleep(0.3)
         assert not creating.done()
         assert process.stdin is not None
@@ -75,23 +77,23 @@ async def test_a_short_lock_is_waited_out(tmp_path: Path) -> None:
         process.wait(10)
         await creating
         process.stdin = None
-    assert await runs.get_run(database, "run-1") is not None
+    assert await get_run(database, "run-1") is not None
     await database.close()
 
 
 async def test_a_server_that_was_restarted_meanwhile_is_not_even_noticed(postgres: PostgresServer) -> None:
     database = await opened(postgres.new_database(), patience=20)
-    await runs.create_run(database, RUN, {})
+    await create_run(database, RUN, {})
     for end in (postgres.stop, postgres.kill):
         end()
         working = asyncio.gather(
-            runs.set_run_state(database, "run-1", RunState.PAUSED, end.__name__), runs.get_run(database, "run-1")
+            set_run_state(database, "run-1", RunState.PAUSED, end.__name__), get_run(database, "run-1")
         )
         await asyncio.sleep(0.5)
         assert not working.done()
         postgres.start()
         await working
-        run = await runs.get_run(database, "run-1")
+        run = await get_run(database, "run-1")
         assert run is not None
         assert run.reason == end.__name__
     await database.close()
@@ -104,14 +106,14 @@ async def test_a_server_that_stays_away_is_an_outage_for_readers_and_writers_unt
     postgres.stop()
     try:
         with pytest.raises(StoreUnavailableError, match=r"cannot be reached .*: start its server, or correct"):
-            await runs.create_run(database, RUN, {})
+            await create_run(database, RUN, {})
         with pytest.raises(StoreUnavailableError, match="cannot be reached"):
-            await runs.get_run(database, "run-1")
+            await get_run(database, "run-1")
         with pytest.raises(StoreUnavailableError, match="cannot be reached"):
             await opened(postgres_url(database))
     finally:
         postgres.start()
-    await runs.create_run(database, RUN, {})
+    await create_run(database, RUN, {})
     with pytest.raises(LeaseHeldError):
         await opened(postgres_url(database))
     await database.close()
@@ -139,7 +141,7 @@ async def test_a_transaction_that_the_server_ends_midway_has_done_nothing(postgr
             backend = await connection.scalar(text("SELECT pg_backend_pid()"))
             postgres.execute(f"SELECT pg_terminate_backend({backend})")
             await connection.execute(select(schema.lease))
-    assert await runs.read_events(database, "r", 0) == []
+    assert await read_events(database, "r", 0) == []
     await database.close()
 
 
@@ -148,7 +150,7 @@ async def test_a_server_that_goes_once_all_is_read_takes_nothing_back(postgres: 
     async with database.reading() as connection:
         backend = await connection.scalar(text("SELECT pg_backend_pid()"))
         postgres.execute(f"SELECT pg_terminate_backend({backend})")
-    assert await runs.read_events(database, "r", 0) == []
+    assert await read_events(database, "r", 0) == []
     await database.close()
 
 
@@ -163,14 +165,14 @@ async def test_after_a_commit_whose_answer_is_lost_the_store_says_how_to_go_on(
     postgres: PostgresServer, proxy: CuttingProxy, applied: bool
 ) -> None:
     database = await opened(proxy.url(postgres.new_database()))
-    await runs.create_run(database, RUN, {})
-    await runs.begin_step(database, STEP)
+    await create_run(database, RUN, {})
+    await begin_step(database, STEP)
     cut = [True]
     setattr(proxy, "lose_answer" if applied else "lose_request", lambda _: bool(cut) and cut.pop())
     with pytest.raises(StoreUnavailableError, match="whether the last change is in it is not known"):
-        await runs.advance_step(database, STEP, StepState.SEALED)
+        await advance_step(database, STEP, StepState.SEALED)
     assert proxy.cuts == 1
-    step = await runs.last_step(database, "run-1")
+    step = await last_step(database, "run-1")
     assert step is not None
     assert step.state is (StepState.SEALED if applied else StepState.ROLLING)
     await database.close()
@@ -196,17 +198,17 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 async def test_sqlite_on_a_full_disk_is_an_outage_and_goes_on_when_space_is_freed(disk: SmallDisk) -> None:
     database = await opened(f"sqlite:///{disk.folder}/troupe.db")
-    await runs.create_run(database, RUN, {})
-    await runs.begin_step(database, STEP)
+    await create_run(database, RUN, {})
+    await begin_step(database, STEP)
     disk.fill()
     large = replace(STEP, metrics={f"metric-{number}": float(number) for number in range(20_000)})
     with pytest.raises(StoreUnavailableError, match=r"troupe\.db (has no space left|cannot be read or written)"):
-        await runs.advance_step(database, large, StepState.SEALED)
-    step = await runs.last_step(database, "run-1")
+        await advance_step(database, large, StepState.SEALED)
+    step = await last_step(database, "run-1")
     assert step == STEP
     disk.free()
-    await runs.advance_step(database, large, StepState.SEALED)
-    step = await runs.last_step(database, "run-1")
+    await advance_step(database, large, StepState.SEALED)
+    step = await last_step(database, "run-1")
     assert step is not None
     assert (step.state, len(step.metrics)) == (StepState.SEALED, 20_000)
     await database.close()
@@ -234,8 +236,8 @@ async def test_what_is_committed_survives_the_servers_death_whatever_its_default
     assert postgres.execute("SHOW synchronous_commit") == [("off",)]
     database = await opened(postgres.new_database())
     for number in range(20):
-        await runs.create_run(database, replace(RUN, run_id=f"run-{number}"), {})
+        await create_run(database, replace(RUN, run_id=f"run-{number}"), {})
     postgres.kill()
     postgres.start()
-    assert len(await runs.runs_in_state(database, RunState.RUNNING)) == 20
+    assert len(await runs_in_state(database, RunState.RUNNING)) == 20
     await database.close()

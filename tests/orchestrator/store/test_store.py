@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import event, text
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import evals
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import (
+    BatchRecord,
     batches_after,
     last_update,
     sealed_digests,
@@ -16,16 +16,20 @@ from troupe_orchestrator.store.batches import (
     updated_policies,
 )
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.drops import DropRecord, list_drops, quarantined_tasks
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemCounts, ItemRecord
 from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
-from troupe_orchestrator.store.runs import (
+from troupe_orchestrator.store.run_events import read_events, write_events
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
+from troupe_orchestrator.store.steps import (
     TRANSITIONS,
-    BatchRecord,
     IllegalTransitionError,
-    RunRecord,
-    RunState,
     StepRecord,
     StepState,
+    advance_step,
+    begin_step,
+    committed_steps,
+    last_step,
 )
 from troupe_orchestrator.store.summaries import list_summaries
 from troupe_orchestrator.training.events import EventLog
@@ -33,7 +37,7 @@ from troupe_orchestrator.training.events import EventLog
 
 async def add_run(database: Database, run_id: str = "run-1", created_at: float = 1.0) -> None:
     record = RunRecord(run_id, RunState.RUNNING, "", "config", 3, "/nowhere", created_at, None)
-    await store.create_run(database, record, {})
+    await create_run(database, record, {})
 
 
 def step(number: int = 1) -> StepRecord:
@@ -43,28 +47,28 @@ def step(number: int = 1) -> StepRecord:
 async def test_a_step_goes_through_its_states_in_order_and_keeps_what_each_established(database: Database) -> None:
     await add_run(database)
     record = step()
-    await store.begin_step(database, record)
+    await begin_step(database, record)
     batch = BatchRecord("p", 1, "00", "file", 2, {"learningRate": 0.1})
     record = replace(record, batches=(batch,), metrics={"success": 0.5})
     for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
-        await store.advance_step(database, record, state)
-    assert await store.last_step(database, "run-1") == replace(record, state=StepState.COMMITTED)
-    assert await store.committed_steps(database, "run-1") == 1
+        await advance_step(database, record, state)
+    assert await last_step(database, "run-1") == replace(record, state=StepState.COMMITTED)
+    assert await committed_steps(database, "run-1") == 1
 
 
 @pytest.mark.parametrize("target", [state for state in StepState if state is not StepState.SEALED])
 async def test_a_rolling_step_can_only_be_sealed(database: Database, target: StepState) -> None:
     await add_run(database)
-    await store.begin_step(database, step())
+    await begin_step(database, step())
     with pytest.raises(IllegalTransitionError, match="cannot go from rolling"):
-        await store.advance_step(database, step(), target)
+        await advance_step(database, step(), target)
 
 
 async def test_a_step_begins_only_after_the_one_before_is_committed(database: Database) -> None:
     await add_run(database)
-    await store.begin_step(database, step())
+    await begin_step(database, step())
     with pytest.raises(IllegalTransitionError, match="step 1 is rolling"):
-        await store.begin_step(database, step(2))
+        await begin_step(database, step(2))
 
 
 def test_the_table_of_transitions_is_one_path() -> None:
@@ -76,12 +80,12 @@ def test_the_table_of_transitions_is_one_path() -> None:
 
 async def test_events_of_a_transition_are_stored_with_it_or_not_at_all(database: Database) -> None:
     await add_run(database)
-    await store.begin_step(database, step())
+    await begin_step(database, step())
     events = await EventLog.open(database, "run-1")
     with pytest.raises(IllegalTransitionError):
         async with events.storing(1, training_pb2.StepCommitted(stage=1)) as prepared:
-            await store.advance_step(database, step(), StepState.COMMITTED, prepared)
-    assert await store.read_events(database, "run-1", 0) == []
+            await advance_step(database, step(), StepState.COMMITTED, prepared)
+    assert await read_events(database, "run-1", 0) == []
 
 
 async def test_a_watcher_that_reconnects_gets_the_events_it_missed(database: Database) -> None:
@@ -114,16 +118,16 @@ async def test_a_watcher_sees_events_as_they_happen_and_ends_with_the_run(databa
 
 async def test_drops_are_on_record_with_the_seal_of_their_step_or_not_at_all(database: Database) -> None:
     await add_run(database)
-    drop = store.DropRecord("t1", 2, True, "engine down")
-    with pytest.raises(store.IllegalTransitionError):
-        await store.advance_step(database, step(1), StepState.SEALED, drops=[drop])
-    assert await store.list_drops(database, "run-1") == []
-    await store.begin_step(database, step(1))
-    await store.advance_step(database, step(1), StepState.SEALED, drops=[replace(drop, count=1, quarantined=False)])
-    assert await store.quarantined_tasks(database, "run-1") == frozenset()
-    await store.advance_step(database, step(1), StepState.TRAINED, drops=[drop])
-    assert await store.list_drops(database, "run-1") == [drop]
-    assert await store.quarantined_tasks(database, "run-1") == {"t1"}
+    drop = DropRecord("t1", 2, True, "engine down")
+    with pytest.raises(IllegalTransitionError):
+        await advance_step(database, step(1), StepState.SEALED, drops=[drop])
+    assert await list_drops(database, "run-1") == []
+    await begin_step(database, step(1))
+    await advance_step(database, step(1), StepState.SEALED, drops=[replace(drop, count=1, quarantined=False)])
+    assert await quarantined_tasks(database, "run-1") == frozenset()
+    await advance_step(database, step(1), StepState.TRAINED, drops=[drop])
+    assert await list_drops(database, "run-1") == [drop]
+    assert await quarantined_tasks(database, "run-1") == {"t1"}
 
 
 async def test_an_execution_is_found_by_a_prefix_of_its_id(database: Database) -> None:
@@ -137,7 +141,7 @@ async def test_runs_are_listed_with_their_newest_step_and_disk_use_in_one_query_
 ) -> None:
     for number in range(5):
         await add_run(database, f"run-{number}", created_at=float(number))
-        await store.begin_step(database, replace(step(), run_id=f"run-{number}"))
+        await begin_step(database, replace(step(), run_id=f"run-{number}"))
     queries: list[str] = []
     engine = database._engine.sync_engine
     event.listen(engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
@@ -168,11 +172,11 @@ async def test_a_learner_is_given_only_the_batches_that_it_lacks(database: Datab
     for number in (1, 2, 3):
         batches = tuple(BatchRecord(policy, number, f"{policy}{number}", "file", 1, {}) for policy in "pq")
         record = replace(step(number), batches=batches if number != 2 else batches[:1])
-        await store.begin_step(database, record)
+        await begin_step(database, record)
         for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED)[
             : 4 if number < 3 else 1
         ]:
-            await store.advance_step(database, record, state)
+            await advance_step(database, record, state)
     assert await last_update(database, "run-1", "p") == 3
     assert await last_update(database, "run-1", "nobody") == 0
     assert [batch.digest for batch in await batches_after(database, "run-1", "p", 1)] == ["p2", "p3"]
@@ -189,7 +193,7 @@ async def test_a_transaction_that_is_cancelled_midway_leaves_nothing_and_lets_th
 
     async def write() -> None:
         async with database.writing() as connection:
-            await store.write_events(connection, "run-1", [(1, b"event")])
+            await write_events(connection, "run-1", [(1, b"event")])
             begun.set()
             if database.name.startswith("postgresql"):
                 await connection.execute(text("SELECT pg_sleep(60)"))  # amid a statement
@@ -203,4 +207,4 @@ async def test_a_transaction_that_is_cancelled_midway_leaves_nothing_and_lets_th
     assert writing.cancelled()
     async with asyncio.timeout(4):
         await add_run(database)
-    assert await store.read_events(database, "run-1", 0) == []
+    assert await read_events(database, "run-1", 0) == []

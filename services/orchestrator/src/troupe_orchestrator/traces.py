@@ -8,9 +8,9 @@ from troupe_contracts.errors import InvalidArgument, NotFound
 
 from troupe_orchestrator.credit.types import Advantages
 from troupe_orchestrator.run_config import parse_run_config
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import find_execution
+from troupe_orchestrator.store.runs import get_run
 from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.assembly import advantages_of, total_reward
 from troupe_orchestrator.tree import (
@@ -55,7 +55,7 @@ async def trace_execution(database: Database, prefix: str) -> training_pb2.Execu
             "`retention: {trees: all}` keeps them",
         )
     trees = await asyncio.to_thread(read_trees, Path(stored.path))
-    run = await store.get_run(database, stored.scope)
+    run = await get_run(database, stored.scope)
     advantages = None if run is None else advantages_of(trees, parse_run_config(run.config))
     tree, execution = next(
         (tree, node) for tree in trees for node in tree.of_kind(NodeKind.EXECUTION) if node.id == stored.execution_id

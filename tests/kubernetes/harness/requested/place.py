@@ -18,10 +18,9 @@ from troupe_orchestrator.custom_resources.controller import Controller
 from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
 from troupe_orchestrator.custom_resources.steering import ObjectsSteer
 from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.object_requests import list_requests
-from troupe_orchestrator.store.runs import StepRecord, StepState
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
 from troupe_orchestrator.training.service import TrainingServicer
 
 from requested.standins import StandInJobs, StandInRuns
@@ -134,9 +133,9 @@ class Place:
         """A step of a run is committed."""
         means = {"reward_executor": 0.25, "reward_designer": 1.0}
         record = StepRecord(uid, step, StepState.ROLLING, (), {}, {"p": f"start:{step}"}, (), means)
-        await store.begin_step(self.database, record)
+        await begin_step(self.database, record)
         for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
-            await store.advance_step(self.database, record, state)
+            await advance_step(self.database, record, state)
         self.runs.changed(uid)
 
     async def has_forgotten(self, uid: str) -> bool:

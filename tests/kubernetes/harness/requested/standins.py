@@ -13,10 +13,10 @@ from troupe.v1 import evaluation_pb2
 from troupe_contracts.errors import FailedPrecondition, NotFound, Unavailable
 from troupe_orchestrator.evaluation.job_log import first_event
 from troupe_orchestrator.run_config import dump_run_config
-from troupe_orchestrator.store import evals, runs
+from troupe_orchestrator.store import evals
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
-from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, runs_in_state, set_run_state
 from troupe_orchestrator.training.inputs import parse
 
 
@@ -39,7 +39,7 @@ class StandInRuns:
         if self.away:
             raise Unavailable("executor: the stand-in is away")
         async with self._turn:
-            existing = await runs.get_run(self._database, run_id)
+            existing = await get_run(self._database, run_id)
             effective = dump_run_config(config)
             if existing is not None:
                 if existing.config != effective:
@@ -50,7 +50,7 @@ class StandInRuns:
                 raise FailedPrecondition(holder, f"run {holder} trains these policies")
             state = RunState.QUEUED if holder else RunState.RUNNING
             record = RunRecord(run_id, state, "", effective, config.steps, "/none", time.time(), None)
-            await runs.create_run(self._database, record, {})
+            await create_run(self._database, record, {})
             self.created.append(run_id)
             self.changed(run_id)
             return record
@@ -70,7 +70,7 @@ class StandInRuns:
             holder = await self._holder()
             if holder:
                 raise FailedPrecondition(holder, f"run {holder} trains these policies")
-            await runs.set_run_state(self._database, run_id, RunState.RUNNING, "", 0, generation)
+            await set_run_state(self._database, run_id, RunState.RUNNING, "", 0, generation)
             self.resumed.append(run_id)
             self.changed(run_id)
             return await self.get(run_id)
@@ -83,7 +83,7 @@ class StandInRuns:
             return await self._set(run_id, RunState.CANCELLED, "cancelled by request")
 
     async def get(self, run_id: str) -> RunRecord:
-        record = await runs.get_run(self._database, run_id)
+        record = await get_run(self._database, run_id)
         if record is None:
             raise NotFound("run", run_id)
         return record
@@ -96,16 +96,16 @@ class StandInRuns:
 
     async def _set(self, run_id: str, state: RunState, reason: str) -> RunRecord:
         """A run ends or stops, and the next one begins."""
-        await runs.set_run_state(self._database, run_id, state, reason)
+        await set_run_state(self._database, run_id, state, reason)
         self.changed(run_id)
         if not await self._holder():
-            for queued in (await runs.runs_in_state(self._database, RunState.QUEUED))[:1]:
-                await runs.set_run_state(self._database, queued.run_id, RunState.RUNNING, "")
+            for queued in (await runs_in_state(self._database, RunState.QUEUED))[:1]:
+                await set_run_state(self._database, queued.run_id, RunState.RUNNING, "")
                 self.changed(queued.run_id)
         return await self.get(run_id)
 
     async def _holder(self) -> str:
-        running = await runs.runs_in_state(self._database, RunState.RUNNING)
+        running = await runs_in_state(self._database, RunState.RUNNING)
         return running[0].run_id if running else ""
 
 

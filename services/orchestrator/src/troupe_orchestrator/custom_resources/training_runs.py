@@ -13,9 +13,10 @@ from troupe_orchestrator.custom_resources.messages import fields_of, message_of
 from troupe_orchestrator.custom_resources.resources import TRAINING_RUN, Resource
 from troupe_orchestrator.run_config import Trains
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.store.run_events import newest_events
+from troupe_orchestrator.store.runs import RunRecord, RunState, get_run
+from troupe_orchestrator.store.step_outcomes import stage_ends, step_metrics, step_versions
 from troupe_orchestrator.store.summaries import get_summary
 from troupe_orchestrator.training.fork import last_step_of, plan_of
 from troupe_orchestrator.training.inputs import parse
@@ -71,7 +72,7 @@ class RunsBehindObjects:
         self._database = database
 
     async def state(self, uid: str) -> State:
-        record = await store.get_run(self._database, uid)
+        record = await get_run(self._database, uid)
         return None if record is None else record.state
 
     async def create(self, resource: Resource) -> None:
@@ -93,9 +94,9 @@ class RunsBehindObjects:
             return None
         record, message = summary.run, run_message(summary)
         committed = message.committed_steps
-        ended = await store.stage_ends(self._database, uid)
-        metrics = await store.step_metrics(self._database, uid, committed)
-        versions = await store.step_versions(self._database, uid, committed)
+        ended = await stage_ends(self._database, uid)
+        metrics = await step_metrics(self._database, uid, committed)
+        versions = await step_versions(self._database, uid, committed)
         plan, trained = await asyncio.to_thread(_plans, record, committed if metrics else None, ended)
         if plan.step > committed:
             message.stage, message.trains = plan.stage, plan.trains.value
@@ -119,7 +120,7 @@ class RunsBehindObjects:
         """The condition that a run was stopped by: the last that it told before it was. That it is stopped is told last."""
         events = [
             training_pb2.RunEvent.FromString(payload)
-            for payload in await store.newest_events(self._database, uid, _EVENTS_READ)
+            for payload in await newest_events(self._database, uid, _EVENTS_READ)
         ]
         stops = [number for number, event in enumerate(events) if event.HasField("state_changed")]
         if stops and events[stops[-1]].state_changed.state == state:

@@ -23,10 +23,10 @@ from troupe_orchestrator.evaluation.stored_weights import read_stored_weights
 from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.settings import targets as split_targets
-from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord
-from troupe_orchestrator.store.runs import RunRecord
+from troupe_orchestrator.store.runs import RunRecord, get_run
 from troupe_orchestrator.training.policies import parse_version, version_text
 from troupe_orchestrator.training.record import origin_of
 
@@ -137,7 +137,7 @@ async def _resolved(
         )
     holders = await weight_holders(engines)
     resolved = evaluation_pb2.CheckpointTarget(run_id=checkpoint.run_id, step=checkpoint.step, uris=checkpoint.uris)
-    run = await store.get_run(database, checkpoint.run_id) if checkpoint.run_id else None
+    run = await get_run(database, checkpoint.run_id) if checkpoint.run_id else None
     if checkpoint.run_id and run is None:
         raise NotFound("run", checkpoint.run_id)
     if run is not None and checkpoint.start:
@@ -169,7 +169,7 @@ def _start(run: RunRecord) -> evaluation_pb2.CheckpointTarget:
 
 async def _saved(database: Database, checkpoint: evaluation_pb2.CheckpointTarget) -> dict[str, dict[str, Any]]:
     """The manifest of a run's checkpoint."""
-    known = dict(await store.list_checkpoints(database, checkpoint.run_id))
+    known = dict(await list_checkpoints(database, checkpoint.run_id))
     if checkpoint.step not in known:
         raise NotFound(
             "checkpoint",

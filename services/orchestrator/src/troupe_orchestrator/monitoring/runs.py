@@ -15,9 +15,9 @@ from prometheus_client import Counter, Gauge
 from troupe.v1 import training_pb2
 
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import RunState
+from troupe_orchestrator.store.runs import RunState, runs_in_state
+from troupe_orchestrator.store.steps import committed_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ class RunMetrics:
     async def open(self, database: Database) -> None:
         """Tell of the runs that this process finds: nothing is stored again of one that simply goes on."""
         for number, state in _LIVE.items():
-            for run in await store.runs_in_state(database, RunState(state)):
-                _set_state(run.run_id, await store.committed_steps(database, run.run_id), number)
+            for run in await runs_in_state(database, RunState(state)):
+                _set_state(run.run_id, await committed_steps(database, run.run_id), number)
 
     def rolls(self, run_id: str, plan: StepPlan) -> None:
         """Nothing is told of a step before it is committed."""

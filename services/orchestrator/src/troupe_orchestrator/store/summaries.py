@@ -7,7 +7,8 @@ from sqlalchemy import ColumnElement, Select, func, select
 
 from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import RunRecord, StepState, run_record
+from troupe_orchestrator.store.runs import RunRecord, run_record
+from troupe_orchestrator.store.steps import StepState
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from troupe_orchestrator.evaluation.best import best_validation
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import last_update
+from troupe_orchestrator.store.checkpoints import forget_checkpoint, list_checkpoints, record_checkpoint
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.policies import Policy, version_text
@@ -22,7 +22,7 @@ async def save_checkpoint(
     Raises:
         LearnerError: one could not be saved.
     """
-    if any(saved == step for saved, _ in await store.list_checkpoints(database, run_id)):
+    if any(saved == step for saved, _ in await list_checkpoints(database, run_id)):
         return
     manifest = {}
     for policy in policies:
@@ -47,12 +47,12 @@ async def save_checkpoint(
                 for probe in await policy.learner.probes(policy.fixed_probes)
             ],
         }
-    await store.record_checkpoint(database, run_id, step, manifest)
+    await record_checkpoint(database, run_id, step, manifest)
     best = await best_validation(database, run_id)
-    for old, folders in (await store.list_checkpoints(database, run_id))[keep:]:
+    for old, folders in (await list_checkpoints(database, run_id))[keep:]:
         if best is not None and best.step == old:
             continue
         # The row goes first: a checkpoint that is listed is whole.
-        await store.forget_checkpoint(database, run_id, old)
+        await forget_checkpoint(database, run_id, old)
         for saved_policy in folders.values():
             await asyncio.to_thread(shutil.rmtree, saved_policy["uri"], ignore_errors=True)

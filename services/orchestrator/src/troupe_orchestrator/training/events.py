@@ -14,7 +14,7 @@ from troupe.v1 import training_pb2
 
 from troupe_orchestrator.event_feed import EventFeed
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import last_event_id, read_events, write_events
+from troupe_orchestrator.store.run_events import last_event_id, read_events, write_events
 from troupe_orchestrator.training.listener import NOBODY, RunListener
 
 

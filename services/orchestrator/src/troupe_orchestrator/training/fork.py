@@ -22,7 +22,7 @@ from troupe_contracts.errors import FailedPrecondition
 
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, last_step, plan_step
-from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store import steps
 from troupe_orchestrator.store.batches import (
     BatchCollectedError,
     BatchRecord,
@@ -30,8 +30,10 @@ from troupe_orchestrator.store.batches import (
     first_collected,
     updated_policies,
 )
+from troupe_orchestrator.store.checkpoints import list_checkpoints, record_checkpoint
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import RunRecord
+from troupe_orchestrator.store.runs import RunRecord, get_run
+from troupe_orchestrator.store.step_outcomes import metrics_of_steps, queue_after, stage_ends
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.plateau import first_of_stage, validated
@@ -110,7 +112,7 @@ async def fork_of(
     start = 0 if began is None or began.fork is None else began.fork.step
     possible = await forkable_of(database, parent.run_id, start)
     if step not in possible:
-        committed = max(start, await store.committed_steps(database, parent.run_id))
+        committed = max(start, await steps.committed_steps(database, parent.run_id))
         why = (
             f"has committed {committed} steps"
             if step > committed
@@ -125,7 +127,7 @@ async def fork_of(
     grandparent = None if began is None else began.fork
     reason = _tasks_differ(parent_config, config, began, data)
     continued = "stages" not in given
-    ended = tuple(end for end in await store.stage_ends(database, parent.run_id) if end <= step)
+    ended = tuple(end for end in await stage_ends(database, parent.run_id) if end <= step)
     if not continued:
         plan_start, before_plan = step, _trained_at(parent_config, grandparent, step, start, ended)
     elif grandparent is not None:
@@ -161,7 +163,7 @@ async def _in_its_stage(
     updated = await updated_policies(database, parent, first, fork.step)
     # Read by the rule that ends a stage early, where it has one.
     ends_early = plan.until is not None
-    successes = validated(await store.metrics_of_steps(database, parent, first, fork.step)) if ends_early else []
+    successes = validated(await metrics_of_steps(database, parent, first, fork.step)) if ends_early else []
     inherits = grandparent is not None and first <= grandparent.step
     earlier = grandparent if inherits else None
     return replace(
@@ -190,7 +192,7 @@ def _tasks_differ(parent: RunConfig, config: RunConfig, began: RunOrigin | None,
 async def _queue_after(
     database: Database, parent: RunRecord, step: int, fork: Fork | None, seed: int
 ) -> dict[str, Any]:
-    queue = await store.queue_after(database, parent.run_id, step)
+    queue = await queue_after(database, parent.run_id, step)
     if queue is not None:
         return queue
     return fork.queue if fork is not None and fork.queue is not None else TaskQueue(seed).to_json()
@@ -198,10 +200,10 @@ async def _queue_after(
 
 async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:
     """Steps after which a run can be forked, by what the store lists of it."""
-    checkpoints = {step for step, _ in await store.list_checkpoints(database, run_id)}
+    checkpoints = {step for step, _ in await list_checkpoints(database, run_id)}
     # A run that is no fork starts from the learner's model folder, which is there as long as the learner is.
     origins = {0} if start == 0 else set()
-    committed = max(start, await store.committed_steps(database, run_id))
+    committed = max(start, await steps.committed_steps(database, run_id))
     gone = {step: await first_collected(database, run_id, step) for step in checkpoints | origins}
     return forkable_steps(start, committed, gone)
 
@@ -215,17 +217,17 @@ async def prepare_base(
         LearnerError: a learner could not load, replay or save.
         BatchCollectedError: a batch of the parent is gone.
     """
-    recorded = dict(await store.list_checkpoints(database, run_id)).get(fork.step)
-    if recorded is None and await store.last_step(database, run_id) is None:
+    recorded = dict(await list_checkpoints(database, run_id)).get(fork.step)
+    if recorded is None and await steps.last_step(database, run_id) is None:
         recorded = {policy.policy_id: await _base_of(database, folder, fork, policy) for policy in policies}
-        await store.record_checkpoint(database, run_id, fork.step, recorded)
+        await record_checkpoint(database, run_id, fork.step, recorded)
     return {policy_id: saved["uri"] for policy_id, saved in (recorded or {}).items()}
 
 
 async def inherit_held(database: Database, run_folder: Path, fork: Fork, config: RunConfig) -> None:
     """Give a fork in the middle of a stage the sequences by which its parent measures the drift of the other role in it."""
     first = first_of_stage(plan_of(config, fork, fork.step + 1))
-    parent = await store.get_run(database, fork.parent)
+    parent = await get_run(database, fork.parent)
     if first <= fork.step and parent is not None:
         held = StepFolders(Path(parent.folder)).of(first) / HELD
         await asyncio.to_thread(_copied, held, StepFolders(run_folder).of(first) / HELD)
@@ -264,10 +266,10 @@ async def _way_to(database: Database, fork: Fork, policy_id: str) -> tuple[str, 
         BatchCollectedError: what leads there was collected while the fork waited.
     """
     checkpoint, source = 0, ""
-    for step, manifest in await store.list_checkpoints(database, fork.parent):
+    for step, manifest in await list_checkpoints(database, fork.parent):
         if checkpoint <= step <= fork.step:
             checkpoint, source = step, manifest[policy_id]["uri"]
-    parent = await store.get_run(database, fork.parent)
+    parent = await get_run(database, fork.parent)
     began = None if parent is None else origin_of(parent.provenance)
     if not source and began is not None and began.fork is not None:
         raise BatchCollectedError(

@@ -14,8 +14,8 @@ import structlog
 from troupe.v1 import learner_pb2
 from troupe_contracts.errors import describe
 
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import BatchRecord, get_batch, sealed_digests
+from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch
 from troupe_orchestrator.training.learner import ContradictionError, LearnerDiskFullError, LearnerError
@@ -63,7 +63,7 @@ class Learning:
         """The policy's checkpoints on record."""
         return tuple(
             Saved(manifest[policy_id]["update"], manifest[policy_id]["uri"])
-            for _, manifest in await store.list_checkpoints(self._database, self._run_id)
+            for _, manifest in await list_checkpoints(self._database, self._run_id)
         )
 
     async def look(self, policy: Policy) -> learner_pb2.LearnerInfo:

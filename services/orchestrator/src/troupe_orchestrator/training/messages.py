@@ -9,9 +9,12 @@ from troupe.v1 import training_pb2
 
 from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.drops import list_drops
+from troupe_orchestrator.store.run_events import newest_events
 from troupe_orchestrator.store.runs import RunRecord
+from troupe_orchestrator.store.step_outcomes import stage_ends, step_metrics
 from troupe_orchestrator.store.summaries import RunSummary
 from troupe_orchestrator.training.fork import forkable_of, last_step_of, plan_of, ranges
 from troupe_orchestrator.training.inputs import parse
@@ -60,15 +63,15 @@ async def detailed_run_message(database: Database, summary: RunSummary) -> train
     run_id = summary.run.run_id
     began = origin_of(summary.run.provenance)
     start = 0 if began is None or began.fork is None else began.fork.step
-    ended = await store.stage_ends(database, run_id)
+    ended = await stage_ends(database, run_id)
     plan = await asyncio.to_thread(_next_plan, summary.run, began, message.committed_steps, ended)
     if plan is not None:
         message.stage, message.trains = plan.stage, plan.trains.value
     if message.committed_steps:
-        message.last_metrics.update(await store.step_metrics(database, run_id, message.committed_steps))
+        message.last_metrics.update(await step_metrics(database, run_id, message.committed_steps))
     message.quarantined_tasks.extend(
         training_pb2.QuarantinedTask(task_id=drop.task_id, reason=drop.reason, drops=drop.count)
-        for drop in await store.list_drops(database, run_id)
+        for drop in await list_drops(database, run_id)
         if drop.quarantined
     )
     best = await best_validation(database, run_id)
@@ -80,9 +83,9 @@ async def detailed_run_message(database: Database, summary: RunSummary) -> train
             uris={policy: saved["uri"] for policy, saved in manifest.items()},
             best=best is not None and best.step == step,
         )
-        for step, manifest in await store.list_checkpoints(database, run_id)
+        for step, manifest in await list_checkpoints(database, run_id)
     )
-    events = await store.newest_events(database, run_id, _EVENTS_READ)
+    events = await newest_events(database, run_id, _EVENTS_READ)
     message.recent_events.extend(await asyncio.to_thread(_shown, events))
     message.forkable_steps = ranges(await forkable_of(database, run_id, start))
     return message

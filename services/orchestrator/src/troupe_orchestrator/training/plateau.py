@@ -10,8 +10,8 @@ from troupe.v1 import training_pb2
 
 from troupe_orchestrator.run_config import Plateau
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.step_outcomes import metrics_of_steps
 from troupe_orchestrator.training.record import Fork
 
 
@@ -44,7 +44,7 @@ async def stage_end(
         return None
     first = first_of_stage(plan)
     before = fork.validated if fork is not None and first <= fork.step else ()
-    committed = await store.metrics_of_steps(database, run_id, first, plan.step - 1)
+    committed = await metrics_of_steps(database, run_id, first, plan.step - 1)
     successes = [*before, *validated([*committed, metrics])]
     if not has_plateaued(plan.until, plan.step_in_stage, successes):
         return None

@@ -18,7 +18,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from troupe_orchestrator.store.runs import StepState
+from troupe_orchestrator.store.steps import StepState
 
 
 class Work(Enum):

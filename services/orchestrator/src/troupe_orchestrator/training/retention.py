@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from troupe_orchestrator.run_config import RunConfig
-from troupe_orchestrator.store import runs as store
+from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.retained import forget_files, listed_files
 
@@ -85,7 +85,7 @@ async def collect(database: Database, run_id: str, committed: int, config: RunCo
     """Remove what the rule lets go, after a committed step."""
     # Without a checkpoint a replay needs all.
     keeps_all = config.retention.batches == "all"
-    manifests = [] if keeps_all else [manifest for _, manifest in await store.list_checkpoints(database, run_id)]
+    manifests = [] if keeps_all else [manifest for _, manifest in await list_checkpoints(database, run_id)]
     trees = None if config.retention.trees == "all" else config.retention.trees
     rule = collectable(committed, manifests, config.checkpoint.keep, trees)
     gone = await forget_files(database, run_id, rule.trees_until, rule.batches_until)

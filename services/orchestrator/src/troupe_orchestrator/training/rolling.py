@@ -22,11 +22,12 @@ from troupe_orchestrator.rollout.task import Services, TaskDroppedError, roll_ta
 from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.batches import BatchRecord, last_update, updated_policies
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.drops import DropRecord, list_drops, quarantined_tasks
 from troupe_orchestrator.store.executions import TreeFile
-from troupe_orchestrator.store.runs import DropRecord, StepRecord, StepState
+from troupe_orchestrator.store.journal import forget_groups, journal_group, journalled_groups
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
 from troupe_orchestrator.store.trees import execution_ids, read_trees, write_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import write_batch
@@ -83,11 +84,11 @@ class Rolling:
         Raises:
             NoTasksError: nothing is left to draw.
         """
-        quarantined = await store.quarantined_tasks(self.database, self.run_id)
+        quarantined = await quarantined_tasks(self.database, self.run_id)
         # Off the loop: an epoch's order is a hash of every task.
         count = self.config.rollout.tasks_per_step
         drawn, queue = await asyncio.to_thread(draw, queue, count, tuple(self.tasks), quarantined)
-        await store.begin_step(
+        await begin_step(
             self.database,
             StepRecord(
                 run_id=self.run_id,
@@ -143,7 +144,7 @@ class Rolling:
         )
         listed = TreeFile(str(self._file(folder, "trees")), execution_ids(trees))
         async with self.events.storing(record.step, *map(_condition, drops)) as events:
-            await store.advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
+            await advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
         # The journal has served: its trees are in the step's file.
         await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)
 
@@ -179,16 +180,16 @@ class Rolling:
 
     async def _journalled(self, record: StepRecord, versions: Mapping[str, str]) -> dict[str, Tree]:
         """Groups that an earlier loop finished, where they were rolled out by the current weights."""
-        journal = await store.journalled_groups(self.database, self.run_id, record.step)
+        journal = await journalled_groups(self.database, self.run_id, record.step)
         if any(group_versions != versions for _, group_versions in journal.values()):
-            await store.forget_groups(self.database, self.run_id, record.step)
+            await forget_groups(self.database, self.run_id, record.step)
             return {}
         return {task_id: (await asyncio.to_thread(read_trees, Path(file)))[0] for task_id, (file, _) in journal.items()}
 
     async def _journal(self, step: int, task_id: str, tree: Tree, versions: Mapping[str, str]) -> None:
         file = self._file(self.folders.of(step) / "groups", tree.root.id)
         await asyncio.to_thread(write_trees, file, [tree])
-        await store.journal_group(self.database, self.run_id, step, task_id, str(file), dict(versions))
+        await journal_group(self.database, self.run_id, step, task_id, str(file), dict(versions))
 
     def _file(self, folder: Path, name: str) -> Path:
         """A file that only this orchestrator writes: one that lost the store meanwhile has another token."""
@@ -196,7 +197,7 @@ class Rolling:
 
     async def _count(self, dropped: Sequence[TaskDroppedError]) -> list[DropRecord]:
         """The drops of a step, counted on."""
-        known = {drop.task_id: drop.count for drop in await store.list_drops(self.database, self.run_id)}
+        known = {drop.task_id: drop.count for drop in await list_drops(self.database, self.run_id)}
         limit = self.config.rollout.quarantine_after
         return [
             DropRecord(drop.task_id, count, count >= limit, str(drop.fault))

@@ -24,10 +24,10 @@ from troupe_orchestrator.rollout.task import Services
 from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
 from troupe_orchestrator.store.loans import forget_loan
-from troupe_orchestrator.store.runs import StepRecord, StepState
+from troupe_orchestrator.store.step_outcomes import stage_ends
+from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, last_step
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.checkpoints import save_checkpoint
 from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics, Violation, finite
@@ -171,8 +171,8 @@ class RunLoop:
             bases = await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
             self._learning = Learning(self._database, self._run_id, bases)
             await inherit_held(self._database, self._folder, self._fork, self._config)
-        self._stages_ended = await store.stage_ends(self._database, self._run_id)
-        newest = await store.last_step(self._database, self._run_id)
+        self._stages_ended = await stage_ends(self._database, self._run_id)
+        newest = await last_step(self._database, self._run_id)
         if newest is not None:
             self._watch = ConditionWatch(self._config.conditions, newest.watch)
             if newest.state is StepState.COMMITTED:
@@ -189,7 +189,7 @@ class RunLoop:
                 if not self._opened:
                     await self._open()
                     self._opened = True
-                record = await store.last_step(self._database, self._run_id)
+                record = await last_step(self._database, self._run_id)
                 newest = self._start if record is None else record.step
                 with log.bound(run=self._run_id, step=newest, trace=log.new_trace()):
                     action, policy_id = await self._next(record)
@@ -275,7 +275,7 @@ class RunLoop:
             metrics["seconds_update"] += applied.seconds
         metrics |= await self._drift(plan)
         trained = replace(record, versions=versions, metrics=metrics)
-        await store.advance_step(self._database, trained, StepState.TRAINED)
+        await advance_step(self._database, trained, StepState.TRAINED)
         self._applied.clear()
 
     async def _drift(self, plan: StepPlan) -> dict[str, float]:
@@ -324,7 +324,7 @@ class RunLoop:
         # A learner that was replaced meanwhile came to the same weights by replay, under a lineage of its own.
         served = {batch.policy_id: await _version(self._policies[batch.policy_id]) for batch in record.batches}
         synced = replace(record, versions=record.versions | served, metrics=metrics)
-        await store.advance_step(self._database, synced, StepState.SYNCED)
+        await advance_step(self._database, synced, StepState.SYNCED)
         self._synced.clear()
 
     async def _commit(self, record: StepRecord, plan: StepPlan) -> None:
@@ -351,7 +351,7 @@ class RunLoop:
             conditions.append(plateau)
         # With the step, so that a restart that pauses the run has told why.
         async with self._events.storing(record.step, *validated.events, told, *conditions) as events:
-            await store.advance_step(self._database, committed, StepState.COMMITTED, events)
+            await advance_step(self._database, committed, StepState.COMMITTED, events)
         if plateau is not None:
             self._stages_ended = (*self._stages_ended, record.step)
 

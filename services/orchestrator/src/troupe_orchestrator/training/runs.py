@@ -20,9 +20,9 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFoun
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.run_config import RunConfig, dump_run_config
-from troupe_orchestrator.store import runs as store
 from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
-from troupe_orchestrator.store.runs import RunRecord, RunState
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, runs_in_state, set_run_state
+from troupe_orchestrator.store.steps import committed_steps, last_step
 from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.fork import fork_of
@@ -133,7 +133,7 @@ class Runs:
 
     async def _create(self, run_id: str, config: RunConfig, fork: Fork | None, queue: bool) -> RunRecord:
         effective = dump_run_config(config)
-        existing = await store.get_run(self._database, run_id)
+        existing = await get_run(self._database, run_id)
         if existing is not None:
             before = origin_of(existing.provenance)
             if existing.config != effective or (before is not None and before.fork != fork):
@@ -161,7 +161,7 @@ class Runs:
             ended_at=None,
             provenance=begins.to_json(),
         )
-        await store.create_run(self._database, record, record.provenance)
+        await create_run(self._database, record, record.provenance)
         if holder is None:
             await self._launch(record, config, data)
         return record
@@ -192,7 +192,7 @@ class Runs:
         Raises:
             NotFound: there is none with this id.
         """
-        record = await store.get_run(self._database, run_id)
+        record = await get_run(self._database, run_id)
         if record is None:
             raise NotFound("run", run_id)
         return record
@@ -223,7 +223,7 @@ class Runs:
             config = parse(record.config)
             data = await same_data(record, config)
             # On record, since an orchestrator that is killed now goes on without asking again.
-            acknowledged = await store.committed_steps(self._database, run_id)
+            acknowledged = await committed_steps(self._database, run_id)
             await self._set_state(run_id, RunState.RUNNING, "", acknowledged, generation)
             await self._tell_changes(record, config, data)
             await self._launch(await self.get(run_id), config, data)
@@ -258,7 +258,7 @@ class Runs:
     async def tell(self, condition: training_pb2.Condition) -> None:
         """Put a condition that is not of its own making into the events of the run that is under way."""
         for run_id in list(self._active):
-            record = await store.last_step(self._database, run_id)
+            record = await last_step(self._database, run_id)
             events = await self.events(run_id)
             await events.append(0 if record is None else record.step, condition)
 
@@ -306,7 +306,7 @@ class Runs:
 
     async def _start_what_is_to_run(self) -> None:
         """Start what is on record as running, or else the first that is queued."""
-        for record in await store.runs_in_state(self._database, RunState.RUNNING):
+        for record in await runs_in_state(self._database, RunState.RUNNING):
             if record.run_id in self._active:
                 continue
             if self._active:
@@ -321,7 +321,7 @@ class Runs:
 
     async def _start_queued(self) -> None:
         """Start the oldest queued run, or the next one that can be, if the policies are free."""
-        for record in await store.runs_in_state(self._database, RunState.QUEUED):
+        for record in await runs_in_state(self._database, RunState.QUEUED):
             if self._active:
                 return
             await self._set_state(record.run_id, RunState.RUNNING, "")
@@ -344,7 +344,7 @@ class Runs:
         told = await what_changed(record, config, data, require(self._engines))
         if told is not None:
             events = await self.events(record.run_id)
-            await events.append(await store.committed_steps(self._database, record.run_id), told)
+            await events.append(await committed_steps(self._database, record.run_id), told)
 
     async def _launch(self, record: RunRecord, config: RunConfig, data: TrainingData) -> None:
         engines = require(self._engines)
@@ -471,7 +471,7 @@ class Runs:
                 state, reason = stopping
             try:
                 if condition is not None:
-                    step = await store.committed_steps(self._database, run_id)
+                    step = await committed_steps(self._database, run_id)
                     await (await self.events(run_id)).append(step, condition)
                     condition = None
                 return await self._set_state(run_id, state, reason)
@@ -487,8 +487,8 @@ class Runs:
         acknowledged_step: int | None = None,
         generation: int | None = None,
     ) -> None:
-        await store.set_run_state(self._database, run_id, state, reason, acknowledged_step, generation)
-        step = await store.committed_steps(self._database, run_id)
+        await set_run_state(self._database, run_id, state, reason, acknowledged_step, generation)
+        step = await committed_steps(self._database, run_id)
         number = training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}")
         events = await self.events(run_id)
         if state is RunState.RUNNING:
