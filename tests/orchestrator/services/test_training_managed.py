@@ -14,7 +14,7 @@ from troupe_orchestrator.store.outages import Outage
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
 from troupe_orchestrator.training import weights
 from troupe_orchestrator.training.plan import step_bounds
-from troupe_orchestrator.training.runs import Runs
+from troupe_orchestrator.training.run_records import RunRecords
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -128,7 +128,7 @@ async def test_a_run_that_is_cancelled_while_its_end_waits_for_the_store_is_canc
     monkeypatch.setattr(weights, "_bring_up", refuses)
     async with open_world(learner=True) as world:
         with monkeypatch.context() as patched:
-            patched.setattr("troupe_orchestrator.training.runs.set_run_state", away)
+            patched.setattr("troupe_orchestrator.training.run_records.set_run_state", away)
             await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
             await asyncio.wait_for(tried.wait(), 30)
             cancelling = asyncio.ensure_future(world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run")))
@@ -165,7 +165,7 @@ async def test_who_opens_the_events_of_a_run_at_once_gets_the_same(tmp_path) -> 
     database = await Database.open(f"sqlite:///{tmp_path}/troupe.db", 30.0)
     record = RunRecord("run", RunState.QUEUED, "", "", 1, str(tmp_path), 1.0, None)
     await create_run(database, record, {})
-    runs = Runs(database, tmp_path, None, asyncio.Lock(), None, 0.0)  # type: ignore[arg-type]  # neither is asked
+    runs = RunRecords(database)
     # A connection for each, so that neither waits for one.
     await asyncio.gather(runs.get("run"), runs.get("run"))
     first, second = await asyncio.gather(runs.events("run"), runs.events("run"))

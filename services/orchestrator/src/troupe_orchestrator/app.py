@@ -28,6 +28,8 @@ from troupe_orchestrator.run_config import RunConfig, ServingConfig, parse_confi
 from troupe_orchestrator.settings import OrchestratorSettings
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.listener import Everyone, RunListener
+from troupe_orchestrator.training.run_queue import RunQueue
+from troupe_orchestrator.training.run_records import RunRecords
 from troupe_orchestrator.training.runs import Runs
 from troupe_orchestrator.training.service import TrainingServicer
 from troupe_orchestrator.training.weights import know_way_back
@@ -49,6 +51,7 @@ class Orchestrator:
 
     database: Database
     engines: Engines | None
+    records: RunRecords
     runs: Runs
     jobs: EvalJobs
     serving: ServingConfig
@@ -56,7 +59,7 @@ class Orchestrator:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the three services."""
-        training = TrainingServicer(self.runs, self.database, self.steering)
+        training = TrainingServicer(self.runs, self.records, self.database, self.steering)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)
         evaluation = EvaluationServicer(self.jobs, self.database, self.steering)
         evaluation_pb2_grpc.add_EvaluationServicer_to_server(evaluation, server)
@@ -94,17 +97,19 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         deployment = await _deployment(settings, engines)
         objects = await _custom_resources(settings, engines, database)
         listeners: tuple[RunListener, ...] = (metrics, *(each for each in (deployment, objects) if each is not None))
-        runs = Runs(
-            database, settings.data_dir, engines, boundary, jobs, settings.patience_seconds, Everyone(listeners)
-        )
-        stack.push_async_callback(runs.close)
+        everyone = Everyone(listeners)
+        records = RunRecords(database, everyone)
+        stack.push_async_callback(records.close)
+        queue = RunQueue(database, records, engines, boundary, jobs, settings.patience_seconds, everyone)
+        stack.push_async_callback(queue.close)
+        runs = Runs(database, settings.data_dir, engines, jobs, records, queue)
         if deployment is not None:
             stack.push_async_callback(deployment.close)
-            deployment.tell_notices(runs.tell)
-            runs.on_start(deployment.in_force)
+            deployment.tell_notices(queue.tell)
+            queue.on_start(deployment.in_force)
         if engines is not None:
-            await runs.resume_interrupted()
-            if deployment is not None and not runs.under_way:
+            await queue.resume_interrupted()
+            if deployment is not None and not queue.under_way:
                 deployment.idle()
             await jobs.resume_interrupted()
         if objects is not None:
@@ -112,7 +117,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
             await objects.start((RunsBehindObjects(runs, database), JobsBehindObjects(jobs, database)))
             stack.push_async_callback(objects.close)
         steering: Steering = CallsSteer() if objects is None else ObjectsSteer(database)
-        yield Orchestrator(database, engines, runs, jobs, serving, steering)
+        yield Orchestrator(database, engines, records, runs, jobs, serving, steering)
 
 
 async def _know_ways_back(engines: Engines, database: Database) -> None:

@@ -1,4 +1,4 @@
-"""The Training service: a thin shell over `Runs`."""
+"""The Training service: a thin shell over `Runs` and what is on record."""
 
 from collections.abc import AsyncIterator
 
@@ -15,6 +15,7 @@ from troupe_orchestrator.store.summaries import get_summary, list_summaries
 from troupe_orchestrator.traces import trace_execution
 from troupe_orchestrator.training.messages import detailed_run_message, run_message
 from troupe_orchestrator.training.plan import description_of
+from troupe_orchestrator.training.run_records import RunRecords
 from troupe_orchestrator.training.runs import Runs
 
 _MAX_PAGE = 1000
@@ -23,8 +24,9 @@ _MAX_PAGE = 1000
 class TrainingServicer(training_pb2_grpc.TrainingServicer):
     """Serves troupe.v1.Training."""
 
-    def __init__(self, runs: Runs, database: Database, steering: Steering) -> None:
+    def __init__(self, runs: Runs, records: RunRecords, database: Database, steering: Steering) -> None:
         self._runs = runs
+        self._records = records
         self._database = database
         self._steering = steering
 
@@ -71,7 +73,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
     async def WatchRun(
         self, request: training_pb2.WatchRunRequest, context: Context
     ) -> AsyncIterator[training_pb2.RunEvent]:
-        events = await self._runs.events(required(request.run_id, "run_id"))
+        events = await self._records.events(required(request.run_id, "run_id"))
         async for event in events.watch(request.after_event_id):
             yield event
 
