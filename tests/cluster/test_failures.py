@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, installed
+from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, Variant, installed, varied
 from deployed.runs import ClusterRun, begun, running
 from rendered.kubectl import kubectl
+from rendered.overlays import render_folder
 
 API_AWAY = os.environ.get("TROUPE_TEST_API_AWAY", "")
 """A command of the shell; it returns when the API server is back. Any cluster has another."""
@@ -124,13 +125,17 @@ async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: 
         time.sleep(15)
         scale("executor", 1)
 
-    async with running(installation, steps=6) as run:
-        await run.survives("executor: scaled to 0, back after 15 s", none_for_a_while)
-        assert any(condition.startswith("NoExecutors") for condition in await run.conditions())
-        await run.survives("executor: scaled to 3", partial(scale, "executor", 3))
-        await run.survives("executor: scaled to 1", partial(scale, "executor", 1))
-        await run.finish()
-        await no_turn_failed(run)
+    small = render_folder(Path(OVERLAY))
+    (container,) = small.one("Deployment", "executor")["spec"]["template"]["spec"]["containers"]
+    container["resources"]["requests"]["cpu"] = "100m"  # three of them are to fit on a node of two cores
+    with varied(installation, small, Variant()):
+        async with running(installation, steps=6) as run:
+            await run.survives("executor: scaled to 0, back after 15 s", none_for_a_while)
+            assert any(condition.startswith("NoExecutors") for condition in await run.conditions())
+            await run.survives("executor: scaled to 3", partial(scale, "executor", 3))
+            await run.survives("executor: scaled to 1", partial(scale, "executor", 1))
+            await run.finish()
+            await no_turn_failed(run)
 
 
 @pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator"])
