@@ -7,13 +7,22 @@ import sys
 from pathlib import Path
 
 from .attack import PROFILES, Attack, Verdict
-from .escape import ESCAPE
+from .clocks import CLOCKS
+from .files_outside import FILES_OUTSIDE
 from .integrity import INTEGRITY
+from .kernel_parts import KERNEL_PARTS
+from .memory import MEMORY
+from .native_code import NATIVE_CODE
+from .other_processes import OTHER_PROCESSES
+from .output import OUTPUT
 from .protocol import PROTOCOL
-from .resources import RESOURCES
+from .sockets import SOCKETS
+from .spawning import SPAWNING
 
+RESOURCES = (*SPAWNING, *MEMORY, *OUTPUT, *CLOCKS)
+ESCAPES = (*OTHER_PROCESSES, *SOCKETS, *FILES_OUTSIDE, *KERNEL_PARTS, *NATIVE_CODE)
 ATTACKS: tuple[Attack, ...] = tuple(
-    sorted((*RESOURCES, *ESCAPE, *INTEGRITY, *PROTOCOL), key=lambda attack: attack.number)
+    sorted((*RESOURCES, *ESCAPES, *INTEGRITY, *PROTOCOL), key=lambda attack: attack.number)
 )
 # The catalogue's numbers; 78 is a list of outputs rather than a program.
 NUMBERS = range(1, 82)
