@@ -129,13 +129,16 @@ async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: 
     (container,) = small.one("Deployment", "executor")["spec"]["template"]["spec"]["containers"]
     container["resources"]["requests"]["cpu"] = "100m"  # three of them are to fit on a node of two cores
     with varied(installation, small, Variant()):
-        async with running(installation, steps=6) as run:
+        async with running(installation, steps=8) as run:
             await run.survives("executor: scaled to 0, back after 15 s", none_for_a_while)
             assert any(condition.startswith("NoExecutors") for condition in await run.conditions())
-            await run.survives("executor: scaled to 3", partial(scale, "executor", 3))
-            await run.survives("executor: scaled to 1", partial(scale, "executor", 1))
             await run.finish()
             await no_turn_failed(run)
+        for replicas in (3, 1):
+            async with running(installation, steps=8) as run:
+                await run.survives(f"executor: scaled to {replicas}", partial(scale, "executor", replicas))
+                await run.finish()
+                await no_turn_failed(run)
 
 
 @pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator"])

@@ -51,13 +51,13 @@ async def test_a_learner_of_two_pods_trains_on_when_either_dies(
     alike = Variant(learner={"engine": "deepspeed", "ranks": 2, "settings": {"zero_stage": zero_stage}})
     with varied(installation, manifests, alike):
         assert "2 nodes" in (await installation.learner()).engine
-        async with running(installation, steps=12) as run:
-            for pod in ("learner-1", "learner-0"):
-                kill = partial(
-                    kubectl, "-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"
-                )
+        for pod in ("learner-1", "learner-0"):
+            kill = partial(
+                kubectl, "-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"
+            )
+            async with running(installation, steps=8) as run:
                 await run.survives(f"{pod} of two killed, ZeRO-{zero_stage}", kill, "sealed", ended="learner")
-            await run.finish()
+                await run.finish()
 
 
 def issued(manifests: Manifests, authority: Authority) -> Manifests:

@@ -41,6 +41,7 @@ class ClusterRun:
             if step.number > after and step.state in states and (step.state != "rolling" or step.groups):
                 return step
             self._expect_running()
+            assert self.record.run_state()[0] not in _ENDED, f"the run ended before a step came to {states}: {step}"
             assert time.monotonic() < deadline, f"no step came to {states}: {step}"
             await asyncio.sleep(_POLL_SECONDS)
 
