@@ -190,7 +190,7 @@ async def test_a_node_is_drained_and_comes_back(installation: Installation) -> N
     not API_AWAY, reason="TROUPE_TEST_API_AWAY is no command that takes the API server away for a while"
 )
 async def test_training_goes_on_while_the_api_server_is_away(installation: Installation) -> None:
-    async with running(installation, steps=40) as run:
+    async with running(installation, steps=400) as run:  # more than there is time for
         before = (await run.at("rolling")).number
         await asyncio.to_thread(subprocess.run, API_AWAY, shell=True, check=True)
         assert run.record.committed() > before + 1
