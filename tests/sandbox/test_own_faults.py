@@ -185,6 +185,50 @@ def test_without_processes_a_fork_is_tried_again_and_then_reported(launch, tmp_p
         assert server.stop() == 0
 
 
+# Near a whole second of CPU time, where a program might have set itself a limit, or has set itself one further on.
+NEAR_A_SECOND = "while time.process_time() < 0.98: pass\ntime.sleep(60)"
+KILLED_NEAR_A_SECOND = [
+    f"import time\n{NEAR_A_SECOND}",
+    f"import resource, time\nresource.setrlimit(resource.RLIMIT_CPU, (2, 2))\n{NEAR_A_SECOND}",
+]
+
+
+def has_computed(program):
+    """For nearly a second, all its threads together."""
+    with suppress(OSError):
+        return time.clock_gettime(~program << 3 | 2) > 0.98
+    return False
+
+
+@pytest.mark.parametrize("program", KILLED_NEAR_A_SECOND)
+def test_a_kill_from_outside_is_a_fault_also_where_the_cpu_time_is_a_whole_second(server, program):
+    calls = {
+        "a case alone": lambda: server.stub.RunTests(job(program), timeout=60),
+        "one of two cases": lambda: server.stub.RunTests(stdin_tests(program, ("", "1"), ("", "1")), timeout=60),
+        "a script": lambda: server.stub.RunWorkflow(iter([server.start_message(program)]), timeout=60),
+    }
+    zygotes = server.children()
+    for what, call in calls.items():
+        with ThreadPoolExecutor(1) as waiter:
+            ended = waiter.submit(failure, call())
+            wait_until(lambda: any(map(has_computed, server.children() - zygotes)), f"{what} computes")
+            for found in filter(has_computed, server.children() - zygotes):
+                os.kill(found, signal.SIGKILL)
+        assert fault(ended.result()) == (grpc.StatusCode.INTERNAL, "KILLED", "true"), what
+        wait_until(lambda: server.children() <= zygotes, f"{what}: nothing is left")
+
+
+def test_a_program_that_reaches_a_cpu_limit_of_its_own_has_a_verdict_of_its_own_doing(server):
+    program = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass"
+    for request in (job(program), stdin_tests(program, ("", "1"), ("", "1"))):
+        results, _ = server.run_tests(request)
+        assert {result.verdict for result in results.values()} == {Verdict.VERDICT_RUNTIME_ERROR}
+        assert all("signal 9" in result.detail for result in results.values())
+    outcome = server.run_workflow(program).outcome
+    assert outcome.verdict == Verdict.VERDICT_RUNTIME_ERROR
+    assert "signal 9" in outcome.error
+
+
 @pytest.mark.parametrize("profile", ["full", "pod"])
 def test_a_program_that_somebody_outside_kills_is_a_fault_that_can_be_retried(launch, tmp_path, profile):
     server = launch(tmp_path, profile=profile)

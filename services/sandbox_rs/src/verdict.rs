@@ -177,20 +177,12 @@ pub struct ResourceUse {
 pub const EXIT_ASSERTION: i32 = 112;
 pub const EXIT_MEMORY: i32 = 113;
 
-/// Whether an exit may be the doing of somebody outside: the supervisor ended nothing, the CPU limit was not reached,
-/// and no process of the program has sent itself the signal (which goes past the supervisor).
-pub fn may_be_from_outside(exit: Exit, cpu: Duration, cpu_limit: Duration, own_signal: bool) -> bool {
-    exit == Exit::Signal(libc::SIGKILL) && cpu < cpu_limit && !own_signal
+/// Whether an exit is the doing of somebody outside: the supervisor ended nothing, the CPU limit was not reached, and it
+/// is not the program's own doing: none of its processes has sent itself the signal (which goes past the supervisor), and
+/// it was not at a limit of CPU time that it had set for itself.
+pub fn is_from_outside(exit: Exit, cpu: Duration, cpu_limit: Duration, own_doing: bool) -> bool {
+    exit == Exit::Signal(libc::SIGKILL) && cpu < cpu_limit && !own_doing
 }
-
-/// Whether a program that used `cpu` may have ended at a limit that it had set for itself: those are whole seconds.
-pub fn may_be_own_limit(cpu: Duration) -> bool {
-    let whole = (cpu.as_millis() + 500) / 1000;
-    whole > 0 && cpu.as_millis().abs_diff(whole * 1000) <= AROUND_A_LIMIT
-}
-
-/// Milliseconds by which the time that the kernel tells of differs from the limit at which it ended a process.
-const AROUND_A_LIMIT: u128 = 150;
 
 /// What the filter kills at once, without asking.
 const KILLED_BY_FILTER: &str = "a system call of another architecture, or one that the container runtime's filter answers first, so that it has no name";
@@ -271,20 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_that_nobody_here_caused_may_be_from_outside() {
+    fn a_kill_that_nobody_here_caused_is_from_outside_whatever_the_time() {
         let kill = Exit::Signal(libc::SIGKILL);
-        assert!(may_be_from_outside(kill, Duration::ZERO, SECOND, false));
-        assert!(!may_be_from_outside(kill, SECOND, SECOND, false));
-        assert!(!may_be_from_outside(kill, Duration::ZERO, SECOND, true));
-        assert!(!may_be_from_outside(Exit::Signal(libc::SIGSEGV), Duration::ZERO, SECOND, false));
-    }
-
-    #[test]
-    fn a_programs_own_limit_is_a_whole_number_of_seconds() {
-        for milliseconds in [960, 1000, 1040, 2000] {
-            assert!(may_be_own_limit(Duration::from_millis(milliseconds)));
+        for milliseconds in [0, 960, 1000, 1040, 1500, 2000] {
+            assert!(is_from_outside(kill, Duration::from_millis(milliseconds), SECOND * 4, false));
         }
-        assert!(!may_be_own_limit(Duration::ZERO) && !may_be_own_limit(SECOND / 2 * 3));
+        assert!(!is_from_outside(kill, SECOND, SECOND, false));
+        assert!(!is_from_outside(kill, Duration::ZERO, SECOND, true));
+        assert!(!is_from_outside(Exit::Signal(libc::SIGSEGV), Duration::ZERO, SECOND, false));
     }
 
     #[test]

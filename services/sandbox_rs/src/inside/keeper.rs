@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::wire::Report;
+use crate::layers::process::is_at_cpu_limit;
 use crate::layers::{check, descriptors, weakened};
 
 /// A descriptor that is readable when a child has ended.
@@ -25,10 +26,10 @@ fn child_signals() -> io::Result<RawFd> {
 
 /// Keeps `program` until its end and never returns.
 pub fn keep(program: libc::pid_t, report: OwnedFd) -> ! {
-    let status = watch(program, &report).unwrap_or(None);
+    let ended = watch(program, &report).unwrap_or(None);
     end_all(program);
-    if let Some(status) = status {
-        let packet = serde_json::to_vec(&Report::Ended(status)).unwrap_or_default();
+    if let Some(ended) = ended {
+        let packet = serde_json::to_vec(&ended).unwrap_or_default();
         // A supervisor that is gone needs no answer.
         let _ = descriptors::send(report.as_fd(), &packet, &[]);
     }
@@ -36,12 +37,12 @@ pub fn keep(program: libc::pid_t, report: OwnedFd) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Waits until the program has ended (its status) or the supervisor wants it to (`None`).
-fn watch(program: libc::pid_t, report: &OwnedFd) -> io::Result<Option<libc::c_int>> {
+/// Waits until the program has ended (what is to be said of it) or the supervisor wants it to (`None`).
+fn watch(program: libc::pid_t, report: &OwnedFd) -> io::Result<Option<Report>> {
     let signals = child_signals()?;
     loop {
-        if let Some(status) = reap(program) {
-            return Ok(Some(status));
+        if let Some(ended) = reap(program) {
+            return Ok(Some(ended));
         }
         let mut watched = [
             libc::pollfd { fd: signals, events: libc::POLLIN, revents: 0 },
@@ -58,18 +59,30 @@ fn watch(program: libc::pid_t, report: &OwnedFd) -> io::Result<Option<libc::c_in
     }
 }
 
-/// Reaps whatever has ended; returns the program's status if it is among it.
-fn reap(program: libc::pid_t) -> Option<libc::c_int> {
+/// Reaps whatever has ended; says so of the program if it is among it.
+fn reap(program: libc::pid_t) -> Option<Report> {
     let mut found = None;
-    loop {
+    while let Some(child) = next_ended() {
+        // Asked before it is gone. Where the kernel did not tell, the end would be somebody's outside.
+        let at_cpu_limit = child == program && is_at_cpu_limit(child).unwrap_or(false);
         let mut status = 0;
         // SAFETY: the kernel writes one int.
-        let child = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
-        match child {
-            child if child == program => found = Some(status),
-            child if child > 0 => {}
-            _ => return found,
+        unsafe { libc::waitpid(child, &mut status, libc::__WALL) };
+        if child == program {
+            found = Some(Report::Ended { status, at_cpu_limit });
         }
+    }
+    found
+}
+
+/// A child that has ended and was not waited for.
+fn next_ended() -> Option<libc::pid_t> {
+    // SAFETY: an all-zero siginfo is valid; the kernel fills it.
+    unsafe {
+        let mut about: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let asked = libc::waitid(libc::P_ALL, 0, &mut about, options);
+        (asked == 0 && about.si_pid() != 0).then(|| about.si_pid())
     }
 }
 

@@ -99,8 +99,11 @@ pub enum Report {
     /// Every layer is in force; nothing untrusted was read yet. The seccomp listener is attached.
     Jailed,
     Failed(Failure),
-    /// From a keeper: its program ended with this status of `waitpid`.
-    Ended(i32),
+    /// From a keeper: its program ended with this status of `waitpid`, or was killed at its hard limit of CPU time.
+    Ended {
+        status: i32,
+        at_cpu_limit: bool,
+    },
 }
 
 /// The supervisor's requests to the process of a solution: one case, or all of them in one process. Attached: what becomes

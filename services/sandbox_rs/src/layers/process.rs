@@ -139,30 +139,47 @@ pub struct Reaped {
     pub exit: Exit,
     pub cpu: Duration,
     pub peak_memory_bytes: u64,
+    /// A SIGKILL came when its hard limit of CPU time was reached, which it may have lowered itself.
+    pub at_cpu_limit: bool,
 }
 
 fn duration(time: libc::timeval) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
 }
 
-/// Takes the exit status of a child that has ended; `None` if it has not.
-pub fn reap(process: BorrowedFd<'_>) -> io::Result<Option<Reaped>> {
+/// Number and exit of a child that has ended, and what it used; `None` if it has not ended. `options` are `waitid`'s.
+fn wait(process: BorrowedFd<'_>, options: libc::c_int) -> io::Result<Option<(libc::pid_t, Exit, libc::rusage)>> {
     // SAFETY: all-zero siginfo and rusage are valid; the kernel fills both.
     unsafe {
         let mut about: libc::siginfo_t = mem::zeroed();
         let mut used: libc::rusage = mem::zeroed();
-        let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+        let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | options;
         check(libc::syscall(libc::SYS_waitid, libc::P_PIDFD, process.as_raw_fd(), &mut about, options, &mut used))?;
-        if about.si_pid() == 0 {
-            return Ok(None);
-        }
         let exit = match about.si_code {
             libc::CLD_EXITED => Exit::Code(about.si_status()),
             _ => Exit::Signal(about.si_status()),
         };
-        let cpu = duration(used.ru_utime) + duration(used.ru_stime);
-        Ok(Some(Reaped { exit, cpu, peak_memory_bytes: used.ru_maxrss as u64 * 1024 }))
+        Ok((about.si_pid() != 0).then_some((about.si_pid(), exit, used)))
     }
+}
+
+/// Takes the exit status of a child that has ended; `None` if it has not.
+pub fn reap(process: BorrowedFd<'_>) -> io::Result<Option<Reaped>> {
+    let Some((number, exit, used)) = wait(process, libc::WNOWAIT)? else { return Ok(None) };
+    // Asked before it is gone.
+    let at_cpu_limit = exit == Exit::Signal(libc::SIGKILL) && is_at_cpu_limit(number)?;
+    wait(process, 0)?;
+    let cpu = duration(used.ru_utime) + duration(used.ru_stime);
+    Ok(Some(Reaped { exit, cpu, peak_memory_bytes: used.ru_maxrss as u64 * 1024, at_cpu_limit }))
+}
+
+/// Whether a process that nobody has waited for yet has used the CPU time of its hard limit. Read off the very clock that
+/// the kernel compares with the limit: what `rusage` says differs from it by a tenth of a second.
+pub fn is_at_cpu_limit(process: libc::pid_t) -> io::Result<bool> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one rlimit and takes none.
+    check(unsafe { libc::prlimit(process, libc::RLIMIT_CPU, std::ptr::null(), &mut limit) } as libc::c_long)?;
+    Ok(clock(process, CLOCK_OF_LIMITS)? >= Duration::from_secs(limit.rlim_max))
 }
 
 /// Sends SIGKILL. A process that is gone already is no error.
@@ -213,14 +230,66 @@ pub fn watch(process: libc::pid_t) -> io::Result<OwnedFd> {
     }
 }
 
+/// Which clock of a process: the ticks that it was found running at, and the scheduler's exact time.
+const CLOCK_OF_LIMITS: libc::clockid_t = 0;
+const CLOCK_OF_SCHEDULER: libc::clockid_t = 2;
+
 /// CPU time that one process, all its threads together, has used so far.
 pub fn cpu_time(process: libc::pid_t) -> io::Result<Duration> {
-    // The clock of a process, as `clock_getcpuclockid` builds its number: scheduler time of a whole group.
-    let clock = (!process << 3) | 2;
+    clock(process, CLOCK_OF_SCHEDULER)
+}
+
+fn clock(process: libc::pid_t, which: libc::clockid_t) -> io::Result<Duration> {
+    // The clock of a whole group, as `clock_getcpuclockid` builds its number.
+    let clock = (!process << 3) | which;
     // SAFETY: the kernel fills one timespec.
     unsafe {
         let mut time: libc::timespec = mem::zeroed();
         check(libc::clock_gettime(clock, &mut time) as libc::c_long)?;
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::{Child, Command};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A shell that computes for ever, under limits of its own.
+    fn busy(limits: &str) -> (Child, OwnedFd) {
+        let child = Command::new("sh").args(["-c", &format!("{limits} while :; do :; done")]).spawn().unwrap();
+        let process = watch(child.id() as libc::pid_t).unwrap();
+        (child, process)
+    }
+
+    fn wait_for(what: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !what() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_process_that_reaches_a_limit_of_its_own_has_ended_there() {
+        let (_shell, process) = busy("ulimit -t 1;");
+        wait_for(|| wait(process.as_fd(), libc::WNOWAIT).unwrap().is_some());
+        let reaped = reap(process.as_fd()).unwrap().unwrap();
+        assert_eq!((reaped.exit, reaped.at_cpu_limit), (Exit::Signal(libc::SIGKILL), true));
+    }
+
+    #[test]
+    fn a_process_that_is_killed_at_a_whole_second_has_not_ended_at_its_limit() {
+        for limits in ["", "ulimit -t 2;"] {
+            let (shell, process) = busy(limits);
+            wait_for(|| cpu_time(shell.id() as libc::pid_t).unwrap() >= Duration::from_secs(1));
+            kill(process.as_fd()).unwrap();
+            wait_for(|| wait(process.as_fd(), libc::WNOWAIT).unwrap().is_some());
+            let reaped = reap(process.as_fd()).unwrap().unwrap();
+            assert_eq!((reaped.exit, reaped.at_cpu_limit), (Exit::Signal(libc::SIGKILL), false), "{limits}");
+        }
     }
 }

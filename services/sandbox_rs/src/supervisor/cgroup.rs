@@ -9,7 +9,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::layers::process::Exit;
-use crate::verdict::{Fault, Resource, may_be_from_outside, may_be_own_limit};
+use crate::verdict::{Fault, Resource, is_from_outside};
 
 /// Where the counts and limits are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,23 +63,16 @@ pub fn fault_of_kill(since: Instant, what: &str) -> Fault {
     Fault::Killed(what.to_owned())
 }
 
-/// The fault in an exit that the supervisor did not cause, if it is somebody's outside. A kill that the kernel counted
-/// needs no guess; any other may be the program's own doing, at a limit of CPU time that it set for itself.
+/// The fault in an exit that the supervisor did not cause, if it is somebody's outside.
 pub fn fault_of_exit(
     exit: Exit,
     cpu: Duration,
     cpu_limit: Duration,
-    own_signal: bool,
+    own_doing: bool,
     since: Instant,
     what: &str,
 ) -> Option<Fault> {
-    if !may_be_from_outside(exit, cpu, cpu_limit, own_signal) {
-        return None;
-    }
-    match fault_of_kill(since, what) {
-        Fault::Killed(_) if may_be_own_limit(cpu) => None,
-        fault => Some(fault),
-    }
+    is_from_outside(exit, cpu, cpu_limit, own_doing).then(|| fault_of_kill(since, what))
 }
 
 const MOUNT: &str = "/sys/fs/cgroup";

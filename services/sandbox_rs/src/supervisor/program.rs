@@ -336,14 +336,14 @@ impl Watcher {
             let (verdict, error) = of_reason(reason);
             return Ok((verdict, error, used));
         }
-        let exit = match (self.children, reported) {
-            (true, Some(status)) => process::Exit::from_status(status),
+        let (exit, at_cpu_limit) = match (self.children, reported) {
+            (true, Some((status, at_cpu_limit))) => (process::Exit::from_status(status), at_cpu_limit),
             (true, None) => return Err(cgroup::fault_of_kill(self.started, "the keeper of a script")),
-            (false, _) => reaped.exit,
+            (false, _) => (reaped.exit, reaped.at_cpu_limit),
         };
-        let own_signal = self.switch.has_killed_itself();
+        let own_doing = at_cpu_limit || self.switch.has_killed_itself();
         if let Some(fault) =
-            cgroup::fault_of_exit(exit, used.cpu, self.limits.cpu, own_signal, self.started, "a program")
+            cgroup::fault_of_exit(exit, used.cpu, self.limits.cpu, own_doing, self.started, "a program")
         {
             return Err(fault);
         }
@@ -381,14 +381,14 @@ impl Watcher {
         Ok(self.process.exited().await?)
     }
 
-    /// The status that a keeper sent before it ended.
-    async fn reported_exit(&self) -> Result<Option<i32>, Fault> {
+    /// What a keeper said before it ended: its program's status, and whether that was killed at its limit of CPU time.
+    async fn reported_exit(&self) -> Result<Option<(i32, bool)>, Fault> {
         if !self.children {
             return Ok(None);
         }
         let (packet, _) = receive(&self.report).await?;
         Ok(match serde_json::from_slice(&packet) {
-            Ok(Report::Ended(status)) => Some(status),
+            Ok(Report::Ended { status, at_cpu_limit }) => Some((status, at_cpu_limit)),
             _ => None,
         })
     }

@@ -15,7 +15,7 @@ use super::decisions::{Decision, decide_for_solution};
 use super::launcher::{Pool, no_descriptors};
 use super::watch::{Child, Interrupt, Watch, Woken, wait_readable};
 use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
-use crate::layers::process::{Exit, FORK_FOR_PARENT, SLEEP_FOR_PARENT};
+use crate::layers::process::{Exit, FORK_FOR_PARENT, Reaped, SLEEP_FOR_PARENT};
 use crate::layers::{Profile, descriptors};
 use crate::limits::Limits;
 use crate::printable::printable;
@@ -159,7 +159,7 @@ impl Starting {
         let used = used(&reaped, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
-            None => of_case(reaped.exit, &used, &solution.limits, own_kill, started)?,
+            None => of_case(&reaped, &used, &solution.limits, own_kill, started)?,
         };
         Ok(Seen { verdict, error, used })
     }
@@ -233,10 +233,7 @@ impl Solution {
     }
 
     /// The compiler's own end: a syntax error, no memory, a stack too deep.
-    fn exit_of_compiler(
-        &mut self,
-        started: Instant,
-    ) -> Result<(Verdict, String, crate::layers::process::Reaped), Broken> {
+    fn exit_of_compiler(&mut self, started: Instant) -> Result<(Verdict, String, Reaped), Broken> {
         if !wait_readable(self.process.descriptor(), JAIL_DEADLINE)? {
             return Err(Fault::Internal("the process of a solution closed its socket and lives on".to_owned()).into());
         }
@@ -300,7 +297,7 @@ impl Solution {
                 if reaped.exit == Exit::Signal(libc::SIGKILL) && self.namespace_has_ended()? {
                     return Err(self.died("its process namespace was ended"));
                 }
-                of_case(reaped.exit, &used, &self.limits, own_kill, started)?
+                of_case(&reaped, &used, &self.limits, own_kill, started)?
             }
         };
         Ok(Seen { verdict, error, used })
@@ -358,19 +355,20 @@ fn failed(failure: &crate::inside::wire::Failure) -> Fault {
 
 /// Verdict and explanation of a case that ended by itself.
 fn of_case(
-    exit: Exit,
+    reaped: &Reaped,
     used: &ResourceUse,
     limits: &Limits,
-    own_signal: bool,
+    own_kill: bool,
     started: Instant,
 ) -> Result<(Verdict, String), Fault> {
-    match cgroup::fault_of_exit(exit, used.cpu, limits.cpu, own_signal, started, "a case of a solution") {
+    let own_doing = own_kill || reaped.at_cpu_limit;
+    match cgroup::fault_of_exit(reaped.exit, used.cpu, limits.cpu, own_doing, started, "a case of a solution") {
         Some(fault) => Err(fault),
-        None => Ok(of_exit(exit, used, limits)),
+        None => Ok(of_exit(reaped.exit, used, limits)),
     }
 }
 
-fn used(reaped: &crate::layers::process::Reaped, started: Instant) -> ResourceUse {
+fn used(reaped: &Reaped, started: Instant) -> ResourceUse {
     ResourceUse {
         cpu: reaped.cpu,
         wall: started.elapsed(),
