@@ -129,9 +129,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def start_server(
-    tmp_path: Path, *options: str, profile: str = "auto", check: bool = True, group: Path | None = None
+    tmp_path: Path,
+    *options: str,
+    profile: str = "auto",
+    check: bool = True,
+    group: Path | None = None,
+    open_files: int | None = None,
 ) -> Server:
-    """Starts the service, in a control group if one is named, and waits until it serves."""
+    """Starts the service, in a control group or with a hard limit if one is named, and waits until it serves."""
     ready_file = tmp_path / "ready.json"
     work_directory = tmp_path / "work"
     work_directory.mkdir()
@@ -141,6 +146,8 @@ def start_server(
     command += ["--die-with-parent", "--log", "warn", *options]
     if group is not None:
         command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"', *command]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files} && exec "$0" "$@"', *command]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE if not check else None)
     deadline = time.monotonic() + DEADLINE
     while not ready_file.exists():

@@ -229,6 +229,33 @@ def test_a_program_that_reaches_a_cpu_limit_of_its_own_has_a_verdict_of_its_own_
     assert "signal 9" in outcome.error
 
 
+def test_waiting_for_a_zygote_is_no_time_of_a_program(undisturbed):
+    limits = sandbox_pb2.Limits(wall_seconds=1)
+    for request in (job(limits=limits), stdin_tests("print(1)", ("", "1"), ("", "1"), limits=limits)):
+        zygotes = undisturbed.children()
+        with ThreadPoolExecutor(1) as waiter:
+            try:
+                for zygote in zygotes:
+                    os.kill(zygote, signal.SIGSTOP)
+                ended = waiter.submit(undisturbed.run_tests, request)
+                time.sleep(1.5)
+            finally:
+                for zygote in zygotes:
+                    os.kill(zygote, signal.SIGCONT)
+            results, outcome = ended.result()
+        assert outcome.passed, results
+
+
+def test_a_program_that_cannot_be_given_its_limits_is_the_sandboxs_fault(launch, tmp_path):
+    """The service may open fewer files than a program; the last limit is put in force when the jail was reported."""
+    server = launch(tmp_path, "--test-slots", "1", profile="pod", open_files=60)
+    for request in (job(), stdin_tests("print(1)", ("", "1"), ("", "1"))):
+        error = failure(server.stub.RunTests(request, timeout=60))
+        assert fault(error) == (grpc.StatusCode.INTERNAL, "INTERNAL", "true")
+        assert "limit" in error.details() or "open files" in error.details()
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("profile", ["full", "pod"])
 def test_a_program_that_somebody_outside_kills_is_a_fault_that_can_be_retried(launch, tmp_path, profile):
     server = launch(tmp_path, profile=profile)

@@ -46,7 +46,7 @@ fn restrict_files(tables: &Tables, spawn: &Spawn, directory: &Directory) -> io::
     landlock::rules(tables.landlock_abi, files, Some(workdir))?.restrict()
 }
 
-/// Puts the calling process in its jail and says so over `report`. `places` become descriptors 0, 1, 2, …; all others
+/// Puts the calling process, which leads a session of its own, in its jail and says so over `report`. `places` become descriptors 0, 1, 2, …; all others
 /// are closed. `settle` runs between the layers that need system calls and the one that forbids them.
 pub fn enter(
     tables: &Tables,
@@ -56,8 +56,6 @@ pub fn enter(
     report: &OwnedFd,
     settle: impl FnOnce(),
 ) -> Result<(), Failure> {
-    // SAFETY: no pointers. Keepers kill the session that is made here.
-    check(unsafe { libc::setsid() } as libc::c_long).at("setsid")?;
     enter_directory(directory).at("work directory")?;
     descriptors::place(places).at("descriptors")?;
     spawn.limits.apply().at("rlimits")?;

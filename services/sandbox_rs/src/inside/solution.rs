@@ -120,6 +120,7 @@ fn become_only_case() {
 fn become_case(session: &Session, attached: Vec<OwnedFd>) -> Result<(), Failure> {
     no_new_privs::die_with_parent().at("parent death signal")?;
     limit_cpu(session.case_cpu_seconds).at("rlimits")?;
+    limit_open_files(session.case_open_files).at("rlimits")?;
     // The control socket is replaced or closed here, so that nothing can be reported any more.
     let count = attached.len() as RawFd;
     let owners: Vec<RawFd> = attached.into_iter().map(std::os::fd::IntoRawFd::into_raw_fd).collect();
@@ -128,6 +129,5 @@ fn become_case(session: &Session, attached: Vec<OwnedFd>) -> Result<(), Failure>
         // overwritten before it is copied.
         check(unsafe { libc::dup2(descriptor, number as RawFd) } as libc::c_long).at("descriptors")?;
     }
-    descriptors::close_from(count).at("descriptors")?;
-    limit_open_files(session.case_open_files).at("rlimits")
+    descriptors::close_from(count).at("descriptors")
 }

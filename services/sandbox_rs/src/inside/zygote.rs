@@ -93,8 +93,9 @@ pub fn serve() -> Result<Kind, Failure> {
                 std::mem::forget((tables, control));
                 return Ok(spawn.kind);
             }
-            Ok(Forked::Zygote { pid, descriptor }) => {
+            Ok(Forked::Zygote { pid, descriptor, leash }) => {
                 answer(&control, &Spawned::Forked { pid }, &[descriptor.as_raw_fd()]).at("answer")?;
+                leash.let_go();
             }
             Err(failure) => answer(&control, &Spawned::Failed(failure), &[]).at("answer")?,
         }
@@ -156,7 +157,25 @@ impl Threads {
 
 enum Forked {
     Program,
-    Zygote { pid: i32, descriptor: OwnedFd },
+    Zygote { pid: i32, descriptor: OwnedFd, leash: Leash },
+}
+
+/// Holds a forked process until the supervisor has been told of it. One that the supervisor never hears of, because the
+/// zygote was killed meanwhile, ends before it touches a descriptor: the supervisor gives the same to its successor.
+struct Leash(OwnedFd);
+
+impl Leash {
+    fn let_go(self) {
+        // SAFETY: one byte is read. It fails only where the process is gone already.
+        unsafe { libc::write(self.0.as_raw_fd(), c"g".as_ptr().cast(), 1) };
+    }
+}
+
+/// In the forked process: whether it was let go, and did not lose its zygote.
+fn is_let_go(held: &OwnedFd) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: one byte is written.
+    unsafe { libc::read(held.as_raw_fd(), (&raw mut byte).cast(), 1) == 1 }
 }
 
 fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Result<Forked, Failure> {
@@ -179,6 +198,7 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
             flags |= libc::CLONE_NEWNS;
         }
     }
+    let (held, leash) = descriptors::pipe().at("pipe")?;
     // SAFETY: one thread, as was just seen; the GIL is held.
     let side = unsafe {
         PyOS_BeforeFork();
@@ -189,8 +209,13 @@ fn fork_program(tables: &Tables, spawn: &Spawn, attached: Vec<OwnedFd>) -> Resul
         side.at("clone")?
     };
     if let Side::Parent(pid, descriptor) = side {
-        return Ok(Forked::Zygote { pid, descriptor });
+        return Ok(Forked::Zygote { pid, descriptor, leash: Leash(leash) });
     }
+    drop(leash);
+    if !is_let_go(&held) {
+        not_jailed();
+    }
+    drop(held);
     if spawn.case_cpu_seconds.is_some() {
         match descriptors::lift(report.as_fd()) {
             Ok(control) => lifted.push(control),
@@ -235,6 +260,8 @@ fn become_program(
     given: Option<OwnedFd>,
     report: &OwnedFd,
 ) -> Result<(), Failure> {
+    // Out of the group of the zygote, whose end the supervisor takes for that of what is in it.
+    own_session()?;
     let directory = jail::prepare_directory(tables.profile, spawn, given)?;
     if spawn.case_cpu_seconds.is_some() && tables.profile == Profile::Full {
         namespaces::fork_into_own().at("process namespace")?;
@@ -251,9 +278,16 @@ fn become_program(
         if program != 0 {
             become_keeper(program, report)?;
         }
+        // The keeper kills the session that is made here.
+        own_session()?;
     }
     // SAFETY: this process was forked while the GIL was held, after PyOS_BeforeFork.
     jail::enter(tables, spawn, places, &directory, report, || unsafe { PyOS_AfterFork_Child() })
+}
+
+fn own_session() -> Result<(), Failure> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::setsid() } as libc::c_long).at("setsid").map(drop)
 }
 
 fn become_keeper(program: libc::pid_t, report: &OwnedFd) -> Result<(), Failure> {

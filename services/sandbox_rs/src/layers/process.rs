@@ -182,6 +182,33 @@ pub fn is_at_cpu_limit(process: libc::pid_t) -> io::Result<bool> {
     Ok(clock(process, CLOCK_OF_LIMITS)? >= Duration::from_secs(limit.rlim_max))
 }
 
+/// Takes what has ended of the children in a process group; the number of one that is left to somebody else is `but`. False
+/// when none of the others is in it any more.
+pub fn reap_group(group: libc::pid_t, but: Option<libc::pid_t>) -> io::Result<bool> {
+    loop {
+        // SAFETY: an all-zero siginfo is valid; the kernel fills it. No pointers besides.
+        unsafe {
+            let mut about: libc::siginfo_t = mem::zeroed();
+            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+            match check(libc::waitid(libc::P_PGID, group as libc::id_t, &mut about, options) as libc::c_long) {
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(false),
+                other => other?,
+            };
+            match about.si_pid() {
+                0 => return Ok(true),
+                ended if Some(ended) == but => return Ok(false),
+                ended => check(libc::waitpid(ended, std::ptr::null_mut(), libc::__WALL) as libc::c_long)?,
+            };
+        }
+    }
+}
+
+/// Sends SIGKILL to a process group, whose leader must not have been waited for.
+pub fn kill_group(group: libc::pid_t) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(-group, libc::SIGKILL) } as libc::c_long).map(drop)
+}
+
 /// Sends SIGKILL. A process that is gone already is no error.
 pub fn kill(process: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers but the null siginfo.

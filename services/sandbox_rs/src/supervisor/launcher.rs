@@ -3,12 +3,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -138,7 +139,8 @@ impl Zygote {
     ) -> Result<Self, Fault> {
         let (ours, theirs) = descriptors::packet_pair()?;
         let mut command = interpreter.command(role);
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
+        // In its process group is only what it forks, until that is known here.
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit()).process_group(0);
         let process = spawner.spawn(command).await?;
         let zygote = Zygote { control: watched(ours)?, process };
         let packet = serde_json::to_vec(configure).map_err(|error| Fault::Internal(error.to_string()))?;
@@ -177,10 +179,26 @@ impl Zygote {
     }
 }
 
+/// Takes what a zygote forked and died before it could say so. Such a process ends by itself; see `zygote::Leash`.
+async fn reap_untold(group: i32) {
+    let deadline = Instant::now() + LAST_OF_A_GROUP;
+    while Instant::now() < deadline {
+        match process::reap_group(group, None) {
+            Ok(true) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(false) => return,
+            Err(error) => return tracing::error!(%error, "what a zygote has left is not known"),
+        }
+    }
+    tracing::error!(group, "a process that a zygote has left does not end");
+}
+
 /// A descriptor that was sent to us did not arrive.
 pub fn no_descriptors() -> Fault {
     io::Error::from_raw_os_error(libc::EMFILE).into()
 }
+
+/// What a zygote has left is gone, or known and in a session of its own, within this.
+const LAST_OF_A_GROUP: Duration = Duration::from_secs(10);
 
 /// Milliseconds before a fork that found too many processes is tried again. Nothing has run yet, so that it is safe.
 const PAUSES: [u64; 4] = [5, 20, 80, 320];
@@ -268,8 +286,13 @@ impl Pool {
                         _ => return Err(fault),
                     }
                 }
-                Err(fault) if replaced => return Err(fault),
                 Err(fault) => {
+                    let group = zygote.process.id() as i32;
+                    drop(zygote);
+                    tokio::spawn(reap_untold(group));
+                    if replaced {
+                        return Err(fault);
+                    }
                     replaced = true;
                     tracing::warn!(role = self.role, %fault, "zygote replaced");
                 }

@@ -18,7 +18,8 @@ use super::output::{Budget, Captured, capture};
 use super::stopwatch::Stopwatch;
 use super::tree;
 use super::workdir::WorkDirectory;
-use crate::inside::wire::{Kind, Report, Spawn};
+use crate::inside::wire::{Failure, Kind, Report, Spawn};
+use crate::inside::zygote::NOT_JAILED;
 use crate::layers::{Profile, descriptors, process, weakened};
 use crate::limits::Limits;
 use crate::readiness::registered;
@@ -341,6 +342,11 @@ impl Watcher {
             (true, None) => return Err(cgroup::fault_of_kill(self.started, "the keeper of a script")),
             (false, _) => (reaped.exit, reaped.at_cpu_limit),
         };
+        if exit == process::Exit::Code(NOT_JAILED)
+            && let Some(failure) = self.failure_to_begin().await?
+        {
+            return Err(failure.into());
+        }
         let own_doing = at_cpu_limit || self.switch.has_killed_itself();
         if let Some(fault) =
             cgroup::fault_of_exit(exit, used.cpu, self.limits.cpu, own_doing, self.started, "a program")
@@ -381,6 +387,16 @@ impl Watcher {
         Ok(self.process.exited().await?)
     }
 
+    /// What a program said that failed between its report and its first own step; afterwards it has no way to say it. Its
+    /// last process has ended, so that nothing is waited for.
+    async fn failure_to_begin(&self) -> Result<Option<Failure>, Fault> {
+        let (packet, _) = receive(&self.report).await?;
+        Ok(match serde_json::from_slice(&packet) {
+            Ok(Report::Failed(failure)) => Some(failure),
+            _ => None,
+        })
+    }
+
     /// What a keeper said before it ended: its program's status, and whether that was killed at its limit of CPU time.
     async fn reported_exit(&self) -> Result<Option<(i32, bool)>, Fault> {
         if !self.children {
@@ -389,6 +405,7 @@ impl Watcher {
         let (packet, _) = receive(&self.report).await?;
         Ok(match serde_json::from_slice(&packet) {
             Ok(Report::Ended { status, at_cpu_limit }) => Some((status, at_cpu_limit)),
+            Ok(Report::Failed(failure)) => return Err(failure.into()),
             _ => None,
         })
     }

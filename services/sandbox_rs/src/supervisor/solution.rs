@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use super::cgroup;
 use super::decisions::{Decision, decide_for_solution};
 use super::launcher::{Pool, no_descriptors};
-use super::watch::{Child, Interrupt, Watch, Woken, wait_readable};
+use super::watch::{Child, DEATH_DEADLINE, Interrupt, Watch, Woken, wait_readable};
 use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
+use crate::inside::zygote::NOT_JAILED;
 use crate::layers::process::{Exit, FORK_FOR_PARENT, Reaped, SLEEP_FOR_PARENT};
-use crate::layers::{Profile, descriptors};
+use crate::layers::{Profile, descriptors, process};
 use crate::limits::Limits;
 use crate::printable::printable;
 use crate::verdict::{Fault, Reason, ResourceUse, Verdict, of_exit, of_reason};
@@ -60,7 +61,8 @@ impl From<Fault> for Broken {
 /// A forked process that is about to build its jail and to compile.
 pub struct Starting {
     solution: Solution,
-    started: Instant,
+    /// Before the zygote was: what is waited for until the jail stands is no time of the program's.
+    asked: Instant,
 }
 
 /// What the process of a solution is given.
@@ -94,6 +96,18 @@ pub struct Solution {
     profile: Profile,
     limits: Limits,
     interrupt: Arc<Interrupt>,
+    /// It may fork now, and has not told of it: there may be a process that is not known here.
+    forks: bool,
+}
+
+impl Drop for Solution {
+    fn drop(&mut self) {
+        if self.forks
+            && let Err(error) = self.end()
+        {
+            tracing::error!(%error, "a process of a solution may be left");
+        }
+    }
 }
 
 /// Has a zygote fork the process of a solution.
@@ -116,17 +130,18 @@ pub async fn start(
         Spawn { kind, children: false, limits: own, directory_bytes: 0, has_directory: false, case_cpu_seconds };
     let mut attached = vec![theirs, stdin, stdout, stderr, payload];
     attached.extend(only_case.into_iter().flatten());
-    let started = Instant::now();
+    let asked = Instant::now();
     let (number, process) =
         pool.fork(spawn, attached, |number, descriptor| Ok((number, Child::of(descriptor)?))).await?;
-    let solution = Solution { number, process, sleeper: None, control, listener: None, profile, limits, interrupt };
-    Ok(Starting { solution, started })
+    let solution =
+        Solution { number, process, sleeper: None, control, listener: None, profile, limits, interrupt, forks: false };
+    Ok(Starting { solution, asked })
 }
 
 impl Starting {
     /// Waits until the jail stands.
     fn jailed(self) -> Result<(Solution, Instant), Broken> {
-        let Starting { mut solution, started } = self;
+        let Starting { mut solution, asked } = self;
         if !wait_readable(solution.control.as_fd(), JAIL_DEADLINE)? {
             return Err(Fault::Internal(format!("no jail after {} s", JAIL_DEADLINE.as_secs())).into());
         }
@@ -135,14 +150,15 @@ impl Starting {
             Ok(Report::Jailed) if attached.len() == 1 => attached.pop(),
             Ok(Report::Jailed) => return Err(no_descriptors().into()),
             Ok(Report::Failed(failure)) => return Err(Fault::from(failure).into()),
-            _ => return Err(cgroup::fault_of_kill(started, "a solution whose jail did not stand yet").into()),
+            _ => return Err(cgroup::fault_of_kill(asked, "a solution whose jail did not stand yet").into()),
         };
-        Ok((solution, started))
+        Ok((solution, asked))
     }
 
     /// Waits for the end of a solution that runs its only case itself.
     pub fn run_only_case(self) -> Result<Seen, Broken> {
-        let (mut solution, started) = self.jailed()?;
+        let (mut solution, asked) = self.jailed()?;
+        let started = Instant::now();
         let number = solution.number;
         let mut own_kill = false;
         let woken =
@@ -159,18 +175,23 @@ impl Starting {
         let used = used(&reaped, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
-            None => of_case(&reaped, &used, &solution.limits, own_kill, started)?,
+            None => {
+                solution.failed_to_begin(&reaped)?;
+                of_case(&reaped, &used, &solution.limits, own_kill, asked)?
+            }
         };
         Ok(Seen { verdict, error, used })
     }
 
     /// Waits until the source is compiled.
     pub fn compile(self) -> Result<Begun, Broken> {
-        let (mut solution, started) = self.jailed()?;
+        let (mut solution, asked) = self.jailed()?;
+        let started = Instant::now();
         let mut granted = match solution.profile {
             Profile::Full => Some(SLEEP_FOR_PARENT as u64),
             Profile::Pod => None,
         };
+        solution.forks = granted.is_some();
         let number = solution.number;
         let woken = solution
             .watch(solution.process.descriptor(), Some(solution.control.as_fd()), &solution.limits, started)
@@ -186,6 +207,7 @@ impl Starting {
                             let missing = || Fault::Internal("a solution without a process namespace".to_owned());
                             solution.sleeper = Some(Child::of(sleeper.ok_or_else(missing)?)?);
                         }
+                        solution.forks = false;
                         return Ok(Begun::Ready(solution));
                     }
                     Some((FromSolution::Failed(failure), _)) => return Err(failed(&failure).into()),
@@ -194,11 +216,11 @@ impl Starting {
                     }
                     None => {}
                 }
-                solution.exit_of_compiler(started)?
+                solution.exit_of_compiler(asked)?
             }
-            Woken::Exited => solution.exit_of_compiler(started)?,
+            Woken::Exited => solution.exit_of_compiler(asked)?,
             Woken::Over(reason) => {
-                let reaped = solution.process.end()?;
+                let reaped = solution.end()?;
                 let (verdict, error) = of_reason(&reason);
                 (verdict, error, reaped)
             }
@@ -237,12 +259,8 @@ impl Solution {
         if !wait_readable(self.process.descriptor(), JAIL_DEADLINE)? {
             return Err(Fault::Internal("the process of a solution closed its socket and lives on".to_owned()).into());
         }
-        let reaped = self.process.reap()?;
-        if wait_readable(self.control.as_fd(), Duration::ZERO)?
-            && let Some((FromSolution::Failed(failure), _)) = self.listen()?
-        {
-            return Err(failed(&failure).into());
-        }
+        let reaped = self.end()?;
+        self.failed_to_begin(&reaped)?;
         let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started), &self.limits);
         // The compiler does not kill itself, and nothing else has run.
         if reaped.exit == Exit::Signal(libc::SIGKILL) && verdict != Verdict::CpuLimit {
@@ -266,12 +284,15 @@ impl Solution {
     }
 
     fn run(&mut self, request: &[u8], files: &[BorrowedFd<'_>]) -> Result<Seen, Broken> {
-        let started = Instant::now();
+        let asked = Instant::now();
         let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        self.forks = true;
         if let Err(error) = descriptors::send(self.control.as_fd(), request, &raw) {
             return Err(self.died(&error.to_string()));
         }
-        let mut case = self.forked(started)?;
+        let mut case = self.forked(asked)?;
+        self.forks = false;
+        let started = Instant::now();
         let number = self.number;
         let mut own_kill = false;
         let woken = self.watch(case.descriptor(), None, &self.limits, started).wait(|question| {
@@ -288,19 +309,25 @@ impl Solution {
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
             None => {
-                if reaped.exit == Exit::Code(crate::inside::zygote::NOT_JAILED)
-                    && wait_readable(self.control.as_fd(), Duration::ZERO)?
-                    && let Some((FromSolution::Failed(failure), _)) = self.listen()?
-                {
-                    return Err(failed(&failure).into());
-                }
+                self.failed_to_begin(&reaped)?;
                 if reaped.exit == Exit::Signal(libc::SIGKILL) && self.namespace_has_ended()? {
                     return Err(self.died("its process namespace was ended"));
                 }
-                of_case(&reaped, &used, &self.limits, own_kill, started)?
+                of_case(&reaped, &used, &self.limits, own_kill, asked)?
             }
         };
         Ok(Seen { verdict, error, used })
+    }
+
+    /// What a process said that failed before it read anything: a program has no way to say it.
+    fn failed_to_begin(&self, reaped: &Reaped) -> Result<(), Broken> {
+        if reaped.exit == Exit::Code(NOT_JAILED)
+            && wait_readable(self.control.as_fd(), Duration::ZERO)?
+            && let Some((FromSolution::Failed(failure), _)) = self.listen()?
+        {
+            return Err(failed(&failure).into());
+        }
+        Ok(())
     }
 
     /// The process of the case that was asked for.
@@ -327,6 +354,25 @@ impl Solution {
             Woken::Over(Reason::Violation(what)) => Err(self.died(&format!("it tried {what}"))),
             Woken::Over(_) => Err(self.died(&format!("no case after {} s", JAIL_DEADLINE.as_secs()))),
         }
+    }
+
+    /// Ends this process, with a fork that it never told of: nobody else knows it, and the sleeper cannot end before. All
+    /// that it forks is in its process group.
+    fn end(&mut self) -> io::Result<Reaped> {
+        if !std::mem::take(&mut self.forks) {
+            return self.process.end();
+        }
+        process::kill_group(self.number)?;
+        let reaped = self.process.end()?;
+        let sleeper = self.sleeper.as_ref().and_then(|sleeper| process::number(sleeper.descriptor()));
+        let deadline = Instant::now() + DEATH_DEADLINE;
+        while process::reap_group(self.number, sleeper)? {
+            if Instant::now() > deadline {
+                return Err(io::Error::other("a process that was killed does not end"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(reaped)
     }
 
     /// Somebody has ended the process that holds the namespace of the cases.

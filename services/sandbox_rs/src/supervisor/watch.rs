@@ -16,7 +16,7 @@ use crate::verdict::{Fault, Reason};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A process that was killed is gone within this.
-const DEATH_DEADLINE: Duration = Duration::from_secs(5);
+pub const DEATH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Tells a waiting thread that nobody wants what it waits for.
 pub struct Interrupt(OwnedFd);
