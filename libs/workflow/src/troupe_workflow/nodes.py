@@ -7,6 +7,8 @@ nothing else but `workflow`. That is checked in its source; then the interpreter
 node that cannot work ends the start and not the scripts.
 """
 
+from __future__ import annotations
+
 import ast
 import fcntl
 import os
@@ -17,12 +19,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from troupe_workflow import LIBRARY
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "troupe.nodes"
 # As the sandbox's own folders: what a killed one has left, unlocked, the next that starts beside it removes.
@@ -94,6 +98,9 @@ def find(name: str) -> NodePlugin:
     Raises:
         NodePluginError: there is none, or two, or its source is not what a node's may be.
     """
+    # A third of what a sandbox without nodes of plug-ins would import when it starts.
+    from importlib.metadata import entry_points
+
     found = list(entry_points(group=GROUP))
     owners = {_label(entry_point): entry_point for entry_point in found if entry_point.name == name}
     if not owners:

@@ -10,20 +10,24 @@
 `python -m troupe_sandbox` is the service.
 """
 
-from .async_sandbox import AsyncSandbox
-from .checkers import CheckerProgram, FloatTokens
-from .reports import (
-    AgentCall,
-    CaseResult,
-    ExecutionReport,
-    IsolationReport,
-    Layer,
-    Limits,
-    ResourceUse,
-    TestReport,
-    ToolReport,
-)
-from .sandbox import Sandbox
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .async_sandbox import AsyncSandbox
+    from .checkers import CheckerProgram, FloatTokens
+    from .reports import (
+        AgentCall,
+        CaseResult,
+        ExecutionReport,
+        IsolationReport,
+        Layer,
+        Limits,
+        ResourceUse,
+        TestReport,
+        ToolReport,
+    )
+    from .sandbox import Sandbox
 
 __all__ = [
     "AgentCall",
@@ -40,3 +44,23 @@ __all__ = [
     "TestReport",
     "ToolReport",
 ]
+
+_MODULES = {
+    "AsyncSandbox": "async_sandbox",
+    "CheckerProgram": "checkers",
+    "FloatTokens": "checkers",
+    "Sandbox": "sandbox",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imported when first asked for: the service needs none of it, and is to be back soon after it was killed."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f".{_MODULES.get(name, 'reports')}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

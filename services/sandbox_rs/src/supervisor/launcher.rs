@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, oneshot};
@@ -137,16 +138,25 @@ impl Zygote {
         role: &str,
         configure: &Configure,
     ) -> Result<Self, Fault> {
+        Zygote::preload(spawner, interpreter, role).await?.configure(configure).await
+    }
+
+    /// Starts its interpreter, which imports what programs want while it waits for its configuration.
+    async fn preload(spawner: &Spawner, interpreter: &Interpreter, role: &str) -> Result<Self, Fault> {
         let (ours, theirs) = descriptors::packet_pair()?;
         let mut command = interpreter.command(role);
         // In its process group is only what it forks, until that is known here.
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit()).process_group(0);
         let process = spawner.spawn(command).await?;
-        let zygote = Zygote { control: watched(ours)?, process };
+        Ok(Zygote { control: watched(ours)?, process })
+    }
+
+    /// Waits until it can fork.
+    async fn configure(self, configure: &Configure) -> Result<Self, Fault> {
         let packet = serde_json::to_vec(configure).map_err(|error| Fault::Internal(error.to_string()))?;
-        send(&zygote.control, &packet, &[]).await?;
-        match zygote.answer().await? {
-            (Spawned::Ready, _) => Ok(zygote),
+        send(&self.control, &packet, &[]).await?;
+        match self.answer().await? {
+            (Spawned::Ready, _) => Ok(self),
             (Spawned::Failed(failure), _) => Err(failure.into()),
             (other, _) => Err(Fault::Internal(format!("a zygote answered its configuration with {other:?}"))),
         }
@@ -221,17 +231,34 @@ struct Place {
     served: u64,
 }
 
-impl Pool {
+/// Zygotes of one role that are not configured yet.
+pub struct Preloading {
+    role: &'static str,
+    zygotes: Vec<Zygote>,
+}
+
+impl Preloading {
     pub async fn start(
         role: &'static str,
         count: usize,
+        spawner: &Spawner,
+        interpreter: &Interpreter,
+    ) -> Result<Self, Fault> {
+        let zygotes = (0..count).map(|_| Zygote::preload(spawner, interpreter, role));
+        Ok(Preloading { role, zygotes: try_join_all(zygotes).await? })
+    }
+}
+
+impl Pool {
+    pub async fn start(
+        preloading: Preloading,
         programs_per_zygote: u64,
         spawner: Arc<Spawner>,
         interpreter: Arc<Interpreter>,
         configure: Arc<Configure>,
     ) -> Result<Self, Fault> {
-        let starting = (0..count).map(|_| Zygote::start(&spawner, &interpreter, role, &configure));
-        let started = futures_util::future::try_join_all(starting).await?;
+        let Preloading { role, zygotes } = preloading;
+        let started = try_join_all(zygotes.into_iter().map(|zygote| zygote.configure(&configure))).await?;
         let places = started.into_iter().map(|zygote| Mutex::new(Place { zygote: Some(zygote), served: 0 })).collect();
         let (turn, replaced) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Pool { role, spawner, interpreter, configure, places, turn, programs_per_zygote, replaced })

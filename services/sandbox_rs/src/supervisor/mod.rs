@@ -33,7 +33,7 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
-use self::launcher::{Interpreter, Pool, Spawner};
+use self::launcher::{Interpreter, Pool, Preloading, Spawner};
 use self::program::{Order, Program};
 use self::root::Root;
 use self::slots::{Bounds, Slots};
@@ -187,6 +187,11 @@ impl Supervisor {
             preload: settings.preload.clone(),
         });
         let spawner = Arc::new(Spawner::start()?);
+        // They import what they preload while the layers are tried; what they are told follows from that.
+        let (scripts, code) = tokio::try_join!(
+            Preloading::start("workflow", 1, &spawner, &interpreter),
+            Preloading::start("code", cores().min(settings.test_slots), &spawner, &interpreter),
+        )?;
         let reports = try_layers(&spawner, &interpreter).await?;
         let profile = layers::choose(settings.wanted, &reports, &settings.required_layers).map_err(Fault::Internal)?;
         let reports = layers::without_weakened(reports);
@@ -210,10 +215,10 @@ impl Supervisor {
         let files = Files { readable, executable, devices: existing(DEVICES) };
         let signals = in_force.contains(&"pid_namespace") || in_force.contains(&"landlock_scopes");
         let configure = Arc::new(Configure { profile, files, landlock_abi, signals });
-        let pool = |role, count| {
-            Pool::start(role, count, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
+        let pool = |preloading| {
+            Pool::start(preloading, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
         };
-        let (scripts, code) = tokio::try_join!(pool("workflow", 1), pool("code", cores().min(settings.test_slots)))?;
+        let (scripts, code) = tokio::try_join!(pool(scripts), pool(code))?;
         let mut digest = Sha256::new();
         for part in [
             profile.name(),
