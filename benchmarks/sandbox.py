@@ -1,10 +1,12 @@
 """What the sandbox costs, beside what a user could pick instead.
 
-    python benchmarks/sandbox.py [--rounds 5] [--profiles full,pod] [--core 0] [--only mixes,latency,…] [--long]
+    python benchmarks/sandbox.py [--rounds 5] [--profiles full,pod] [--core 0] [--only mixes,service,…] [--long]
+        [--scripts 1000] [--solutions 1000] [--cases 100000]
 
 Everything runs on one core, rivals and ours in interleaved rounds of the same run, so that figures of a shared machine
 can be compared: read the ratios. The first round only warms up. Every output is compared byte for byte with that of
-`subprocess.run`, every verdict must be OK. Rows with a goal say whether it is met.
+`subprocess.run`, every verdict must be OK. Rows with a goal say whether it is met. How far it has come goes to standard
+error; on busy cores take smaller sizes (`--rounds 1 --scripts 100 --solutions 100 --cases 5000`), which the rows name.
 """
 
 import argparse
@@ -42,9 +44,22 @@ for _ in range(200):
     flow.run(question)
 """
 CASES_PER_SOLUTION = 50
-WORKFLOWS = 1000
-QUEUED_SOLUTIONS = 1000
-LONG_CASES = 100_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    # Workflow scripts at once, solutions queued at once, cases in a row.
+    scripts: int
+    solutions: int
+    cases: int
+
+
+def progress(text: str) -> None:
+    """Says how far it has come, apart from the table."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -120,7 +135,7 @@ def measure_ours(sandbox: Sandbox, mix: Mix, expected: str, batch: bool, row: Ro
             row.milliseconds.append((time.perf_counter() - before) * 1000)
 
 
-def mixes(profiles: list[str], rounds: int) -> list[Goal]:
+def mixes(profiles: list[str], sizes: Sizes) -> list[Goal]:
     """The table: mixes × rivals and ours."""
     rivals = installed()
     # Each as it would be set up for such programs: a zygote with numpy is larger, and every fork of it dearer.
@@ -135,7 +150,8 @@ def mixes(profiles: list[str], rounds: int) -> list[Goal]:
         rows: dict[str, Row] = {name: Row() for name in rivals}
         ours = [(f"ours, {profile}, {mode}", profile, mode) for profile in profiles for mode in ("strict", "batch")]
         rows |= {name: Row() for name, _, _ in ours}
-        for number in range(rounds + 1):
+        for number in range(sizes.rounds + 1):
+            progress(f"mixes: {mix.name}, round {number} of {sizes.rounds}")
             expected: str | None = None
             for name in rivals:
                 row = rows[name] if number else None
@@ -193,11 +209,11 @@ def children(pid: int) -> set[int]:
     return {int(child) for text in lists for child in text.split()}
 
 
-def workflows(profiles: list[str], rounds: int) -> list[Goal]:
-    """A thousand scripts that all wait for an agent; then one that asks many times."""
+def workflows(profiles: list[str], sizes: Sizes) -> list[Goal]:
+    """Scripts that all wait for an agent at once; then one that asks many times."""
     goals = []
     for profile in profiles:
-        sandbox = Sandbox(profile=profile, workflow_slots=WORKFLOWS, test_slots=1)
+        sandbox = Sandbox(profile=profile, workflow_slots=sizes.scripts, test_slots=1)
         zygotes = children(os.getpid())
         everyone_waits, go_on = threading.Semaphore(0), threading.Event()
 
@@ -207,33 +223,39 @@ def workflows(profiles: list[str], rounds: int) -> list[Goal]:
             return r"\boxed{1}"
 
         threads = [
-            threading.Thread(target=sandbox.run_workflow, args=(ONE_CALL, "?", answer)) for _ in range(WORKFLOWS)
+            threading.Thread(target=sandbox.run_workflow, args=(ONE_CALL, "?", answer)) for _ in range(sizes.scripts)
         ]
         started = time.perf_counter()
         for thread in threads:
             thread.start()
-        for _ in threads:
+        for number in range(sizes.scripts):
+            if number % 100 == 0:
+                progress(f"workflows: {profile}, {number} of {sizes.scripts} scripts wait for their agent")
             everyone_waits.acquire()
-        start = (time.perf_counter() - started) / WORKFLOWS * 1000
+        start = (time.perf_counter() - started) / sizes.scripts * 1000
         keepers = children(os.getpid()) - zygotes
         scripts = {script for keeper in keepers for script in children(keeper)}
         memory = sum(private_bytes(pid) for pid in keepers | scripts) / 2**30
+        progress(f"workflows: {profile}, all wait; they go on")
         go_on.set()
         for thread in threads:
             thread.join()
-        assert len(scripts) == WORKFLOWS, len(scripts)
+        assert len(scripts) == sizes.scripts, len(scripts)
         times: list[float] = []
 
         def count(call: AgentCall, at: list[float] = times) -> str:
             at.append(time.perf_counter())
             return r"\boxed{1}"
 
-        for _ in range(rounds):
+        for number in range(sizes.rounds):
+            progress(f"workflows: {profile}, calls, round {number + 1} of {sizes.rounds}")
             assert sandbox.run_workflow(MANY_CALLS, "?", count).verdict == "ok"
         trips = [after - before for before, after in itertools.pairwise(times)]
+        # The goal is for a thousand.
+        most = 2.5 * sizes.scripts / 1000
         goals += [
-            Goal(f"{WORKFLOWS} workflow scripts at once, {profile}, memory", memory, 2.5, False, "GiB"),
-            Goal(f"{WORKFLOWS} workflow scripts at once, {profile}, start of each", start, 2, False, "ms"),
+            Goal(f"{sizes.scripts} workflow scripts at once, {profile}, memory", memory, most, False, "GiB"),
+            Goal(f"{sizes.scripts} workflow scripts at once, {profile}, start of each", start, 2, False, "ms"),
             Goal(f"agent call and reply, {profile}, all of it", statistics.median(trips) * 1e6, 100, False, "µs"),
         ]
         del sandbox
@@ -265,7 +287,7 @@ def request(mix: Mix, expected: str, cases: int) -> sandbox_pb2.RunTestsRequest:
     return sandbox_pb2.RunTestsRequest(solution=mix.program, stdin_tests=tests)
 
 
-def through_the_service(profiles: list[str], rounds: int) -> list[Goal]:
+def through_the_service(profiles: list[str], sizes: Sizes) -> list[Goal]:
     """Solutions of 50 cases, in process and through gRPC."""
     mix = next(mix for mix in MIXES if mix.name == "typical")
     expected = run(RIVALS["subprocess.run"][1](mix), mix)
@@ -283,7 +305,8 @@ def through_the_service(profiles: list[str], rounds: int) -> list[Goal]:
             def in_process(sandbox: Sandbox = sandbox) -> None:
                 assert sandbox.run_tests(mix.program, [(mix.given, expected)] * 50, checker="exact").passed
 
-            for number in range(4 * rounds + 1):
+            for number in range(4 * sizes.rounds + 1):
+                progress(f"service: {profile}, round {number} of {4 * sizes.rounds}")
                 seconds = [timed(action) for action in (in_process, through)]
                 if number:
                     ratios.append(seconds[0] / seconds[1])
@@ -298,7 +321,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def flat(profiles: list[str], rounds: int) -> list[Goal]:
+def flat(profiles: list[str], sizes: Sizes) -> list[Goal]:
     """A thousand queued solutions against ten; a short job alone and beside a long one."""
     typical, heavy = (next(mix for mix in MIXES if mix.name == name) for name in ("typical", "CPU-heavy"))
     expected = {mix.name: run(RIVALS["subprocess.run"][1](mix), mix) for mix in (typical, heavy)}
@@ -327,11 +350,13 @@ def flat(profiles: list[str], rounds: int) -> list[Goal]:
     for profile in profiles:
         sandbox = Sandbox(profile=profile, test_slots=1)
         many(sandbox, 10)
-        few = [many(sandbox, 10) for _ in range(rounds)]
-        queued = many(sandbox, QUEUED_SOLUTIONS)
-        few += [many(sandbox, 10) for _ in range(rounds)]
+        progress(f"flat: {profile}, {sizes.rounds} times 10 solutions, {sizes.solutions} at once, and 10 again")
+        few = [many(sandbox, 10) for _ in range(sizes.rounds)]
+        queued = many(sandbox, sizes.solutions)
+        few += [many(sandbox, 10) for _ in range(sizes.rounds)]
         against = queued / statistics.median(few)
-        goals.append(Goal(f"a solution among {QUEUED_SOLUTIONS} against among 10, {profile}", against, 1.2, False, "×"))
+        goals.append(Goal(f"a solution among {sizes.solutions} against among 10, {profile}", against, 1.2, False, "×"))
+        progress(f"flat: {profile}, a short job beside a long one")
 
         def short(sandbox: Sandbox = sandbox) -> None:
             assert sandbox.run_tests(typical.program, [(typical.given, expected["typical"])], checker="exact").passed
@@ -353,7 +378,7 @@ def flat(profiles: list[str], rounds: int) -> list[Goal]:
     return goals
 
 
-def after_many(profiles: list[str], rounds: int) -> list[Goal]:
+def after_many(profiles: list[str], sizes: Sizes) -> list[Goal]:
     """Memory and descriptors of the supervisor after many cases."""
     trivial = MIXES[0]
     expected = run(RIVALS["subprocess.run"][1](trivial), trivial)
@@ -368,13 +393,17 @@ def after_many(profiles: list[str], rounds: int) -> list[Goal]:
         sandbox.run_tests(trivial.program, cases)
         time.sleep(1)
         memory, descriptors = footprint()
-        for _ in range(LONG_CASES // len(cases)):
+        for number in range(sizes.cases // len(cases)):
+            if number % 10 == 0:
+                progress(f"long: {profile}, {number * len(cases)} of {sizes.cases} cases")
             assert sandbox.run_tests(trivial.program, cases, checker="exact").passed
         time.sleep(1)
         memory_after, descriptors_after = footprint()
         goals += [
-            Goal(f"memory after {LONG_CASES} cases, {profile}", memory_after - memory, 4, False, "MiB more"),
-            Goal(f"descriptors after {LONG_CASES} cases, {profile}", descriptors_after - descriptors, 0, False, "more"),
+            Goal(f"memory after {sizes.cases} cases, {profile}", memory_after - memory, 4, False, "MiB more"),
+            Goal(
+                f"descriptors after {sizes.cases} cases, {profile}", descriptors_after - descriptors, 0, False, "more"
+            ),
         ]
         del sandbox
     return goals
@@ -392,7 +421,7 @@ def spent(zygotes: set[int]) -> tuple[float, ...]:
     )
 
 
-def costs(profiles: list[str], rounds: int) -> list[Goal]:
+def costs(profiles: list[str], sizes: Sizes) -> list[Goal]:
     """What one case is made of, alone and as one of many: CPU time, which a busy machine disturbs less than the clock."""
     columns = "".join(f"{name:>9}" for name in ("programs", "zygote", "own", "faults", "switches", "×"))
     print(f"\n{'CPU ms of each case, × subprocess.run':44}{columns}")
@@ -403,10 +432,11 @@ def costs(profiles: list[str], rounds: int) -> list[Goal]:
             command = RIVALS["subprocess.run"][1](mix)
             tests = [(mix.given, run(command, mix))]
             before = spent(zygotes)
-            for _ in range(5 * rounds):
+            progress(f"costs: {mix.name}, {profile}")
+            for _ in range(5 * sizes.rounds):
                 run(command, mix)
-            rival = sum(after - at for at, after in zip(before[:3], spent(zygotes)[:3], strict=True)) / 5 / rounds
-            for cases, jobs in ((1, 10 * rounds), (min(CASES_PER_SOLUTION, mix.cases), rounds)):
+            rival = sum(after - at for at, after in zip(before[:3], spent(zygotes)[:3], strict=True)) / 5 / sizes.rounds
+            for cases, jobs in ((1, 10 * sizes.rounds), (min(CASES_PER_SOLUTION, mix.cases), sizes.rounds)):
                 assert sandbox.run_tests(mix.program, tests * cases).passed
                 before = spent(zygotes)
                 for _ in range(jobs):
@@ -419,7 +449,7 @@ def costs(profiles: list[str], rounds: int) -> list[Goal]:
     return []
 
 
-PARTS: dict[str, Callable[[list[str], int], list[Goal]]] = {
+PARTS: dict[str, Callable[[list[str], Sizes], list[Goal]]] = {
     "mixes": mixes,
     "service": through_the_service,
     "flat": flat,
@@ -441,7 +471,10 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help=f"some of {', '.join(PARTS)}; all but {' and '.join(ON_REQUEST)} by default"
     )
-    parser.add_argument("--long", action="store_true", help=f"also {LONG_CASES} cases in a row")
+    parser.add_argument("--long", action="store_true", help="also the part that is long")
+    parser.add_argument("--scripts", type=int, default=1000, help="of the part workflows, all at once")
+    parser.add_argument("--solutions", type=int, default=1000, help="of the part flat, all at once")
+    parser.add_argument("--cases", type=int, default=100_000, help="of the part long, in a row; thousands")
     arguments = parser.parse_args()
     pin(arguments.core)
     wanted = [name for name in arguments.only.split(",") if name] or [name for name in PARTS if name not in ON_REQUEST]
@@ -450,10 +483,10 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     profiles = arguments.profiles.split(",")
-    goals = [goal for name in wanted for goal in PARTS[name](profiles, arguments.rounds)]
-    print()
-    for goal in goals:
-        print(goal.line())
+    sizes = Sizes(arguments.rounds, arguments.scripts, arguments.solutions, arguments.cases)
+    for name in wanted:
+        for goal in PARTS[name](profiles, sizes):
+            print(goal.line(), flush=True)
 
 
 if __name__ == "__main__":
