@@ -26,8 +26,8 @@ from troupe_contracts.fence import FenceGuard
 from troupe_contracts.server import start
 from troupe_contracts.settings import ServiceSettings
 from troupe_learner.ledger import Ledger
+from troupe_orchestrator.training import endurance
 from troupe_orchestrator.training import learner as learner_client
-from troupe_orchestrator.training import run_loop
 
 pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
@@ -150,7 +150,7 @@ async def trapped_backends(trap: Trap) -> AsyncIterator[Backends]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_loop, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(endurance, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(learner_client, "_RECONNECT_SECONDS", 0.01)
 
 

@@ -1,6 +1,6 @@
 """How long a run waits for what is away."""
 
-from troupe_orchestrator.training.run_loop import pause_seconds
+from troupe_orchestrator.training.endurance import pause_seconds
 
 
 def test_pauses_grow_to_a_limit_however_often_it_failed() -> None:

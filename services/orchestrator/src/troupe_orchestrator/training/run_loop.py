@@ -6,66 +6,40 @@ started the loop as an error, and the store says where to go on.
 """
 
 import asyncio
-import contextlib
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import grpc
-import structlog
-from troupe.v1 import policy_pb2, training_pb2
+from troupe.v1 import training_pb2
 from troupe_contracts import log
-from troupe_contracts.errors import Unavailable, is_infrastructure
 
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.rollout.task import Services
-from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
-from troupe_orchestrator.store.database import Database, StoreUnavailableError
-from troupe_orchestrator.store.loans import forget_loan
+from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.step_outcomes import stage_ends
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, last_step
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.checkpoints import save_checkpoint
 from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics, Violation, finite
 from troupe_orchestrator.training.drift import drift, idle_role
-from troupe_orchestrator.training.endings import ConditionsViolatedError, ending_of
+from troupe_orchestrator.training.endings import ConditionsViolatedError
+from troupe_orchestrator.training.endurance import LASTING, PASSING, Endurance
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.fork import inherit_held, last_step_of, plan_of, prepare_base
-from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
 from troupe_orchestrator.training.learning import Applied, Learning
 from troupe_orchestrator.training.listener import NOBODY, RunListener
 from troupe_orchestrator.training.plateau import stage_end
 from troupe_orchestrator.training.policies import Policy, parse_version, version_text
-from troupe_orchestrator.training.probes import batch_probes
 from troupe_orchestrator.training.protocol import NEEDS, Action, Apply, PolicyView, Sync, Work, next_action
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.retention import collect, sweep
 from troupe_orchestrator.training.rolling import HELD, Rolling, StepFolders
+from troupe_orchestrator.training.serving import Serving, serves
 from troupe_orchestrator.training.validation import NOT_DUE, Validation
-from troupe_orchestrator.training.weights import SyncReport, WeightSyncError, sync_weights
-
-logger = structlog.get_logger()
-
-_BATCH_PROBES = 4
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 10.0
-_MOST_DOUBLINGS = 10
-_FEWEST_ATTEMPTS = 3
-_MOST_REPEATS = 10
-_SERVING = (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN, policy_pb2.UPDATE_STATE_STAGED)
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """An action that keeps failing."""
-
-    since: float
-    failures: int = 0
 
 
 class RunLoop:
@@ -117,7 +91,6 @@ class RunLoop:
         self._policies = {policy.policy_id: policy for policy in policies}
         self._policy_of_role = {role: policy.policy_id for policy in policies for role in policy.roles}
         self._boundary = boundary
-        self._patience_seconds = patience_seconds
         self._stop = asyncio.Event()
         self._opened = False
         self._learning = Learning(database, run_id, {})
@@ -132,13 +105,9 @@ class RunLoop:
             self._policy_of_role,
             fork,
         )
-        self._troubles: dict[Action | None, _Trouble] = {}
-        """What failed and has not succeeded since; None is looking."""
-        self._last_action: Action | None = None
-        self._repeated = 0
-        self._probes: dict[str, list[list[int]]] = {}
+        self._serving = Serving(self._policies, database, events, config.probe_bound)
+        self._endurance = Endurance(events, patience_seconds)
         self._applied: dict[str, Applied] = {}
-        self._synced: list[tuple[SyncReport, float]] = []
 
     def stop(self) -> None:
         """Ask the loop to return at the next step boundary."""
@@ -184,7 +153,7 @@ class RunLoop:
         while True:
             action: Action | None = None
             try:
-                if self._troubles:
+                if self._endurance.troubled:
                     await self._events.reread()
                 if not self._opened:
                     await self._open()
@@ -201,12 +170,12 @@ class RunLoop:
                         await self._rolling.begin(newest + 1, queue, self._watch.state())
                     else:
                         await self._do(action, policy_id, record)
-            except _LASTING:
+            except LASTING:
                 raise
-            except (*_PASSING, grpc.RpcError) as error:
-                await self._endure(action, error, newest)
+            except PASSING as error:
+                await self._endurance.endure(action, error, newest)
             else:
-                self._succeeded(action)
+                self._endurance.succeeded(action)
 
     async def _next(self, record: StepRecord | None) -> tuple[Action, str]:
         """What comes next, and for which policy."""
@@ -222,7 +191,7 @@ class RunLoop:
                 # An engine that is restarted while tasks are rolled out is brought back as the last sync brought it.
                 or (
                     (policy.fleet.brings_up or state is not StepState.ROLLING)
-                    and await _serve(policy, version_text(learner.version))
+                    and await serves(policy, version_text(learner.version))
                 ),
             )
         return next_action(self._run_id, state, views)
@@ -230,7 +199,7 @@ class RunLoop:
     async def _do(self, action: Action, policy_id: str, record: StepRecord | None) -> None:
         match action:
             case Sync():
-                await self._sync(self._policies[policy_id], 0 if record is None else record.step)
+                await self._serving.sync(self._policies[policy_id], 0 if record is None else record.step)
             case Work():
                 assert record is not None
                 await self._work(action, record, self._plan(record.step))
@@ -243,13 +212,12 @@ class RunLoop:
         match work:
             case Work.ROLL:
                 self._listener.rolls(self._run_id, plan)
-                self._synced.clear()
-                versions = {policy_id: await _version(policy) for policy_id, policy in self._policies.items()}
+                versions = await self._serving.begin()
                 await self._rolling.roll_and_seal(record, plan, versions)
             case Work.RECORD_TRAINED:
                 await self._record_trained(record, plan)
             case Work.RECORD_SYNCED:
-                await self._record_synced(record)
+                await self._serving.record(record)
             case Work.COMMIT:
                 await self._commit(record, plan)
             case Work.BEGIN:
@@ -258,7 +226,7 @@ class RunLoop:
     def _remember(self, policy_id: str, applied: Applied) -> None:
         """Keep what the newest update gave until it is recorded, and sequences of it for the probe of the next load."""
         self._applied[policy_id] = applied
-        self._probes[policy_id] = batch_probes([each.token_ids for each in applied.sequences], _BATCH_PROBES)
+        self._serving.probe_on(policy_id, [each.token_ids for each in applied.sequences])
 
     async def _record_trained(self, record: StepRecord, plan: StepPlan) -> None:
         versions, metrics = dict(record.versions), dict(record.metrics)
@@ -290,42 +258,6 @@ class RunLoop:
             return {}
         learner = self._policies[self._policy_of_role[idle]].learner
         return {f"drift_{idle}": drift(held, await learner.log_probs([each.token_ids.tolist() for each in held]))}
-
-    async def _sync(self, policy: Policy, step: int) -> None:
-        """Bring a policy's engines to its learner's weights."""
-        begun = time.perf_counter()
-        report = await sync_weights(
-            policy.learner,
-            policy.fleet,
-            self._database.fence,
-            [*policy.fixed_probes, *self._probes.get(policy.policy_id, [])],
-            self._config.probe_bound,
-        )
-        self._synced.append((report, time.perf_counter() - begun))
-        # Whatever an eval job left in the engines is gone, and what it was to give back is no longer current.
-        await forget_loan(self._database, policy.policy_id)
-        for failure in report.failures:
-            await self._events.append(
-                step,
-                training_pb2.Condition(
-                    reason="WeightSyncFailed",
-                    message=failure,
-                    remedy="the replica is out of rotation until it has the current weights",
-                ),
-            )
-
-    async def _record_synced(self, record: StepRecord) -> None:
-        reports = [report for report, _ in self._synced]
-        metrics = record.metrics | {"seconds_sync": sum(seconds for _, seconds in self._synced)}
-        if reports:
-            metrics["probe_mean_error"] = max(report.probe_mean_error for report in reports)
-            metrics["probe_max_error"] = max(report.probe_max_error for report in reports)
-            metrics["seconds_paused"] = max(report.paused_seconds for report in reports)
-        # A learner that was replaced meanwhile came to the same weights by replay, under a lineage of its own.
-        served = {batch.policy_id: await _version(self._policies[batch.policy_id]) for batch in record.batches}
-        synced = replace(record, versions=record.versions | served, metrics=metrics)
-        await advance_step(self._database, synced, StepState.SYNCED)
-        self._synced.clear()
 
     async def _commit(self, record: StepRecord, plan: StepPlan) -> None:
         metrics = dict(record.metrics)
@@ -367,42 +299,6 @@ class RunLoop:
             )
         await collect(self._database, self._run_id, step, self._config)
 
-    def _succeeded(self, action: Action) -> None:
-        """Trouble ends when the very action that failed succeeds: a learner that dies in every update does not become well
-        by being restored in between."""
-        for ended in (None, action):
-            self._troubles.pop(ended, None)
-        if action is Work.COMMIT:
-            # What failed on the way there is not asked for again.
-            self._troubles.clear()
-        self._repeated = self._repeated + 1 if action == self._last_action else 0
-        self._last_action = action
-        if self._repeated == _MOST_REPEATS:
-            raise RuntimeError(f"{action} succeeded {_MOST_REPEATS} times in a row and is still asked for")
-
-    async def _endure(self, action: Action | None, error: Exception, step: int) -> None:
-        """Wait before the next look; the error itself where it has lasted too long, or cannot pass."""
-        if isinstance(error, grpc.RpcError) and not is_infrastructure(error):
-            raise error
-        now = time.monotonic()
-        # What succeeds and fails in turn makes no circle: `patience_seconds` end that.
-        self._last_action, self._repeated = None, 0
-        if action not in self._troubles:
-            self._troubles[action] = _Trouble(now)
-            condition = ending_of(error).condition
-            logger.warning("waiting for a service", action=action, error=str(error))
-            if condition is not None:
-                condition.remedy = f"it is waited for; else {condition.remedy}"
-                with contextlib.suppress(Unavailable):  # the store itself may be what is away
-                    await self._events.append(step, condition)
-        trouble = self._troubles[action]
-        trouble.failures += 1
-        lasting = trouble.failures >= _FEWEST_ATTEMPTS and now - trouble.since >= self._patience_seconds
-        # Without its store a run can neither end nor pause. Where all replicas were taken away none has failed. It waits.
-        if lasting and not isinstance(error, StoreUnavailableError | NoMembersError):
-            raise error
-        await asyncio.sleep(pause_seconds(trouble.failures))
-
     def _plan(self, step: int) -> StepPlan:
         return plan_of(self._config, self._fork, step, self._stages_ended)
 
@@ -410,30 +306,5 @@ class RunLoop:
         return last_step_of(self._config, self._fork, self._stages_ended)
 
 
-_LASTING = (NonFiniteStepError, ContradictionError)
-"""The same would be said again."""
-_PASSING = (LearnerError, WeightSyncError, NoReplicasError, Unavailable)
-"""A service that is away or restarting, and the store."""
-
-
-def pause_seconds(failures: int) -> float:
-    """How long is waited after so many failures; of a store that is away for days there may be thousands."""
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
-
-
 def _measured(record: StepRecord, plan: StepPlan) -> StepMetrics:
     return StepMetrics(record.step, plan.trains.value, record.metrics)
-
-
-async def _serve(policy: Policy, version: str) -> bool:
-    """Whether every engine of a policy serves a version."""
-    try:
-        described = await policy.fleet.describe()
-    except NoReplicasError:
-        return False
-    return all(info.state in _SERVING and version_text(info.version) == version for info in described)
-
-
-async def _version(policy: Policy) -> str:
-    """What a policy's engines serve, once they all serve the same."""
-    return version_text((await policy.fleet.describe())[0].version)

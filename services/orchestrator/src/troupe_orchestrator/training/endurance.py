@@ -1,0 +1,106 @@
+"""What fails in a run and can come back: told once, waited for, and given up where it has lasted too long.
+
+Trouble is an action's own. It ends when that action succeeds, and patience is counted from its first failure.
+"""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+from troupe_contracts.errors import Unavailable, is_infrastructure
+
+from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
+from troupe_orchestrator.store.database import StoreUnavailableError
+from troupe_orchestrator.training.endings import ending_of
+from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
+from troupe_orchestrator.training.protocol import Action, Work
+from troupe_orchestrator.training.weights import WeightSyncError
+
+logger = structlog.get_logger()
+
+LASTING: Final = (NonFiniteStepError, ContradictionError)
+"""The same would be said again."""
+PASSING: Final = (LearnerError, WeightSyncError, NoReplicasError, Unavailable, grpc.RpcError)
+"""A service that is away or restarting, and the store."""
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
+_MOST_DOUBLINGS = 10
+_FEWEST_ATTEMPTS = 3
+_MOST_REPEATS = 10
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """An action that keeps failing."""
+
+    since: float
+    failures: int = 0
+
+
+class Endurance:
+    """How a run bears what fails."""
+
+    def __init__(self, events: EventLog, patience_seconds: float) -> None:
+        """Nothing has failed yet.
+
+        Args:
+            events: of the run, in which trouble is told.
+            patience_seconds: how long a service that fails is waited for.
+        """
+        self._events = events
+        self._patience_seconds = patience_seconds
+        self._troubles: dict[Action | None, _Trouble] = {}
+        """What failed and has not succeeded since; None is looking."""
+        self._last_action: Action | None = None
+        self._repeated = 0
+
+    @property
+    def troubled(self) -> bool:
+        """Something has failed and not succeeded since."""
+        return bool(self._troubles)
+
+    def succeeded(self, action: Action) -> None:
+        """Trouble ends when the very action that failed succeeds: a learner that dies in every update does not become well
+        by being restored in between."""
+        for ended in (None, action):
+            self._troubles.pop(ended, None)
+        if action is Work.COMMIT:
+            # What failed on the way there is not asked for again.
+            self._troubles.clear()
+        self._repeated = self._repeated + 1 if action == self._last_action else 0
+        self._last_action = action
+        if self._repeated == _MOST_REPEATS:
+            raise RuntimeError(f"{action} succeeded {_MOST_REPEATS} times in a row and is still asked for")
+
+    async def endure(self, action: Action | None, error: Exception, step: int) -> None:
+        """Wait before the next look; the error itself where it has lasted too long, or cannot pass."""
+        if isinstance(error, grpc.RpcError) and not is_infrastructure(error):
+            raise error
+        now = time.monotonic()
+        # What succeeds and fails in turn makes no circle: `patience_seconds` end that.
+        self._last_action, self._repeated = None, 0
+        if action not in self._troubles:
+            self._troubles[action] = _Trouble(now)
+            condition = ending_of(error).condition
+            logger.warning("waiting for a service", action=action, error=str(error))
+            if condition is not None:
+                condition.remedy = f"it is waited for; else {condition.remedy}"
+                with contextlib.suppress(Unavailable):  # the store itself may be what is away
+                    await self._events.append(step, condition)
+        trouble = self._troubles[action]
+        trouble.failures += 1
+        lasting = trouble.failures >= _FEWEST_ATTEMPTS and now - trouble.since >= self._patience_seconds
+        # Without its store a run can neither end nor pause. Where all replicas were taken away none has failed. It waits.
+        if lasting and not isinstance(error, StoreUnavailableError | NoMembersError):
+            raise error
+        await asyncio.sleep(pause_seconds(trouble.failures))
+
+
+def pause_seconds(failures: int) -> float:
+    """How long is waited after so many failures; of a store that is away for days there may be thousands."""
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
