@@ -18,6 +18,7 @@ from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
 from troupe_orchestrator.custom_resources.steering import CallsSteer, ObjectsSteer, Steering
 from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
 from troupe_orchestrator.engines import Engines, connect_engines
+from troupe_orchestrator.evaluation.job_records import JobRecords
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.service import EvaluationServicer
 from troupe_orchestrator.evaluation.solver import SolverServicer
@@ -51,17 +52,18 @@ class Orchestrator:
 
     database: Database
     engines: Engines | None
-    records: RunRecords
+    run_records: RunRecords
     runs: Runs
+    job_records: JobRecords
     jobs: EvalJobs
     serving: ServingConfig
     steering: Steering
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the three services."""
-        training = TrainingServicer(self.runs, self.records, self.database, self.steering)
+        training = TrainingServicer(self.runs, self.run_records, self.database, self.steering)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)
-        evaluation = EvaluationServicer(self.jobs, self.database, self.steering)
+        evaluation = EvaluationServicer(self.jobs, self.job_records, self.database, self.steering)
         evaluation_pb2_grpc.add_EvaluationServicer_to_server(evaluation, server)
         solver_pb2_grpc.add_SolverServicer_to_server(SolverServicer(self.engines, self.serving), server)
 
@@ -87,7 +89,8 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
             stack.push_async_callback(engines.close)
         # Held by a step of a run, or by an eval job: whoever holds it has the policies' versions to itself.
         boundary = asyncio.Lock()
-        jobs = EvalJobs(database, settings.data_dir, engines, serving, boundary)
+        job_records = JobRecords(database, settings.data_dir)
+        jobs = EvalJobs(database, job_records, engines, serving, boundary)
         stack.push_async_callback(jobs.close)
         if engines is not None:
             await _know_ways_back(engines, database)
@@ -98,11 +101,11 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         objects = await _custom_resources(settings, engines, database)
         listeners: tuple[RunListener, ...] = (metrics, *(each for each in (deployment, objects) if each is not None))
         everyone = Everyone(listeners)
-        records = RunRecords(database, everyone)
-        stack.push_async_callback(records.close)
-        queue = RunQueue(database, records, engines, boundary, jobs, settings.patience_seconds, everyone)
+        run_records = RunRecords(database, everyone)
+        stack.push_async_callback(run_records.close)
+        queue = RunQueue(database, run_records, engines, boundary, jobs, settings.patience_seconds, everyone)
         stack.push_async_callback(queue.close)
-        runs = Runs(database, settings.data_dir, engines, jobs, records, queue)
+        runs = Runs(database, settings.data_dir, engines, jobs, run_records, queue)
         if deployment is not None:
             stack.push_async_callback(deployment.close)
             deployment.tell_notices(queue.tell)
@@ -113,11 +116,11 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
                 deployment.idle()
             await jobs.resume_interrupted()
         if objects is not None:
-            jobs.on_change(objects.changed)
+            job_records.on_change(objects.changed)
             await objects.start((RunsBehindObjects(runs, database), JobsBehindObjects(jobs, database)))
             stack.push_async_callback(objects.close)
         steering: Steering = CallsSteer() if objects is None else ObjectsSteer(database)
-        yield Orchestrator(database, engines, records, runs, jobs, serving, steering)
+        yield Orchestrator(database, engines, run_records, runs, job_records, jobs, serving, steering)
 
 
 async def _know_ways_back(engines: Engines, database: Database) -> None:

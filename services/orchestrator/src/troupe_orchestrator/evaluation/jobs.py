@@ -7,20 +7,18 @@ is a job too: it is run by the run, which holds the boundary already.
 
 import asyncio
 import contextlib
-import time
-import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import structlog
 from troupe.v1 import evaluation_pb2
-from troupe_contracts.errors import FailedPrecondition, NotFound, ServiceError, Unavailable, describe
+from troupe_contracts.errors import FailedPrecondition, ServiceError, Unavailable, describe
 
-from troupe_orchestrator.datasets.loading import LoadedDataset
 from troupe_orchestrator.engines import Engines, require
-from troupe_orchestrator.evaluation.job_log import JobLog, first_event, open_feed
+from troupe_orchestrator.evaluation.job_log import JobLog, open_feed
+from troupe_orchestrator.evaluation.job_records import JobRecords
 from troupe_orchestrator.evaluation.job_run import VersionChangedError, run_job
 from troupe_orchestrator.evaluation.lending import GiveBackError
 from troupe_orchestrator.evaluation.references import check_references
@@ -56,24 +54,19 @@ class EvalJobs:
     def __init__(
         self,
         database: Database,
-        data_dir: Path,
+        records: JobRecords,
         engines: Engines | None,
         serving: ServingConfig,
         boundary: asyncio.Lock,
     ) -> None:
         self._database = database
-        self._data_dir = data_dir
+        self._records = records
         self._engines = engines
         self._serving = serving
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
         self._closing = False
         self._creating = asyncio.Lock()
-        self._listeners: list[Callable[[str], None]] = []
-
-    def on_change(self, listener: Callable[[str], None]) -> None:
-        """Have `listener` called with a job's id after each of its events. It must not block."""
-        self._listeners.append(listener)
 
     async def resume_interrupted(self) -> None:
         """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
@@ -94,7 +87,7 @@ class EvalJobs:
         engines = require(self._engines)
         # Two calls with one id are one job, also when they come together.
         async with self._creating:
-            existing = await self._existing(request)
+            existing = await self._records.existing(request)
             if existing is not None:
                 return await self._going(existing)
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
@@ -103,7 +96,7 @@ class EvalJobs:
                 target = await resolve(request.target, self._database, engines)
             except NoReplicasError as error:
                 raise Unavailable(str(error)) from error
-            record = await self._add(request, dataset, target, self._serving, votes=votes)
+            record = await self._records.add(request, dataset, target, self._serving, votes=votes)
             await self._launch(record)
             return record
 
@@ -130,10 +123,10 @@ class EvalJobs:
                     )
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
             target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
-            record = await self._add(request, dataset, target, serving, run_id, step)
+            record = await self._records.add(request, dataset, target, serving, run_id, step)
         if record.state is not EvalState.RUNNING:
             return record
-        log = await self._open(record)
+        log = await self._records.open(record)
         task = asyncio.create_task(self._validated(log, engines), name=f"eval-{record.job_id}")
         self._active[record.job_id] = _Active(log, task)
         try:
@@ -151,23 +144,12 @@ class EvalJobs:
         """End what validations of a run are under way: it was cancelled and goes on with none."""
         for record in await store.list_validations(self._database, run_id):
             if record.state is EvalState.RUNNING:
-                log = await self._open(record)
+                log = await self._records.open(record)
                 await log.end(EvalState.CANCELLED, f"run {run_id} was cancelled")
-
-    async def get(self, job_id: str) -> EvalRecord:
-        """One job.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
-        record = await store.get_job(self._database, job_id)
-        if record is None:
-            raise NotFound("eval job", job_id)
-        return record
 
     async def cancel(self, job_id: str) -> EvalRecord:
         """End a job; its finished items stay."""
-        record = await self.get(job_id)
+        record = await self._records.get(job_id)
         active = self._active.get(job_id)
         if active is not None:
             # Once: a second time it would cut off what gives the engines their own weights back.
@@ -178,9 +160,9 @@ class EvalJobs:
             await asyncio.wait([active.task])
         elif record.state is EvalState.RUNNING:
             # A validation whose run does not run.
-            log = await self._open(record)
+            log = await self._records.open(record)
             await log.end(EvalState.CANCELLED, _BY_REQUEST)
-        return await self.get(job_id)
+        return await self._records.get(job_id)
 
     async def resume(self, job_id: str) -> EvalRecord:
         """Run what an ended job has left: items that ended in faults of ours, and those that never ran.
@@ -190,7 +172,7 @@ class EvalJobs:
         """
         require(self._engines)
         async with self._creating:
-            record = await self.get(job_id)
+            record = await self._records.get(job_id)
             if record.state is EvalState.RUNNING:
                 return await self._going(record)
             if record.run_id:
@@ -199,7 +181,7 @@ class EvalJobs:
             request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
             if counts.done - counts.faulted == record.problems * request.samples:
                 raise FailedPrecondition(job_id, "has a result for every item: nothing is left to run")
-            log = await self._open(record)
+            log = await self._records.open(record)
             await log.reopen(keep_items=True)
             self._start(log)
             return log.record
@@ -208,7 +190,7 @@ class EvalJobs:
         """Events after a number, until the job has ended."""
         active = self._active.get(job_id)
         if active is None:
-            record = await self.get(job_id)
+            record = await self._records.get(job_id)
             active = self._active.get(job_id)
         if active is not None:
             # Nothing is read from the store: a thousand clients may come at once.
@@ -222,7 +204,7 @@ class EvalJobs:
         if active is not None:
             if active.log.record.state is EvalState.RUNNING:
                 raise Unavailable(f"the job {job_id} stopped with this orchestrator: ask again from the last event")
-        elif record.state is EvalState.RUNNING and (await self.get(job_id)).state is EvalState.RUNNING:
+        elif record.state is EvalState.RUNNING and (await self._records.get(job_id)).state is EvalState.RUNNING:
             raise FailedPrecondition(job_id, "is not running in this orchestrator")
 
     async def close(self) -> None:
@@ -233,72 +215,17 @@ class EvalJobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _existing(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord | None:
-        """The job with the request's id.
-
-        Raises:
-            FailedPrecondition: it was created by another request.
-        """
-        existing = await store.get_job(self._database, request.job_id) if request.job_id else None
-        if existing is None:
-            return None
-        same_dataset = await asyncio.to_thread(Path(existing.dataset_file).read_bytes) == request.dataset
-        if not same_dataset or existing.request != _without_dataset(request):
-            raise FailedPrecondition(request.job_id, "exists with another request; choose another job_id")
-        return existing
-
-    async def _add(
-        self,
-        request: evaluation_pb2.CreateEvalJobRequest,
-        dataset: LoadedDataset,
-        target: evaluation_pb2.EvalTarget,
-        serving: ServingConfig,
-        run_id: str = "",
-        step: int = 0,
-        votes: float = 0.0,
-    ) -> EvalRecord:
-        job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
-        file = self._folder(job_id) / "dataset"
-        await asyncio.to_thread(_write_file, file, request.dataset)
-        record = EvalRecord(
-            job_id=job_id,
-            state=EvalState.RUNNING,
-            reason="",
-            request=_without_dataset(request),
-            dataset_file=str(file),
-            problems=len(dataset.tasks),
-            errors=tuple((error.file, error.line, error.message) for error in dataset.errors),
-            versions={},
-            summary=None,
-            created_at=time.time(),
-            ended_at=None,
-            target=target.SerializeToString(deterministic=True),
-            serving=serving.model_dump_json(),
-            run_id=run_id,
-            step=step,
-            votes=votes,
-        )
-        await store.create_job(self._database, record, first_event(record))
-        return record
-
     async def _going(self, record: EvalRecord) -> EvalRecord:
         """A job that is on record, started if the call that put it there was cut off before it was."""
         if record.state is EvalState.RUNNING and not record.run_id and record.job_id not in self._active:
             # It may have ended since it was read.
-            record = await self.get(record.job_id)
+            record = await self._records.get(record.job_id)
             if record.state is EvalState.RUNNING and record.job_id not in self._active:
                 await self._launch(record)
         return record
 
     async def _launch(self, record: EvalRecord) -> None:
-        self._start(await self._open(record))
-
-    async def _open(self, record: EvalRecord) -> JobLog:
-        return await JobLog.open(self._database, record, self._folder(record.job_id), self._tell)
-
-    def _tell(self, job_id: str) -> None:
-        for listener in self._listeners:
-            listener(job_id)
+        self._start(await self._records.open(record))
 
     def _start(self, log: JobLog) -> None:
         job_id = log.record.job_id
@@ -335,8 +262,8 @@ class EvalJobs:
         while True:
             await asyncio.sleep(_STORE_PAUSE_SECONDS)
             with contextlib.suppress(StoreUnavailableError):
-                record = await self.get(log.record.job_id)
-                return await self._open(record)
+                record = await self._records.get(log.record.job_id)
+                return await self._records.open(record)
 
     async def _run_and_end(self, log: JobLog) -> None:
         job_id = log.record.job_id
@@ -374,9 +301,6 @@ class EvalJobs:
             if log.record.state is EvalState.RUNNING:
                 await log.end(EvalState.CANCELLED, _BY_REQUEST)
 
-    def _folder(self, job_id: str) -> Path:
-        return (self._data_dir / "evals" / job_id).resolve()
-
 
 def _by_request(active: _Active) -> None:
     """Go on after a cancellation, where it is the job that is to end and not its task.
@@ -387,16 +311,3 @@ def _by_request(active: _Active) -> None:
     if not active.cancelled:
         raise asyncio.CancelledError
     active.task.uncancel()
-
-
-def _without_dataset(request: evaluation_pb2.CreateEvalJobRequest) -> bytes:
-    """The request as it is kept; the data set is a file."""
-    kept = evaluation_pb2.CreateEvalJobRequest()
-    kept.CopyFrom(request)
-    kept.ClearField("dataset")
-    return kept.SerializeToString(deterministic=True)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

@@ -8,6 +8,7 @@ from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.custom_resources.steering import Steering
+from troupe_orchestrator.evaluation.job_records import JobRecords
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.evaluation.messages import job_message
 from troupe_orchestrator.store import evals as store
@@ -19,8 +20,9 @@ from troupe_orchestrator.training.service import page_size, parse_page_token, re
 class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     """Serves troupe.v1.Evaluation."""
 
-    def __init__(self, jobs: EvalJobs, database: Database, steering: Steering) -> None:
+    def __init__(self, jobs: EvalJobs, records: JobRecords, database: Database, steering: Steering) -> None:
         self._jobs = jobs
+        self._records = records
         self._database = database
         self._steering = steering
 
@@ -30,7 +32,7 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
         return await self._message(await self._jobs.create(request))
 
     async def GetEvalJob(self, request: evaluation_pb2.GetEvalJobRequest, context: Context) -> evaluation_pb2.EvalJob:
-        return await self._message(await self._jobs.get(required(request.job_id, "job_id")))
+        return await self._message(await self._records.get(required(request.job_id, "job_id")))
 
     async def ListEvalJobs(
         self, request: evaluation_pb2.ListEvalJobsRequest, context: Context
@@ -66,7 +68,7 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     async def ListEvalItems(
         self, request: evaluation_pb2.ListEvalItemsRequest, context: Context
     ) -> evaluation_pb2.ListEvalItemsResponse:
-        await self._jobs.get(required(request.job_id, "job_id"))
+        await self._records.get(required(request.job_id, "job_id"))
         size = page_size(request.page_size)
         items = await store.list_items(self._database, request.job_id, size + 1, _item_token(request.page_token))
         last = items[size - 1] if len(items) > size else None
