@@ -393,8 +393,9 @@ def after_many(profiles: list[str], sizes: Sizes) -> list[Goal]:
         sandbox.run_tests(trivial.program, cases)
         time.sleep(1)
         memory, descriptors = footprint()
-        for number in range(sizes.cases // len(cases)):
-            if number % 10 == 0:
+        jobs = sizes.cases // len(cases)
+        for number in range(jobs):
+            if number % max(1, jobs // 10) == 0:
                 progress(f"long: {profile}, {number * len(cases)} of {sizes.cases} cases")
             assert sandbox.run_tests(trivial.program, cases, checker="exact").passed
         time.sleep(1)

@@ -3,7 +3,9 @@
 import array
 import os
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -42,6 +44,31 @@ flow.run(question)
     assert report.verdict == "ok", report
     assert "4" in (report.result or "")
     assert sorted(agents) == ["a0", "a1", "a2", "a3"]
+
+
+def test_hundreds_of_callbacks_that_wait_hold_up_nothing_else(sandbox):
+    script = """
+from workflow import AgentNode, EnsembleNode, Workflow
+flow = Workflow("vote")
+flow.add_node(EnsembleNode("vote", [AgentNode(f"a{i}", "Solve.") for i in range(16)], strategy="majority_vote"))
+flow.run(question)
+"""
+    waiting, go_on = threading.Semaphore(0), threading.Event()
+
+    def answer(call: AgentCall) -> str:
+        waiting.release()
+        go_on.wait()
+        return r"\boxed{4}"
+
+    with ThreadPoolExecutor(41) as callers:
+        reports = [callers.submit(sandbox.run_workflow, script, "2 + 2?", answer) for _ in range(40)]
+        try:
+            assert all(waiting.acquire(timeout=60) for _ in range(640))
+            besides = callers.submit(sandbox.run_tests, "print(input())", [("1", "1"), ("2", "2")])
+            assert besides.result(timeout=60).passed
+        finally:
+            go_on.set()
+        assert {report.result().verdict for report in reports} == {"ok"}
 
 
 def test_a_callback_that_raises_refuses(sandbox):

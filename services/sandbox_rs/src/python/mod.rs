@@ -66,8 +66,13 @@ fn settings(text: &str) -> PyResult<Settings> {
     })
 }
 
-fn runtime() -> PyResult<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sandbox").build()?)
+/// Threads for what blocks a moment: the runtime's own default.
+const FOR_A_MOMENT: usize = 512;
+
+/// `waiting` things may block long at once, each a thread: none may keep the others from theirs.
+fn runtime(waiting: usize) -> PyResult<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().thread_name("sandbox").max_blocking_threads(FOR_A_MOMENT + waiting).build()?)
 }
 
 fn failed(error: impl std::fmt::Display) -> PyErr {
@@ -82,7 +87,7 @@ pub fn serve(py: Python<'_>, options_json: &str, settings_json: &str) -> PyResul
     let settings = settings(settings_json)?;
     server::logging::start(&options.log);
     py.detach(|| {
-        let runtime = runtime()?;
+        let runtime = runtime(settings.test_slots)?;
         let served = runtime.block_on(server::serve(options, settings));
         // Programs that still run end with the thread that started their zygotes.
         runtime.shutdown_timeout(LAST_CALL);

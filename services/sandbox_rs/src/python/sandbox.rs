@@ -108,7 +108,8 @@ impl Sandbox {
     fn new(py: Python<'_>, settings_json: &str) -> PyResult<Self> {
         let settings = settings(settings_json)?;
         let engine = py.detach(|| {
-            let runtime = runtime()?;
+            // Cases that run, and callbacks for agents, which wait as long as these do.
+            let runtime = runtime(settings.test_slots + settings.workflow_slots * MOST_CALLS_IN_FLIGHT)?;
             let supervisor = runtime.block_on(Supervisor::start(settings)).map_err(failed)?;
             PyResult::Ok(Engine { supervisor, runtime })
         })?;
