@@ -21,6 +21,7 @@ from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.object_requests import list_requests
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
+from troupe_orchestrator.training.run_records import RunRecords
 from troupe_orchestrator.training.service import TrainingServicer
 
 from requested.standins import StandInJobs, StandInRuns
@@ -63,7 +64,9 @@ class Place:
         self.runs = StandInRuns(database)
         self.jobs = StandInJobs(database)
         # Called without gRPC, and so without its context.
-        self.training: Any = TrainingServicer(cast(Any, self.runs), database, ObjectsSteer(database))
+        self.training: Any = TrainingServicer(
+            cast(Any, self.runs), RunRecords(database), database, ObjectsSteer(database)
+        )
         self.controller: Controller | None = None
         self._api = api
 
