@@ -14,9 +14,13 @@ def is_alive(process: int) -> bool:
 def descendants(process: int) -> list[int]:
     """Living descendants, oldest first."""
     found: list[int] = []
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
+    try:
+        threads = list(Path(f"/proc/{process}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for thread in threads:
         try:
-            listed = children.read_text().split()
+            listed = (thread / "children").read_text().split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         for child in map(int, listed):
