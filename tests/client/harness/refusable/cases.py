@@ -109,6 +109,21 @@ CASES: dict[Kind, tuple[Case, ...]] = {
         Case("without certificates", text("orchestrator"), 1, ("TROUPE_TLS_CA",)),
         Case("no text", text("\ud800"), 2, ("UTF-8",)),
     ),
+    Kind.CLUSTER: (
+        Case("beside a target", text("anywhere"), 2, ("leave out", "--target")),
+        Case("no text", text("\ud800"), 2, ("UTF-8",)),
+    ),
+    Kind.OVERLAY: (
+        Case("unknown", text("nowhere"), 1, ("there is no overlay 'nowhere'", "kustomization.yaml")),
+        Case("a path", text("../../etc"), 1, ("there is no overlay '../../etc'",)),
+        Case("empty", text(""), 1, ("there is no overlay ''",)),
+        Case("no text", text("\ud800"), 2, ("UTF-8",)),
+    ),
+    Kind.CHECKOUT: (
+        Case("missing", given("missing"), 1, ("missing/k8s/overlays is no folder of overlays",)),
+        Case("a file", given("file.yaml"), 1, ("file.yaml/k8s/overlays is no folder of overlays",)),
+        Case("a null byte", text("a\0b"), 2, ("FLAG", "null byte")),
+    ),
     Kind.ID_OPTION: (
         Case("unknown", text("nobody-knows-it"), 1, ("NOT_FOUND", "nobody-knows-it")),
         Case("empty", text(""), 2, ("give one of --dataset",)),

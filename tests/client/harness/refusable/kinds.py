@@ -25,6 +25,7 @@ VALID: dict[str, tuple[str, ...]] = {
     "runs cancel": ("r-1",),
     "config": ("--config", "FILE"),
     "doctor": (),
+    "k8s render": ("local",),
 }
 
 
@@ -47,6 +48,9 @@ class Kind(Enum):
     LATE_ID = "such an id, looked at once there is a run to fork, or an engine to run on"
     SECRET = "a file with a token, a key or a certificate"
     SERVER_NAME = "a name in a certificate"
+    CLUSTER = "where in the kubeconfig; how that can be wrong, tests/client/kubernetes has"
+    OVERLAY = "an overlay, or a folder"
+    CHECKOUT = "a folder with overlays"
 
 
 # By command and parameter, or by parameter alone.
@@ -81,5 +85,9 @@ KINDS: dict[str, Kind] = {
     "tls_cert": Kind.SECRET,
     "tls_key": Kind.SECRET,
     "tls_server_name": Kind.SERVER_NAME,
+    "context": Kind.CLUSTER,
+    "namespace": Kind.CLUSTER,
+    "k8s render overlay": Kind.OVERLAY,
+    "k8s render checkout": Kind.CHECKOUT,
     "solve question": Kind.QUESTION,
 }
