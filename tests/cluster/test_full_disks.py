@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deployed.installation import NAMESPACE, OVERLAY, Installation, Variant, varied
+from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, Variant, varied
 from deployed.runs import STEP_SECONDS, ClusterRun, running
 from rendered.kubectl import kubectl
 from rendered.overlays import Manifests, render_folder
@@ -106,16 +106,22 @@ async def test_a_full_database_holds_the_run_up_and_with_room_it_goes_on(install
     manifests = render_folder(Path(OVERLAY))
     memory = {"emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}}
     with_volume(manifests, "postgres", memory, "/var/lib/postgresql")
-    with varied(installation, manifests, Variant()):
-        async with running(installation, steps=8) as run:
-            await run.at("rolling", after=3)
-            fill("postgres", installation, "/var/lib/postgresql")
-            await asyncio.sleep(60)
-            make_room("postgres", installation, "/var/lib/postgresql")
-            await asyncio.to_thread(installation.wait)
-            # Whether the run could say that it pauses depends on the last few bytes.
-            if run.record.run_state()[0] == "paused":
-                assert "free space on its file system" in str(run.record.run_state()[1])
-                await resume(run)
-            await run.finish()
-            assert run.record.dropped() == []
+    restart = ("-n", NAMESPACE, "rollout", "restart", WORKLOADS["orchestrator"])
+    try:
+        with varied(installation, manifests, Variant()):
+            kubectl(*restart)  # to the other database
+            async with running(installation, steps=8) as run:
+                await run.at("rolling", after=3)
+                fill("postgres", installation, "/var/lib/postgresql")
+                await asyncio.sleep(60)
+                make_room("postgres", installation, "/var/lib/postgresql")
+                await asyncio.to_thread(installation.wait)
+                # Whether the run could say that it pauses depends on the last few bytes.
+                if run.record.run_state()[0] == "paused":
+                    assert "free space on its file system" in str(run.record.run_state()[1])
+                    await resume(run)
+                await run.finish()
+                assert run.record.dropped() == []
+    finally:
+        kubectl(*restart)
+        installation.wait()

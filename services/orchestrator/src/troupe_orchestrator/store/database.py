@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from troupe.v1 import common_pb2
@@ -172,6 +172,11 @@ class Database:
             try:
                 async with self._turn, self._engine.begin() as connection:
                     renewed = await connection.run_sync(lease.renew, self._ours, self._lease_seconds)
+            except ProgrammingError as error:
+                # Its tables are gone: what the server has there now is another database, in which we hold nothing.
+                logger.error("the store is not the one that was opened", token=self.fence.token, error=str(error))
+                self.lost.set()
+                return
             except (DBAPIError, PoolTimeoutError) as error:
                 # Tried again at the next turn; until another process takes it the lease stays ours.
                 logger.warning("could not renew the lease", error=str(error))
