@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, get_type_hints
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, make_url, select
 from storage.postgres import PostgresServer
 from troupe_orchestrator import store
 from troupe_orchestrator.store import evals, loans, schema
@@ -153,6 +153,14 @@ async def test_postgresql_ends_the_transaction_of_a_process_that_was_stopped_ami
     assert owner is not None
     assert owner.fence.token == 2
     await owner.close()
+
+
+async def test_a_database_that_is_exchanged_for_another_is_lost(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    first = await open_store(url, 0.6)
+    postgres.execute("drop schema public cascade", make_url(url).database)
+    await asyncio.wait_for(first.lost.wait(), 10)
+    await first.close()
 
 
 async def test_whoever_lost_the_store_can_call_any_of_its_functions_and_change_nothing(store_url: str) -> None:
