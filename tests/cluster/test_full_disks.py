@@ -110,6 +110,7 @@ async def test_a_full_database_holds_the_run_up_and_with_room_it_goes_on(install
     try:
         with varied(installation, manifests, Variant()):
             kubectl(*restart)  # to the other database
+            installation.wait()
             async with running(installation, steps=8) as run:
                 await run.at("rolling", after=3)
                 fill("postgres", installation, "/var/lib/postgresql")
