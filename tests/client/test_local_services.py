@@ -20,7 +20,7 @@ def is_ready(deployment: Deployment) -> bool:
     return deployment.ready
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_ends_a_serving_deployment_within_five_seconds_and_leaves_nothing(
     tmp_path: Path, start_command: Start, signum: signal.Signals
 ) -> None:

@@ -15,7 +15,10 @@ from troupe.v1 import learner_pb2
 MakeSequences = Callable[..., list[learner_pb2.Sequence]]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)], ids=["zero2", "zero3"])
+pytestmark = pytest.mark.long  # two ranks on one machine are always tested: test_learner_engines.py
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
 def stage(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -60,7 +63,6 @@ async def test_two_nodes_train_as_one_rank_and_score_as_it_does(
     assert "2 nodes" in state.engine
 
 
-@pytest.mark.long
 async def test_a_remote_rank_that_is_killed_ends_the_step_and_a_replay_gives_the_same_weights(
     learner: Client, nodes: Nodes, sequences: MakeSequences, tmp_path: Path
 ) -> None:

@@ -63,7 +63,8 @@ def zygotes(server):
     return sorted(server.children())
 
 
-@pytest.mark.parametrize("profile", ["full", pytest.param("pod", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("profile", ["full", "pod"])
 def test_zygotes_and_programs_can_be_killed_under_load(launch, tmp_path, profile):
     server = launch(tmp_path, "--test-slots", "4", profile=profile)
     idle = set(zygotes(server))
