@@ -46,8 +46,9 @@ fn restrict_files(tables: &Tables, spawn: &Spawn, directory: &Directory) -> io::
     landlock::rules(tables.landlock_abi, files, Some(workdir))?.restrict()
 }
 
-/// Puts the calling process, which leads a session of its own, in its jail and says so over `report`. `places` become descriptors 0, 1, 2, …; all others
-/// are closed. `settle` runs between the layers that need system calls and the one that forbids them.
+/// Puts the calling process, which leads a session of its own, in its jail and says so over `report`. `places` become
+/// descriptors 0, 1, 2, …; all others are closed. `settle` runs between the layers that need system calls and the one that
+/// forbids them.
 pub fn enter(
     tables: &Tables,
     spawn: &Spawn,
