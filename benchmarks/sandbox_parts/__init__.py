@@ -1,0 +1,1 @@
+"""Parts of `sandbox.py`, each a measurement of its own."""
