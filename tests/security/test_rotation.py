@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from guarded.authority import Authority, Pair
-from guarded.servers import certificates, idle
+from guarded.servers import certificates, idle, sandbox
 from troupe_contracts.access import Role
 from troupe_contracts.channel import connect
 from troupe_contracts.followed import Followed, look_at_all
@@ -19,6 +21,8 @@ from troupe_contracts.server_credentials import Tls
 from troupe_contracts.tokens import CredentialError, line_for, new_token, read_known
 
 GET = "/troupe.v1.Learner/GetLearner"
+ISOLATION = "/troupe.v1.Sandbox/GetIsolation"
+LOOKED_SECONDS = 60.0
 
 
 def linked(folder: Path, name: str) -> tuple[Path, Callable[[str], None]]:
@@ -37,9 +41,9 @@ def linked(folder: Path, name: str) -> tuple[Path, Callable[[str], None]]:
     return folder / name, put
 
 
-async def called(channel: grpc.aio.Channel) -> grpc.StatusCode:
+async def called(channel: grpc.aio.Channel, method: str = GET) -> grpc.StatusCode:
     try:
-        await channel.unary_unary(GET, request_serializer=bytes)(b"", timeout=10)
+        await channel.unary_unary(method, request_serializer=bytes)(b"", timeout=10)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -119,6 +123,70 @@ async def test_a_servers_certificate_and_the_authority_of_its_callers_are_replac
         look_at_all()
         outcomes = [await outcome(each) for each in (before, after)]
         assert outcomes == [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK]
+
+
+async def becomes(expected: object, ask: Callable[[], Awaitable[object]]) -> None:
+    """Waits until a process of its own has looked at its files."""
+    deadline = time.monotonic() + LOOKED_SECONDS
+    while (answer := await ask()) != expected:
+        assert time.monotonic() < deadline, f"{answer} does not become {expected}"
+        await asyncio.sleep(0.1)
+
+
+async def test_the_sandbox_follows_its_tokens(tmp_path: Path) -> None:
+    old, new = new_token(), new_token()
+    known, now_known = linked(tmp_path, "tokens")
+    now_known(line_for(Role.ORCHESTRATOR, old))
+    with sandbox(tmp_path / "sandbox", "--tokens", known) as service:
+        async with (
+            connect(service.target, Identity(old)) as before,
+            connect(service.target, Identity(new)) as after,
+        ):
+
+            async def both() -> list[grpc.StatusCode]:
+                return [await called(channel, ISOLATION) for channel in (before, after)]
+
+            assert await both() == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
+            now_known(line_for(Role.ORCHESTRATOR, new))
+            await becomes([grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.OK], both)
+
+
+async def test_the_sandbox_follows_its_certificate_and_its_callers_authority_and_uses_no_half_of_a_pair(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority.new(tmp_path / "old"), Authority.new(tmp_path / "new")
+    own, replacement = old.sign("rotated"), new.sign("rotated")
+    options = ("--tls-cert", own.certificate, "--tls-key", own.key, "--tls-ca", old.certificate)
+
+    def caller(authority: Authority) -> Identity:
+        mine = authority.sign("orchestrator", f"{ROLE_NAME}orchestrator")
+        return read_identity(authority=authority.certificate, certificate=mine.certificate, key=mine.key)
+
+    before, after = caller(old), caller(new)
+    with sandbox(tmp_path / "sandbox", *options) as service:
+
+        async def outcome(identity: Identity) -> grpc.StatusCode:
+            async with connect(service.target, identity) as channel:
+                return await called(channel, ISOLATION)
+
+        async def both() -> list[grpc.StatusCode]:
+            return [await outcome(each) for each in (before, after)]
+
+        async def refused() -> bool:
+            return "changed credentials cannot be used" in (tmp_path / "sandbox" / "log").read_text()
+
+        assert await both() == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
+        async with connect(service.target, before) as open_before:
+            assert await called(open_before, ISOLATION) is grpc.StatusCode.OK
+            own.certificate.write_bytes(replacement.certificate.read_bytes())
+            await becomes(True, refused)
+            assert await both() == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
+            own.key.write_bytes(replacement.key.read_bytes())
+            old.certificate.write_bytes(new.certificate.read_bytes())
+            await becomes([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK], both)
+            assert await called(open_before, ISOLATION) is grpc.StatusCode.OK
 
 
 def test_a_pair_of_which_one_half_is_new_is_not_used(authority: Authority) -> None:

@@ -134,7 +134,8 @@ def main() -> int:
 
 
 def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path.resolve())
+    # Not resolved: a mounted Secret is a link that leads elsewhere once it has changed.
+    return None if path is None else str(path.absolute())
 
 
 if __name__ == "__main__":

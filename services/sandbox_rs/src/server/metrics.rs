@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::access::{Guard, Refusal, uri_names};
+use super::access::{Followed, Guard, Refusal, Tls, uri_names};
 use super::service::Phase;
 use crate::supervisor::Supervisor;
 use crate::supervisor::slots::Slots;
@@ -24,7 +24,7 @@ pub struct Endpoint {
     pub supervisor: Arc<Supervisor>,
     pub phase: watch::Receiver<Phase>,
     pub guard: Arc<Guard>,
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Followed<Tls>>>,
 }
 
 /// Answers for as long as the future is polled.
@@ -48,8 +48,8 @@ pub async fn serve(listener: TcpListener, endpoint: Endpoint) {
 async fn converse(stream: TcpStream, endpoint: &Endpoint) -> std::io::Result<()> {
     match &endpoint.tls {
         None => answer(stream, &[], endpoint).await,
-        Some(acceptor) => {
-            let stream = acceptor.accept(stream).await?;
+        Some(tls) => {
+            let stream = TlsAcceptor::from(tls.value().http.clone()).accept(stream).await?;
             let names = uri_names(stream.get_ref().1.peer_certificates());
             answer(stream, &names, endpoint).await
         }

@@ -22,8 +22,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use serde::Deserialize;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -86,7 +88,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         return Err("--tool-slots must be at least 1".into());
     }
     settings.most_memory = options.program_memory.map(|mebibytes| mebibytes << 20);
-    let credentials = Credentials::read(&options.listening)?;
+    let credentials = Arc::new(Credentials::read(&options.listening)?);
     if let Some(warning) = options.listening.warning() {
         tracing::warn!("{warning}");
     }
@@ -114,12 +116,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     let sandbox = SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone() })
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
-    let mut stopping = phase.clone();
-    let server = match credentials.grpc() {
-        None => Server::builder(),
-        Some(tls) => Server::builder().tls_config(tls)?,
-    };
-    let server = server
+    let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -131,17 +128,23 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
-        .add_service(sandbox)
-        .serve_with_incoming_shutdown(incoming::incoming(listener), async move {
-            // The sender outlives the server.
-            let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
-        });
+        .add_service(sandbox);
+    let mut stopping = phase.clone();
+    let stopped = async move {
+        // The sender outlives the server.
+        let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
+    };
+    let server = match credentials.tls.clone() {
+        None => Either::Left(server.serve_with_incoming_shutdown(incoming::incoming(listener), stopped)),
+        Some(tls) => Either::Right(server.serve_with_incoming_shutdown(incoming::secured(listener, tls), stopped)),
+    };
     let endpoint = Endpoint {
         supervisor: supervisor.clone(),
         phase: phase.clone(),
         guard: credentials.guard.clone(),
-        tls: credentials.http()?,
+        tls: credentials.tls.clone(),
     };
+    let rotation = tokio::spawn(credentials.follow());
     let metrics_task = tokio::spawn(metrics::serve(metrics_listener, endpoint));
     let crowds = tokio::spawn(crowds::watch(supervisor.clone()));
     let server = tokio::spawn(server);
@@ -176,6 +179,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     }
     metrics_task.abort();
     crowds.abort();
+    rotation.abort();
     if let Some(path) = &options.ready_file {
         // It says that something serves, which is no longer so. It may have been removed already.
         let _ = fs::remove_file(path);

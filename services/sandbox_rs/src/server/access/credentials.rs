@@ -1,22 +1,26 @@
 //! What the server shows and asks for, from the files that its options name; and where it may listen without.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-use super::guard::Guard;
+use super::Failure;
+use super::followed::Followed;
+use super::guard::{Asks, Guard};
 use super::table::Table;
-use super::tokens;
+use super::tokens::{self, KnownToken};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// How long a changed file may go unseen.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Options on addresses and credentials.
 #[derive(Clone, Debug, Deserialize)]
@@ -76,75 +80,113 @@ impl Listening {
     }
 }
 
-/// The files' contents.
+/// The files' contents, as they are now.
 pub struct Credentials {
     pub guard: Arc<Guard>,
-    tls: Option<Tls>,
-}
-
-struct Tls {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    /// Of callers' certificates; none where tokens are asked for.
-    authority: Option<Vec<u8>>,
+    /// None where plain text is served.
+    pub tls: Option<Arc<Followed<Tls>>>,
 }
 
 impl Credentials {
     /// Reads what the options name.
     pub fn read(listening: &Listening) -> Result<Credentials, Failure> {
-        let tokens = match &listening.tokens {
-            None => Vec::new(),
-            Some(path) => {
-                let text =
-                    String::from_utf8(read(path)?).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
-                tokens::parse(&text).map_err(|complaint| format!("{}: {complaint}", path.display()))?
-            }
+        let asks = match (listening.tokens.clone(), &listening.tls_ca) {
+            (Some(path), _) => Asks::Tokens(Followed::new(vec![path.clone()], move || known_tokens(&path))?),
+            (None, Some(_)) => Asks::Certificates,
+            (None, None) => Asks::Nothing,
         };
-        let certificates = listening.tls_ca.is_some() && tokens.is_empty();
-        let tls = match (&listening.tls_cert, &listening.tls_key) {
-            (Some(certificate), Some(key)) => Some(Tls {
-                certificate: read(certificate)?,
-                key: read(key)?,
-                authority: listening.tls_ca.as_deref().filter(|_| certificates).map(read).transpose()?,
-            }),
+        let authority = listening.tls_ca.clone().filter(|_| matches!(asks, Asks::Certificates));
+        let tls = match (listening.tls_cert.clone(), listening.tls_key.clone()) {
+            (Some(certificate), Some(key)) => {
+                let files = [Some(&certificate), Some(&key), authority.as_ref()].into_iter().flatten().cloned();
+                let files = files.collect();
+                Some(Arc::new(Followed::new(files, move || Tls::read(&certificate, &key, authority.as_deref()))?))
+            }
             _ => None,
         };
-        let guard = Arc::new(Guard { table: Table::built_in()?, tokens, certificates });
-        Ok(Credentials { guard, tls })
+        Ok(Credentials { guard: Arc::new(Guard { table: Table::built_in()?, asks }), tls })
     }
 
-    /// For the gRPC port; none serves plain text. Callers' certificates are required where they are asked for.
-    pub fn grpc(&self) -> Option<ServerTlsConfig> {
-        let tls = self.tls.as_ref()?;
-        let config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
-        Some(match &tls.authority {
-            None => config,
-            Some(authority) => config.client_ca_root(Certificate::from_pem(authority)),
-        })
+    /// Follows the files for as long as the future is polled.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let credentials = self.clone();
+            // It comes to nothing only where the runtime ends.
+            let _ = tokio::task::spawn_blocking(move || credentials.look()).await;
+        }
     }
 
-    /// For the HTTP port, where a probe has no certificate: one that is shown is verified.
-    pub fn http(&self) -> Result<Option<TlsAcceptor>, Failure> {
-        let Some(tls) = &self.tls else { return Ok(None) };
-        let chain = CertificateDer::pem_slice_iter(&tls.certificate).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&tls.key)?;
-        let builder = match &tls.authority {
-            None => ServerConfig::builder().with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in CertificateDer::pem_slice_iter(authority) {
-                    roots.add(certificate?)?;
-                }
-                let verifier = WebPkiClientVerifier::builder(roots.into()).allow_unauthenticated().build()?;
-                ServerConfig::builder().with_client_cert_verifier(verifier)
-            }
-        };
-        Ok(Some(TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key)?))))
+    fn look(&self) {
+        if let Asks::Tokens(known) = &self.guard.asks {
+            known.look();
+        }
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
     }
 }
 
+/// What handshakes go by.
+pub struct Tls {
+    /// Callers' certificates are required where they are asked for.
+    pub grpc: Arc<ServerConfig>,
+    /// A probe has no certificate: one that is shown is verified.
+    pub http: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// `authority` is that of callers' certificates; none where they are not asked for.
+    fn read(certificate: &Path, key: &Path, authority: Option<&Path>) -> Result<Tls, Failure> {
+        let chain = certificates(certificate)?;
+        let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| about(key, &error))?;
+        let verifiers = match authority {
+            None => None,
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    roots.add(certificate).map_err(|error| about(path, &error))?;
+                }
+                let asking = || WebPkiClientVerifier::builder(roots.clone().into());
+                Some((asking().build()?, asking().allow_unauthenticated().build()?))
+            }
+        };
+        let config = |verifier: Option<Arc<dyn ClientCertVerifier>>| {
+            let builder = match verifier {
+                None => ServerConfig::builder().with_no_client_auth(),
+                Some(verifier) => ServerConfig::builder().with_client_cert_verifier(verifier),
+            };
+            // Refuses a key of another certificate.
+            builder.with_single_cert(chain.clone(), secret.clone_key()).map_err(|error| about(certificate, &error))
+        };
+        let (required, offered) = verifiers.unzip();
+        let mut grpc = config(required)?;
+        grpc.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Tls { grpc: Arc::new(grpc), http: Arc::new(config(offered)?) })
+    }
+}
+
+fn known_tokens(path: &Path) -> Result<Vec<KnownToken>, Failure> {
+    let text = String::from_utf8(read(path)?).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    Ok(tokens::parse(&text).map_err(|complaint| about(path, &complaint))?)
+}
+
+/// Those of a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let found = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| about(path, &error))?;
+    if found.is_empty() {
+        return Err(about(path, &"holds no certificate in PEM").into());
+    }
+    Ok(found)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    std::fs::read(path).map_err(|error| about(path, &error))
+}
+
+fn about(path: &Path, complaint: &dyn Display) -> String {
+    format!("{}: {complaint}", path.display())
 }
 
 #[cfg(test)]

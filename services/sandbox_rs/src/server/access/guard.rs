@@ -4,16 +4,24 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::Status;
 use webpki::EndEntityCert;
 
+use super::followed::Followed;
 use super::table::{Role, Table};
 use super::tokens::{self, KnownToken};
 
 const ROLE_NAME: &str = "troupe-role:";
 
-/// What callers are asked for. With neither, everyone may call everything.
+/// Who may call what, by what callers are asked for.
 pub struct Guard {
     pub table: Table,
-    pub tokens: Vec<KnownToken>,
-    pub certificates: bool,
+    pub asks: Asks,
+}
+
+/// What callers are asked for.
+pub enum Asks {
+    /// Everyone may call everything.
+    Nothing,
+    Tokens(Followed<Vec<KnownToken>>),
+    Certificates,
 }
 
 /// Why a call does not go on, with the remedy.
@@ -39,13 +47,13 @@ impl Guard {
     /// The role that the call comes with; `Anonymous` where nobody is asked.
     pub fn admit(&self, method: &str, authorization: Option<&str>, names: &[String]) -> Result<Role, Refusal> {
         let callers = self.table.callers(method);
-        if callers.contains(&Role::Anonymous) || (self.tokens.is_empty() && !self.certificates) {
+        if callers.contains(&Role::Anonymous) {
             return Ok(Role::Anonymous);
         }
-        let role = if self.tokens.is_empty() {
-            role_of_certificate(method, names)?
-        } else {
-            self.role_of_token(method, authorization)?
+        let role = match &self.asks {
+            Asks::Nothing => return Ok(Role::Anonymous),
+            Asks::Tokens(known) => role_of_token(&known.value(), method, authorization)?,
+            Asks::Certificates => role_of_certificate(method, names)?,
         };
         if callers.contains(&role) {
             return Ok(role);
@@ -58,30 +66,30 @@ impl Guard {
             "{method} is for {wanted}; this credential's role is {role}: call with a credential of the other role"
         )))
     }
+}
 
-    fn role_of_token(&self, method: &str, authorization: Option<&str>) -> Result<Role, Refusal> {
-        let refused = |text: String| Err(Refusal::Unauthenticated(text));
-        let Some(authorization) = authorization else {
+fn role_of_token(known: &[KnownToken], method: &str, authorization: Option<&str>) -> Result<Role, Refusal> {
+    let refused = |text: String| Err(Refusal::Unauthenticated(text));
+    let Some(authorization) = authorization else {
+        return refused(format!(
+            "{method} needs a token and the call shows none: name a file that holds one with TROUPE_TOKEN_FILE, \
+             or send the metadata `authorization: Bearer TOKEN`"
+        ));
+    };
+    let token = match authorization.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => {
             return refused(format!(
-                "{method} needs a token and the call shows none: name a file that holds one with TROUPE_TOKEN_FILE, \
-                 or send the metadata `authorization: Bearer TOKEN`"
+                "{method} needs the metadata `authorization: Bearer TOKEN`; it has another scheme"
             ));
-        };
-        let token = match authorization.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-            _ => {
-                return refused(format!(
-                    "{method} needs the metadata `authorization: Bearer TOKEN`; it has another scheme"
-                ));
-            }
-        };
-        match tokens::role_of(&self.tokens, token) {
-            Some(role) => Ok(role),
-            None => refused(format!(
-                "{method}: the token is none of this service's; it may have been replaced: \
-                 read it again, or have its SHA-256 put into the service's TROUPE_TOKENS"
-            )),
         }
+    };
+    match tokens::role_of(known, token) {
+        Some(role) => Ok(role),
+        None => refused(format!(
+            "{method}: the token is none of this service's; it may have been replaced: \
+             read it again, or have its SHA-256 put into the service's TROUPE_TOKENS"
+        )),
     }
 }
 
@@ -110,9 +118,14 @@ mod tests {
     const DIGEST_OF_A: &str = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
     const RUN: &str = "troupe.v1.Sandbox/RunTests";
 
-    fn guard(tokens: &str, certificates: bool) -> Guard {
-        let tokens = if tokens.is_empty() { Vec::new() } else { tokens::parse(tokens).unwrap() };
-        Guard { table: Table::built_in().unwrap(), tokens, certificates }
+    fn guard(asks: Asks) -> Guard {
+        Guard { table: Table::built_in().unwrap(), asks }
+    }
+
+    /// Token `a` has the role.
+    fn a_is(role: Role) -> Guard {
+        let line = format!("{role} sha256:{DIGEST_OF_A}");
+        guard(Asks::Tokens(Followed::new(Vec::new(), move || Ok(tokens::parse(&line)?)).unwrap()))
     }
 
     fn admitted(guard: &Guard, method: &str, authorization: Option<&str>, name: &str) -> Result<Role, Refusal> {
@@ -122,13 +135,13 @@ mod tests {
 
     #[test]
     fn without_credentials_everyone_may_call() {
-        assert_eq!(admitted(&guard("", false), RUN, None, ""), Ok(Role::Anonymous));
+        assert_eq!(admitted(&guard(Asks::Nothing), RUN, None, ""), Ok(Role::Anonymous));
     }
 
     #[test]
     fn a_token_admits_to_the_calls_of_its_role() {
-        let client = guard(&format!("client sha256:{DIGEST_OF_A}"), true);
-        let orchestrator = guard(&format!("orchestrator sha256:{DIGEST_OF_A}"), true);
+        let client = a_is(Role::Client);
+        let orchestrator = a_is(Role::Orchestrator);
         for shown in ["Bearer a", "bearer a", "BEARER  a "] {
             assert_eq!(admitted(&orchestrator, RUN, Some(shown), ""), Ok(Role::Orchestrator));
             let Err(Refusal::PermissionDenied(text)) = admitted(&client, RUN, Some(shown), "") else { panic!() };
@@ -146,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_certificate_admits_by_the_one_role_that_it_names() {
-        let guard = guard("", true);
+        let guard = guard(Asks::Certificates);
         assert_eq!(admitted(&guard, RUN, None, "spiffe://x troupe-role:orchestrator"), Ok(Role::Orchestrator));
         assert!(matches!(admitted(&guard, RUN, None, "troupe-role:observer"), Err(Refusal::PermissionDenied(_))));
         for names in ["", "troupe-role:", "troupe-role:anonymous", "troupe-role:client troupe-role:orchestrator"] {
@@ -156,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_call_without_a_row_is_denied_to_every_role() {
-        let guard = guard(&format!("orchestrator sha256:{DIGEST_OF_A}"), false);
+        let guard = a_is(Role::Orchestrator);
         let refused = admitted(&guard, "troupe.v1.Sandbox/Escape", Some("Bearer a"), "");
         assert!(matches!(refused, Err(Refusal::PermissionDenied(_))));
     }

@@ -5,11 +5,15 @@
 
 mod admission;
 mod credentials;
+mod followed;
 mod guard;
 mod table;
 mod tokens;
 
 pub use self::admission::Admission;
-pub use self::credentials::{Credentials, Listening};
+pub use self::credentials::{Credentials, Listening, Tls};
+pub use self::followed::Followed;
 pub use self::guard::{Guard, Refusal, uri_names};
 pub use self::table::Role;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
