@@ -1,4 +1,4 @@
-"""The rendered overlays."""
+"""The rendered manifests."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "security" / "harness"))
 
-from rendered.overlays import OVERLAYS, Manifests, render
+from rendered.overlays import RENDERED, Manifests, render
 
 
-@pytest.fixture(params=OVERLAYS)
+@pytest.fixture(params=RENDERED)
 def manifests(request: pytest.FixtureRequest) -> Manifests:
-    """Each overlay in turn."""
+    """Each overlay in turn, and each component that no overlay has."""
     return render(request.param)

@@ -1,30 +1,27 @@
 """Components that no overlay uses, put on one."""
 
 from pathlib import Path
-from typing import Final
 
 import pytest
 import yaml
-from rendered.overlays import K8S, Manifests, render_with
+from rendered.overlays import ALONE, K8S, Manifests, render
 from rendered.readers import READERS
-
-# With the tests that try them: this file, test_monitoring, test_sandbox_pods, test_queueing.
-TRIED_HERE: Final = {"crds", "tls-cert-manager", "monitoring", "monitoring-operator", "sandbox-userns", "kueue"}
 
 
 @pytest.fixture
-def with_tls(tmp_path: Path) -> Manifests:
-    return render_with("local", "tls-cert-manager", tmp_path)
+def with_tls() -> Manifests:
+    return render("local+tls-cert-manager")
 
 
-def test_every_component_is_in_an_overlay_or_tried_here() -> None:
+def test_every_component_is_in_an_overlay_or_rendered_on_one() -> None:
     used = {
         Path(component).name
         for file in (K8S / "overlays").glob("*/kustomization.yaml")
         for component in yaml.safe_load(file.read_text()).get("components", ())
     }
     there = {path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml")}
-    assert there == used | TRIED_HERE
+    assert there == used | ALONE.keys()
+    assert not used & ALONE.keys()
 
 
 @pytest.mark.parametrize("service", READERS)

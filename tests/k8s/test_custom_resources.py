@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 from rendered.definitions import FOLDER, definition, problems, schema
-from rendered.overlays import K8S, Manifests, render, render_with
+from rendered.overlays import K8S, Manifests, render
 from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
 from troupe_orchestrator.custom_resources import eval_jobs, training_runs
 from troupe_orchestrator.custom_resources.backing import Shown
@@ -50,8 +49,8 @@ def plural(found: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def with_objects(tmp_path: Path) -> Manifests:
-    return render_with("local", "crds", tmp_path)
+def with_objects() -> Manifests:
+    return render("local+crds")
 
 
 def test_the_definitions_are_what_is_made_of_the_contracts() -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import pytest
-from rendered.overlays import OVERLAYS, Manifests, render, render_with
+from rendered.overlays import OVERLAYS, Manifests, render
 from rendered.readers import READERS
 from troupe_contracts.settings import SettingsError, split_address
 from troupe_learner.settings import LearnerSettings
@@ -56,7 +56,7 @@ def test_a_store_that_pods_of_several_nodes_mount_can_be_mounted_by_many() -> No
     assert render(GANG).one("PersistentVolumeClaim", "store")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_component_makes_two_pods_of_any_overlay(tmp_path: Any) -> None:
-    spec, given = learner_of(render_with("local", "learner-gang", tmp_path))
+def test_the_component_makes_two_pods_of_any_overlay() -> None:
+    spec, given = learner_of(render("local+learner-gang"))
     assert spec["replicas"] == 2
     assert [LearnerSettings.read({**given, "TROUPE_NODE_RANK": str(node)}).node_rank for node in (0, 1)] == [0, 1]

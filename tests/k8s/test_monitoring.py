@@ -17,7 +17,7 @@ import troupe_orchestrator.monitoring.runs
 import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
-from rendered.overlays import K8S, OVERLAYS, Manifests, render_with
+from rendered.overlays import K8S, OVERLAYS, Manifests, render
 from rendered.policies import Endpoint, allowed
 from rendered.readers import READERS
 from troupe_contracts.settings import ServiceSettings
@@ -161,8 +161,8 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 
 
 @pytest.fixture(params=OVERLAYS, scope="module")
-def monitored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return render_with(request.param, "monitoring-operator", tmp_path_factory.mktemp("monitored"))
+def monitored(request: pytest.FixtureRequest) -> Manifests:
+    return render(f"{request.param}+monitoring-operator")
 
 
 def test_only_a_namespace_that_is_labelled_for_it_reaches_the_metrics_and_nothing_else(monitored: Manifests) -> None:

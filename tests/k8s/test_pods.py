@@ -1,14 +1,15 @@
-"""Rules that every pod of every overlay keeps: the restricted standard and our own."""
+"""Rules that every pod of every overlay and component keeps: the restricted standard and our own."""
 
 from typing import Any, Final
 
 import pytest
-from rendered.overlays import OVERLAYS, Manifests, Workload, render
+from rendered.overlays import RENDERED, Manifests, Workload, render
 from rendered.policies import selects
 
 COMPONENT: Final = "app.kubernetes.io/component"
 NUMBER_OF_USER: Final = 10001  # in /etc/passwd of every image: torch asks for its name
 TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+NODES_PROFILE: Final = {"type": "Localhost", "localhostProfile": "profiles/troupe-sandbox.json"}
 HOLDS_A_TOKEN: Final = {"orchestrator", "credentials"}
 
 
@@ -17,7 +18,7 @@ def workloads() -> list[Any]:
     try:
         return [
             pytest.param(overlay, each, id=f"{overlay}-{each.name}")
-            for overlay in OVERLAYS
+            for overlay in RENDERED
             for each in render(overlay).workloads
         ]
     except pytest.skip.Exception as skipped:
@@ -33,7 +34,8 @@ def test_its_pods_keep_the_restricted_standard(overlay: str, workload: Workload)
     context = pod["securityContext"]
     assert context["runAsNonRoot"] is True
     assert context["runAsUser"] == NUMBER_OF_USER
-    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    own_profile = (overlay, workload.name) == ("local+sandbox-userns", "sandbox")
+    assert context["seccompProfile"] == (NODES_PROFILE if own_profile else {"type": "RuntimeDefault"})
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     for container in workload.containers:
         own = container["securityContext"]
@@ -149,8 +151,9 @@ def test_what_takes_a_gpu_is_replaced_without_a_surge(manifests: Manifests) -> N
 
 def test_the_sandbox_has_neither_secret_nor_token_nor_the_store(manifests: Manifests) -> None:
     (sandbox,) = [each for each in manifests.workloads if each.name == "sandbox"]
-    kinds = {kind for volume in sandbox.pod["volumes"] for kind in volume.keys() - {"name"}}
-    assert kinds == {"emptyDir", "configMap"}
+    # But its own certificate, where there is TLS: who it is, and no right to call anybody.
+    volumes = [each for each in sandbox.pod["volumes"] if each.get("secret", {}).get("secretName") != "sandbox-tls"]
+    assert {kind for each in volumes for kind in each.keys() - {"name"}} == {"emptyDir", "configMap"}
     assert not any("secretKeyRef" in str(container) for container in sandbox.containers)
 
 
@@ -173,18 +176,21 @@ def test_the_local_overlay_asks_for_less_than_one_and_a_half_cores() -> None:
 def test_nobody_but_the_orchestrator_and_the_job_has_rights_and_none_of_them_everywhere(manifests: Manifests) -> None:
     assert not manifests.of("ClusterRole")
     assert not manifests.of("ClusterRoleBinding")
-    subjects = {
-        subject["name"]: binding["roleRef"]["name"]
+    given = {
+        (subject["name"], binding["roleRef"]["name"])
         for binding in manifests.of("RoleBinding")
         for subject in binding["subjects"]
     }
-    assert subjects == {"orchestrator": "orchestrator", "credentials": "credentials"}
+    objects = {("orchestrator", "orchestrator-custom-resources")} if manifests.of("CustomResourceDefinition") else set()
+    assert given == {("orchestrator", "orchestrator"), ("credentials", "credentials")} | objects
 
 
 def test_the_orchestrator_can_make_no_pods_and_read_no_secrets(manifests: Manifests) -> None:
     rights = {
         (resource, verb)
-        for rule in manifests.one("Role", "orchestrator")["rules"]
+        for role in manifests.of("Role")
+        if role["metadata"]["name"] != "credentials"
+        for rule in role["rules"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
@@ -196,10 +202,13 @@ def test_the_orchestrator_can_make_no_pods_and_read_no_secrets(manifests: Manife
         "events",
         "deployments/scale",
         "statefulsets/scale",
-    } | {resource for resource, _ in rights if resource.startswith(("trainingruns", "evaljobs"))}
+        "trainingruns/status",
+        "evaljobs/status",
+    }
 
 
 def test_the_namespace_enforces_the_restricted_standard(manifests: Manifests) -> None:
     (namespace,) = manifests.of("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert {each["metadata"].get("namespace") for each in manifests.objects if each is not namespace} == {"troupe"}
+    inside = [each for each in manifests.objects if each["kind"] not in ("Namespace", "CustomResourceDefinition")]
+    assert {each["metadata"].get("namespace") for each in inside} == {"troupe"}

@@ -3,14 +3,14 @@
 from typing import Final
 
 import pytest
-from rendered.overlays import Manifests, render_with
+from rendered.overlays import Manifests, render
 
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 
 
 @pytest.fixture(params=["local", "cluster"], scope="module")
-def queued(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return render_with(request.param, "kueue", tmp_path_factory.mktemp("queued"))
+def queued(request: pytest.FixtureRequest) -> Manifests:
+    return render(f"{request.param}+kueue")
 
 
 def test_engines_sandboxes_and_learner_wait_for_quota_and_those_who_say_so_do_not(queued: Manifests) -> None:

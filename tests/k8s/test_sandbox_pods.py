@@ -3,12 +3,11 @@
 import json
 import re
 from argparse import Namespace
-from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
-from rendered.overlays import K8S, OVERLAYS, Manifests, Workload, render, render_with
+from rendered.overlays import K8S, OVERLAYS, Manifests, Workload, render
 from troupe_orchestrator.run_config import Budgets
 from troupe_sandbox.__main__ import parse_arguments
 
@@ -70,8 +69,8 @@ def test_the_starters_programs_ask_for_no_more_than_its_sandbox_gives(config: st
     assert Budgets.model_validate(given).memory_bytes <= options(render("local")).program_memory << 20
 
 
-def test_with_user_namespaces_whatever_is_ignored_stops_the_start(tmp_path: Path) -> None:
-    manifests = render_with("local", "sandbox-userns", tmp_path)
+def test_with_user_namespaces_whatever_is_ignored_stops_the_start() -> None:
+    manifests = render("local+sandbox-userns")
     given, pod = options(manifests), sandbox(manifests).pod
     assert pod["hostUsers"] is False
     assert given.profile == "full"
@@ -79,12 +78,11 @@ def test_with_user_namespaces_whatever_is_ignored_stops_the_start(tmp_path: Path
     assert {"user_namespace", "private_root", "outer_user_namespace", "memory_headroom"} <= required
 
 
-@pytest.mark.parametrize("component", [None, "sandbox-userns"])
-def test_the_layers_that_are_required_are_known_to_the_sandbox(component: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["local", "local+sandbox-userns"])
+def test_the_layers_that_are_required_are_known_to_the_sandbox(name: str) -> None:
     layers = (OUTER.parent / "mod.rs").read_text() + OUTER.read_text()
     known = set(re.findall(r'(?:name: |MEMORY_HEADROOM: &str = )"([a-z_]+)"', layers))
-    manifests = render("local") if component is None else render_with("local", component, tmp_path)
-    assert set(options(manifests).require_layers.split(",")) <= known
+    assert set(options(render(name)).require_layers.split(",")) <= known
 
 
 def test_the_nodes_profile_lets_programs_have_namespaces_and_nothing_of_the_kernels_own() -> None:
@@ -95,8 +93,8 @@ def test_the_nodes_profile_lets_programs_have_namespaces_and_nothing_of_the_kern
     assert {rule["action"] for rule in profile["syscalls"]} == {"SCMP_ACT_ERRNO"}
 
 
-def test_the_profile_is_where_the_pod_looks_for_it(tmp_path: Path) -> None:
-    seccomp = sandbox(render_with("local", "sandbox-userns", tmp_path)).pod["securityContext"]["seccompProfile"]
+def test_the_profile_is_where_the_pod_looks_for_it() -> None:
+    seccomp = sandbox(render("local+sandbox-userns")).pod["securityContext"]["seccompProfile"]
     assert seccomp["type"] == "Localhost"
     component = (K8S / "components/sandbox-userns/kustomization.yaml").read_text()
     assert f"/var/lib/kubelet/seccomp/{seccomp['localhostProfile']}" in component

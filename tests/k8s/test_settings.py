@@ -3,7 +3,7 @@
 from typing import Final
 
 import pytest
-from rendered.overlays import OVERLAYS, render
+from rendered.overlays import RENDERED, render
 from rendered.readers import READERS
 from troupe_contracts.settings import SettingsError, is_loopback
 
@@ -19,7 +19,7 @@ def environment(overlay: str, service: str) -> dict[str, str]:
     pytest.skip(f"{overlay} has no {service} of its own")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 @pytest.mark.parametrize("service", READERS)
 def test_a_service_takes_every_variable_that_it_is_given(overlay: str, service: str) -> None:
     given = environment(overlay, service)
@@ -34,7 +34,7 @@ def test_a_variable_that_a_service_does_not_know_would_be_found(service: str) ->
         READERS[service]({**given, "TROUPE_NO_SUCH_SETTING": "1"})
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 @pytest.mark.parametrize("service", READERS)
 def test_a_service_listens_to_other_pods_and_knows_who_calls(overlay: str, service: str) -> None:
     given = environment(overlay, service)
@@ -44,7 +44,7 @@ def test_a_service_listens_to_other_pods_and_knows_who_calls(overlay: str, servi
     assert "TROUPE_INSECURE" not in given
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_files_that_settings_name_lie_on_something_that_is_mounted(overlay: str) -> None:
     manifests = render(overlay)
     for workload in manifests.workloads:
@@ -55,7 +55,7 @@ def test_files_that_settings_name_lie_on_something_that_is_mounted(overlay: str)
                 assert any(f"{value}/".startswith(f"{path}/") for path in mounted), f"{workload.name}: {name}={value}"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", RENDERED)
 def test_engines_and_learner_have_the_same_model_and_policy(overlay: str) -> None:
     manifests = render(overlay)
     holding = [

@@ -1,8 +1,10 @@
-"""Overlays as `kubectl apply -k` would send them."""
+"""Overlays as `kubectl apply -k` would send them, and those components that no overlay has, on the one that they fit."""
 
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,17 @@ import yaml
 
 K8S: Final = Path(__file__).parents[4] / "k8s"
 OVERLAYS: Final = tuple(sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml")))
+# Components that no overlay has, and on which one each is rendered.
+ALONE: Final[Mapping[str, str]] = {
+    "crds": "local",
+    "kueue": "cluster",
+    "monitoring": "local",
+    "monitoring-operator": "cluster",
+    "sandbox-userns": "local",
+    "tls-cert-manager": "local",
+}
+RENDERED: Final = (*OVERLAYS, *(f"{overlay}+{component}" for component, overlay in ALONE.items()))
+"""What `render` is asked for by tests of what holds everywhere."""
 _WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
 _POD_INDEX: Final = "metadata.labels['apps.kubernetes.io/pod-index']"
 
@@ -84,13 +97,17 @@ class Manifests:
 
 
 @cache
-def render(overlay: str) -> Manifests:
-    """An overlay, rendered by kubectl or kustomize; without either the test is skipped."""
-    return render_folder(K8S / "overlays" / overlay)
+def render(name: str) -> Manifests:
+    """An overlay, or OVERLAY+COMPONENT, rendered by kubectl or kustomize; without either the test is skipped."""
+    overlay, _, component = name.partition("+")
+    if not component:
+        return render_folder(K8S / "overlays" / overlay)
+    with tempfile.TemporaryDirectory() as folder:
+        return render_with(overlay, component, Path(folder))
 
 
 def render_with(overlay: str, component: str, folder: Path) -> Manifests:
-    """An overlay with one component more; `folder` is empty and for us."""
+    """An overlay with one component more; `folder` is empty, for us, and can be applied after."""
     added = {
         "namespace": "troupe",
         "resources": [os.path.relpath(K8S / "overlays" / overlay, folder.resolve())],
@@ -103,7 +120,8 @@ def render_with(overlay: str, component: str, folder: Path) -> Manifests:
 def render_folder(folder: Path) -> Manifests:
     rendered = subprocess.run([*_renderer(), str(folder)], capture_output=True, text=True, timeout=60, check=False)
     assert rendered.returncode == 0, rendered.stderr
-    return Manifests(tuple(each for each in yaml.safe_load_all(rendered.stdout) if each is not None))
+    documents = yaml.load_all(rendered.stdout, yaml.CSafeLoader)  # in C: some of them have thousands of lines
+    return Manifests(tuple(each for each in documents if each is not None))
 
 
 def _renderer() -> list[str]:
