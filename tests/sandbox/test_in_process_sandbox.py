@@ -27,6 +27,16 @@ def test_tests_are_run_in_process(sandbox):
         sandbox.run_tests("x = 1", [])
 
 
+def test_however_many_ask_at_once_all_but_those_that_fit_wait():
+    narrow = Sandbox(workflow_slots=1, test_slots=1)
+    script = (
+        "from workflow import AgentNode, Workflow\nWorkflow('one').add_node(AgentNode('a', 'Solve.')).run(question)"
+    )
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(narrow.run_workflow, script, "?", lambda call: "42") for _ in range(12)]
+        assert [each.result().verdict for each in asked] == ["ok"] * 12
+
+
 def test_a_workflow_asks_the_callback(sandbox):
     script = """
 from workflow import AgentNode, EnsembleNode, Workflow

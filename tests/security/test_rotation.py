@@ -187,6 +187,9 @@ async def test_the_sandbox_follows_its_certificate_and_its_callers_authority_and
             old.certificate.write_bytes(new.certificate.read_bytes())
             await becomes([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK], both)
             assert await called(open_before, ISOLATION) is grpc.StatusCode.OK
+        host, port = service.metrics.split(":")
+        shown_to_probes = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
+        assert shown_to_probes.strip() in replacement.certificate.read_text()
 
 
 def test_a_pair_of_which_one_half_is_new_is_not_used(authority: Authority) -> None:

@@ -53,7 +53,7 @@ fn settings(text: &str) -> PyResult<Settings> {
         workflow_slots: text.workflow_slots,
         test_slots: text.test_slots,
         tool_slots: fitting_tools(),
-        queues: Queues::fitting(text.workflow_slots),
+        queues: Queues::UNBOUNDED,
         most_memory: None,
         python: text.python,
         inside_script: text.inside_script,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::access::{Followed, Guard, Refusal, Tls, uri_names};
@@ -18,6 +18,8 @@ use crate::supervisor::waits::Waits;
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const LARGEST_REQUEST: usize = 16 << 10;
+/// Answered at the same time; more wait to be accepted.
+const REQUESTS_AT_ONCE: usize = 64;
 
 /// What an answer is made of.
 pub struct Endpoint {
@@ -30,12 +32,16 @@ pub struct Endpoint {
 /// Answers for as long as the future is polled.
 pub async fn serve(listener: TcpListener, endpoint: Endpoint) {
     let endpoint = Arc::new(endpoint);
-    loop {
+    let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+    while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let endpoint = endpoint.clone();
                 // A client that breaks off or dawdles harms nobody else.
-                tokio::spawn(async move { tokio::time::timeout(REQUEST_DEADLINE, converse(stream, &endpoint)).await });
+                tokio::spawn(async move {
+                    let _place = place;
+                    tokio::time::timeout(REQUEST_DEADLINE, converse(stream, &endpoint)).await
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "metrics connection refused");

@@ -8,6 +8,7 @@
 mod access;
 mod caller;
 pub(crate) mod codec;
+mod connection;
 mod convert;
 mod crowds;
 #[cfg(fuzzing)]
@@ -15,6 +16,7 @@ pub mod fuzzing;
 mod incoming;
 pub mod logging;
 mod metrics;
+mod open_files;
 mod refusal;
 mod service;
 
@@ -78,6 +80,7 @@ pub struct Options {
 /// Serves until a signal ends it.
 pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     options.listening.check()?;
+    let places = incoming::places(open_files::raise()?);
     let fitting = Queues::fitting(settings.workflow_slots);
     settings.queues = Queues {
         workflows: options.workflow_queue.unwrap_or(fitting.workflows),
@@ -135,8 +138,10 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         let _ = stopping.wait_for(|phase| *phase != Phase::Serving).await;
     };
     let server = match credentials.tls.clone() {
-        None => Either::Left(server.serve_with_incoming_shutdown(incoming::incoming(listener), stopped)),
-        Some(tls) => Either::Right(server.serve_with_incoming_shutdown(incoming::secured(listener, tls), stopped)),
+        None => Either::Left(server.serve_with_incoming_shutdown(incoming::incoming(listener, places), stopped)),
+        Some(tls) => {
+            Either::Right(server.serve_with_incoming_shutdown(incoming::secured(listener, tls, places), stopped))
+        }
     };
     let endpoint = Endpoint {
         supervisor: supervisor.clone(),

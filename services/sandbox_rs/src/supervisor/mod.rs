@@ -60,6 +60,9 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// For callers in this process, who wait in threads or tasks of their own.
+    pub const UNBOUNDED: Queues = Queues { workflows: usize::MAX, test_jobs: usize::MAX };
+
     /// What is right for so many scripts at once. Jobs of tests wait by the thousand: they cost their request only.
     pub fn fitting(workflow_slots: usize) -> Self {
         Queues { workflows: workflow_slots * 4, test_jobs: 4096 }
@@ -245,13 +248,13 @@ impl Supervisor {
             workflow_slots: Slots::new(Bounds {
                 slots: settings.workflow_slots,
                 slots_per_caller: settings.workflow_slots,
-                queue: settings.queues.workflows * SHARES,
+                queue: settings.queues.workflows.saturating_mul(SHARES),
                 queue_per_caller: settings.queues.workflows,
             }),
             test_jobs: Slots::new(Bounds {
                 slots: settings.test_slots * ACTIVE_JOBS_PER_SLOT * SHARES,
                 slots_per_caller: settings.test_slots * ACTIVE_JOBS_PER_SLOT,
-                queue: settings.queues.test_jobs * SHARES,
+                queue: settings.queues.test_jobs.saturating_mul(SHARES),
                 queue_per_caller: settings.queues.test_jobs,
             }),
             case_slots: Slots::new(Bounds::unqueued(settings.test_slots)),
