@@ -33,11 +33,13 @@ class Goal:
     target: float
     more_is_better: bool
     unit: str
+    # What to know where it is not met.
+    why: str = ""
 
     def line(self) -> str:
         met = self.figure >= self.target if self.more_is_better else self.figure <= self.target
         sign = "≥" if self.more_is_better else "≤"
-        verdict = "met" if met else "NOT met"
+        verdict = "met" if met else f"NOT met{self.why and ': '}{self.why}"
         return f"{self.name:66} {self.figure:10.2f} {self.unit:8} goal {sign} {self.target:g}: {verdict}"
 
 
