@@ -25,7 +25,7 @@ from .outside import Outside
 DEADLINE = 60.0
 # A service has as many descriptors as a container gives by default, not as many as this machine does; and it may dump
 # core where the machine lets it, so that the sandbox has something to stop.
-START = 'ulimit -Sn 1024; ulimit -Sc "$(ulimit -Hc)"; exec "$@"'
+START = 'ulimit -n 1024; ulimit -Sc "$(ulimit -Hc)"; exec "$@"'
 # Threads come and go, and an allocator keeps what it once had; what grows with each attack would soon be beyond this.
 MEMORY_TOLERANCE = 64 * MEBIBYTE
 GENEROUS = sandbox_pb2.Limits(cpu_seconds=30, wall_seconds=50)
