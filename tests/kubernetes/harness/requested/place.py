@@ -18,6 +18,8 @@ from troupe_orchestrator.custom_resources.controller import Controller
 from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
 from troupe_orchestrator.custom_resources.steering import ObjectsSteer
 from troupe_orchestrator.custom_resources.training_runs import RunsBehindObjects
+from troupe_orchestrator.evaluation.job_records import JobRecords
+from troupe_orchestrator.evaluation.service import EvaluationServicer
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.object_requests import list_requests
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
@@ -67,6 +69,9 @@ class Place:
         self.training: Any = TrainingServicer(
             cast(Any, self.runs), RunRecords(database), database, ObjectsSteer(database)
         )
+        self.evaluation: Any = EvaluationServicer(
+            cast(Any, self.jobs), JobRecords(database, Path("/none")), database, ObjectsSteer(database)
+        )
         self.controller: Controller | None = None
         self._api = api
 
@@ -99,10 +104,10 @@ class Place:
         )
         return str(found["metadata"]["uid"])
 
-    def evaluate(self, name: str, **spec: object) -> str:
+    def evaluate(self, name: str, desired: str = "Running", **spec: object) -> str:
         """`kubectl apply` of an EvalJob; its uid."""
         given = {"dataset": {"inline": PROBLEMS}, "samples": 2, "mode": "System", **spec}
-        return str(self.standin.put(EVAL_JOBS, custom_resource(name, **given))["metadata"]["uid"])
+        return str(self.standin.put(EVAL_JOBS, custom_resource(name, desired, **given))["metadata"]["uid"])
 
     def desire(self, name: str, desired: str, collection: str = TRAINING_RUNS) -> None:
         """`kubectl patch`."""
