@@ -22,6 +22,7 @@ ALONE: Final[Mapping[str, str]] = {
     "monitoring": "local",
     "monitoring-operator": "cluster",
     "sandbox-userns": "local",
+    "scaling-by-stage": "local",
     "tls-cert-manager": "local",
 }
 RENDERED: Final = (*OVERLAYS, *(f"{overlay}+{component}" for component, overlay in ALONE.items()))
