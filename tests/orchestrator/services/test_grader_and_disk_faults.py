@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from orchestrated.faults import ONE_STEP, TASKS, Once, metrics, rollout
+from orchestrated.learner import NO_ROOM
+from orchestrated.models import right_unless_guessed
 from orchestrated.world import Backends, math_task
 from troupe.v1 import training_pb2
+from troupe_orchestrator.training import endurance
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -66,6 +69,31 @@ async def test_a_full_disk_pauses_the_run_by_name_and_what_was_finished_is_kept(
         assert (await opened.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
         assert metrics(events)["executions"] == 4
         assert [request.task_id for request in stand_ins.designer.requests[asked:]] == ["task-1"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["SubmitBatch", "SaveCheckpoint"]
+    + [pytest.param(call, marks=pytest.mark.long) for call in ("TrainStep", "ExportWeights", "Score")],
+)
+async def test_a_full_disk_of_the_learner_pauses_the_run_by_name_and_with_room_it_goes_on(
+    open_world, stand_ins: Backends, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endurance, "_FIRST_PAUSE_SECONDS", 0.01)
+    stand_ins.policy.reply = right_unless_guessed
+    stand_ins.learner.full_for = call
+    async with open_world(learner=True) as opened:
+        events = await opened.run(opened.config(TASKS[:2], **ONE_STEP))
+        run = await opened.get_run()
+        assert (run.state, run.reason.split(":")[0]) == (training_pb2.RUN_STATE_PAUSED, "DiskFull")
+        for said in (NO_ROOM, "free space there", "then resume the run"):
+            assert said in run.reason
+        assert {event.condition.reason for event in events if event.HasField("condition")} == {"DiskFull"}
+        stand_ins.learner.full_for = ""
+        await opened.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        await opened.run_events()
+        assert (await opened.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        assert [applied.step for applied in stand_ins.learner.applied] == [1]
 
 
 @pytest.fixture

@@ -18,7 +18,12 @@ from troupe_orchestrator.fleet import PolicyFleet
 from troupe_orchestrator.training import learning
 from troupe_orchestrator.training.batch import TrainingSequence
 from troupe_orchestrator.training.endings import ending_of
-from troupe_orchestrator.training.learner import LearnerClient, LearnerDiskFullError, OperationStalledError
+from troupe_orchestrator.training.learner import (
+    LearnerClient,
+    LearnerDiskFullError,
+    LearnerError,
+    OperationStalledError,
+)
 from troupe_orchestrator.training.learning import Learning
 from troupe_orchestrator.training.policies import Policy
 
@@ -32,6 +37,7 @@ class SlowLearner(learner_pb2_grpc.LearnerServicer):
     def __init__(self) -> None:
         self.tells = True
         self.events = 12
+        self.refuses_as_too_large = False
         self.deadlines: dict[str, float] = {}
         self.info = learner_pb2.LearnerInfo(policy_id="p", state=learner_pb2.GANG_STATE_READY)
 
@@ -42,6 +48,8 @@ class SlowLearner(learner_pb2_grpc.LearnerServicer):
         self, requests: AsyncIterator[learner_pb2.SubmitBatchRequest], context: Context
     ) -> learner_pb2.SubmitBatchResponse:
         self.deadlines["SubmitBatch"] = context.time_remaining() or 0.0
+        if self.refuses_as_too_large:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max")
         async for _ in requests:
             pass
         return learner_pb2.SubmitBatchResponse()
@@ -137,6 +145,15 @@ async def test_a_learner_that_waits_for_room_on_its_disk_pauses_the_run_by_name(
     ending = ending_of(full.value)
     assert ending.condition is not None
     assert (ending.state, ending.condition.reason) == ("paused", "DiskFull")
+
+
+async def test_a_message_that_grpc_finds_too_large_is_no_full_disk() -> None:
+    learner = SlowLearner()
+    learner.refuses_as_too_large = True
+    async with connected(learner) as client:
+        with pytest.raises(LearnerError, match="RESOURCE_EXHAUSTED: Received message larger than max") as refused:
+            await client.train(FENCE, "run", 1, b"d" * 32, [sequence(3)], {"learning_rate": 1e-3})
+    assert not isinstance(refused.value, LearnerDiskFullError)
 
 
 async def test_calls_that_carry_tokens_have_the_longer_the_more_tokens_there_are() -> None:

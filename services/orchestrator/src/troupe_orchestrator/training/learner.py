@@ -10,8 +10,9 @@ long as it tells of progress. One that tells of none for `stall_seconds` is a fa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from google.protobuf.json_format import ParseDict
 from numpy.typing import NDArray
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.channel import connect
-from troupe_contracts.errors import describe
+from troupe_contracts.errors import code_of, describe, retry_delay
 from troupe_contracts.identity import own
 
 from troupe_orchestrator.training.batch import TrainingSequence
@@ -40,7 +41,6 @@ _SLOWEST_SCORED = 20
 _RECONNECT_SECONDS = 1.0
 _LOST_SECONDS = 300.0
 """How long an operation's learner may be away."""
-_OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -53,7 +53,7 @@ class ContradictionError(LearnerError):
 
 
 class LearnerDiskFullError(LearnerError):
-    """The learner's ranks cannot be started before there is room on its disk."""
+    """There is no room on the learner's disk: for a batch, a checkpoint, its work folder, or to start its ranks."""
 
 
 class OperationStalledError(LearnerError):
@@ -62,6 +62,13 @@ class OperationStalledError(LearnerError):
 
 class NonFiniteStepError(LearnerError):
     """A gradient was not finite. The learner undid the step; the same batch would end so again."""
+
+
+_OPERATION_ERRORS: Final[dict[int, type[LearnerError]]] = {
+    grpc.StatusCode.OUT_OF_RANGE.value[0]: NonFiniteStepError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: LearnerDiskFullError,
+}
+"""What an operation's code says; a learner runs out of nothing but disk in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ class LearnerClient:
         """Have a batch applied, once, however often this is called.
 
         Raises:
+            LearnerDiskFullError: the learner has no room for it.
             LearnerError: the learner refused or failed, with its words.
         """
         header = learner_pb2.BatchHeader(
@@ -116,30 +124,26 @@ class LearnerClient:
             digest=digest,
             optimization=ParseDict(optimization, learner_pb2.Optimization()),
         )
-        try:
-            tokens = sum(len(each.token_ids) for each in sequences)
+        tokens = sum(len(each.token_ids) for each in sequences)
+        with _named(f"update {update} of policy {self.policy_id}"):
             await self.stub.SubmitBatch(
                 _batch_messages(header, sequences), timeout=_CALL_SECONDS + tokens / _SLOWEST_SUBMITTED
             )
             operation = await self.stub.TrainStep(request)
-            done = await self._finished(operation)
-        except grpc.RpcError as error:
-            raise LearnerError(f"update {update} of policy {self.policy_id}: {describe(error)}") from error
-        return done.train_step
+            return (await self._finished(operation)).train_step
 
     async def checkpoint(self, fence: common_pb2.Fence, uri: str) -> learner_pb2.CheckpointInfo:
         """Write a checkpoint to a new folder.
 
         Raises:
+            LearnerDiskFullError: there is no room for it.
             LearnerError: it could not be written.
         """
-        try:
+        with _named(f"checkpoint {uri} of policy {self.policy_id}"):
             operation = await self.stub.SaveCheckpoint(
                 learner_pb2.SaveCheckpointRequest(fence=fence, policy_id=self.policy_id, uri=uri)
             )
             return (await self._finished(operation)).checkpoint
-        except grpc.RpcError as error:
-            raise LearnerError(f"checkpoint {uri} of policy {self.policy_id}: {describe(error)}") from error
 
     async def restore(self, fence: common_pb2.Fence, uri: str) -> learner_pb2.CheckpointInfo:
         """Load a checkpoint.
@@ -147,13 +151,11 @@ class LearnerClient:
         Raises:
             LearnerError: it could not be loaded; what was loaded before still is.
         """
-        try:
+        with _named(f"restore of {uri} for policy {self.policy_id}"):
             operation = await self.stub.RestoreCheckpoint(
                 learner_pb2.RestoreCheckpointRequest(fence=fence, policy_id=self.policy_id, uri=uri)
             )
             return (await self._finished(operation)).checkpoint
-        except grpc.RpcError as error:
-            raise LearnerError(f"restore of {uri} for policy {self.policy_id}: {describe(error)}") from error
 
     async def bind(self, fence: common_pb2.Fence, run_id: str, uri: str) -> learner_pb2.CheckpointInfo:
         """Take the learner for a run that begins, at the weights of a checkpoint, or at the initial ones for "".
@@ -161,31 +163,41 @@ class LearnerClient:
         Raises:
             LearnerError: it could not be taken; what was loaded before still is.
         """
-        try:
+        with _named(f"binding policy {self.policy_id} to run {run_id}"):
             operation = await self.stub.BindRun(
                 learner_pb2.BindRunRequest(fence=fence, policy_id=self.policy_id, run_id=run_id, uri=uri)
             )
             return (await self._finished(operation)).checkpoint
-        except grpc.RpcError as error:
-            raise LearnerError(f"binding policy {self.policy_id} to run {run_id}: {describe(error)}") from error
 
     async def manifest(self) -> policy_pb2.WeightManifest:
-        """What the current weights are, without their bytes."""
+        """What the current weights are, without their bytes.
+
+        Raises:
+            LearnerDiskFullError: the learner has no room to write them down.
+            LearnerError: it did not answer, or with nothing.
+        """
         request = learner_pb2.ExportWeightsRequest(policy_id=self.policy_id, manifest_only=True)
-        async for response in self.stub.ExportWeights(request, timeout=self.stall_seconds):
-            if response.WhichOneof("message") == "manifest":
-                return response.manifest
+        with _named(f"the weights of policy {self.policy_id}"):
+            async for response in self.stub.ExportWeights(request, timeout=self.stall_seconds):
+                if response.WhichOneof("message") == "manifest":
+                    return response.manifest
         raise LearnerError(f"the learner of policy {self.policy_id} exported no manifest")
 
     async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """The current weights' log-probability of every token but the first of given token sequences."""
-        scored = await self.stub.Score(
-            learner_pb2.ScoreRequest(
-                policy_id=self.policy_id,
-                sequences=[learner_pb2.ScoreSequence(token_ids=ids) for ids in sequences],
-            ),
-            timeout=_CALL_SECONDS + sum(map(len, sequences)) / _SLOWEST_SCORED,
-        )
+        """The current weights' log-probability of every token but the first of given token sequences.
+
+        Raises:
+            LearnerDiskFullError: the learner has no room for them.
+            LearnerError: it could not score them.
+        """
+        with _named(f"scores of policy {self.policy_id}"):
+            scored = await self.stub.Score(
+                learner_pb2.ScoreRequest(
+                    policy_id=self.policy_id,
+                    sequences=[learner_pb2.ScoreSequence(token_ids=ids) for ids in sequences],
+                ),
+                timeout=_CALL_SECONDS + sum(map(len, sequences)) / _SLOWEST_SCORED,
+            )
         return [np.asarray(score.log_probs, dtype=np.float32) for score in scored.scores]
 
     async def probes(self, sequences: Sequence[Sequence[int]]) -> list[policy_pb2.Probe]:
@@ -212,10 +224,8 @@ class LearnerClient:
         """
         operation = await self._ended(operation)
         if operation.HasField("error"):
-            undone = operation.error.code == _OUT_OF_RANGE
-            raise (NonFiniteStepError if undone else LearnerError)(
-                f"policy {self.policy_id}: {operation.error.message}"
-            )
+            kind = _OPERATION_ERRORS.get(operation.error.code, LearnerError)
+            raise kind(f"policy {self.policy_id}: {operation.error.message}")
         return operation
 
     async def _ended(self, operation: learner_pb2.Operation) -> learner_pb2.Operation:
@@ -243,6 +253,17 @@ class LearnerClient:
                 logger.warning("lost the learner's operation, asking again", error=describe(error))
                 await asyncio.sleep(_RECONNECT_SECONDS)
         return operation
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Calls to the learner for something that an error is to name."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        # Without a delay it is gRPC's own code for a message that is too large.
+        full = code_of(error) is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_delay(error) is not None
+        raise (LearnerDiskFullError if full else LearnerError)(f"{what}: {describe(error)}") from error
 
 
 async def _batch_messages(

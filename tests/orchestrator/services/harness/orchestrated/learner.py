@@ -12,13 +12,15 @@ import grpc
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.batch import digest
 from troupe_contracts.calls import Context
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
+from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, NotFound
 from troupe_contracts.fence import FenceGuard
 from troupe_learner.ledger import AppliedStep, Ledger, Version
 
 from orchestrated.models import POLICY_ID
 
 _OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
+_RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+NO_ROOM = "/work/learner cannot be written (No space left on device): make room there, then call again"
 
 
 class StandInLearner(learner_pb2_grpc.LearnerServicer):
@@ -31,6 +33,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         """(run, uri) of every BindRun that changed something."""
         self.tokenizer_digest = "t" * 64
         self.gradients_are_finite = True
+        self.full_for = ""
+        """Name of the call for which its disk has no room."""
         self.told: list[int] = []
         """How many applied steps each answer to GetLearner held."""
         self.optimizations: list[learner_pb2.Optimization] = []
@@ -77,6 +81,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self, requests: AsyncIterator[learner_pb2.SubmitBatchRequest], context: Context
     ) -> learner_pb2.SubmitBatchResponse:
         header, sequences = learner_pb2.BatchHeader(), []
+        self._check_room("SubmitBatch")
         async for request in requests:
             if request.HasField("header"):
                 header = request.header
@@ -92,6 +97,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self._fences.check(request.fence)
         self.ledger = self.ledger.bound_to(request.run_id)
         self.optimizations.append(request.optimization)
+        if self.full_for == "TrainStep":
+            return self._no_room()
         if not self.gradients_are_finite:
             undone = learner_pb2.OperationError(code=_OUT_OF_RANGE, message="the gradient's norm is nan")
             return self._operation(learner_pb2.Operation(done=True, error=undone))
@@ -112,6 +119,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         yield learner_pb2.OperationEvent(event_id=1, progress=1.0, operation=self._done[request.name])
 
     async def Score(self, request: learner_pb2.ScoreRequest, context: Context) -> learner_pb2.ScoreResponse:
+        self._check_room("Score")
         if not request.sequences:
             raise InvalidArgument("sequences", "is empty: send at least one")
         scores = [
@@ -123,6 +131,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
     async def ExportWeights(
         self, request: learner_pb2.ExportWeightsRequest, context: Context
     ) -> AsyncIterator[learner_pb2.ExportWeightsResponse]:
+        self._check_room("ExportWeights")
         yield learner_pb2.ExportWeightsResponse(
             manifest=policy_pb2.WeightManifest(policy_id=self.policy_id, version=self.version)
         )
@@ -131,6 +140,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self, request: learner_pb2.SaveCheckpointRequest, context: Context
     ) -> learner_pb2.Operation:
         self._fences.check(request.fence)
+        if self.full_for == "SaveCheckpoint":
+            return self._no_room()
         if self.checkpoints.setdefault(request.uri, self.ledger) != self.ledger:
             raise FailedPrecondition(request.uri, "exists and holds another state: choose another place")
         return self._loaded(request.uri)
@@ -163,6 +174,16 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self.ledger = Ledger(request.run_id, lineage)
         self.bases.append((request.run_id, request.uri))
         return self._loaded(request.uri)
+
+    def _check_room(self, call: str) -> None:
+        """A call that answers at once is refused, with a delay."""
+        if self.full_for == call:
+            raise Exhausted(NO_ROOM, 10.0)
+
+    def _no_room(self) -> learner_pb2.Operation:
+        """An operation that ends for want of room."""
+        error = learner_pb2.OperationError(code=_RESOURCE_EXHAUSTED, message=NO_ROOM)
+        return self._operation(learner_pb2.Operation(done=True, error=error))
 
     def _saved(self, uri: str) -> Ledger:
         if uri not in self.checkpoints:
