@@ -1,9 +1,13 @@
-"""All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory."""
+"""All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory.
+
+The end of the learner that agents of other nodes join is served without the rest of it (`fuzzing.gang_front`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "harness"))
 
 from distributions import install_example
+from fuzzing import gang_front
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_service) -> Iterator[Deployment]:
-    """Five services that know each other, in a folder of their own: what they write relative to it stays there."""
+    """All services, which know each other, in a folder of their own: what they write relative to it stays there."""
     folder = tmp_path_factory.mktemp("fuzzed")
     site = folder / "site"
     site.mkdir()
@@ -94,6 +99,16 @@ def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Se
                 "TROUPE_CONTEXT_LENGTH": "256",
             },
         ),
+        "gang": start_service(
+            "gang",
+            [gang_front.__file__],
+            {
+                "TROUPE_MODEL": str(model),
+                "TROUPE_WORK_DIR": str(folder / "gang"),
+                "TROUPE_NODES": "2",
+                "TROUPE_GANG_ADDRESS": f"127.0.0.1:{_free_port()}",
+            },
+        ),
     }
     services = {"sandbox": _start_sandbox(folder), **{name: wait() for name, wait in waiting.items()}}
     services["designer"] = start_service(
@@ -105,8 +120,15 @@ def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Se
             "TROUPE_REPLICA_ID": "designer-0",
         },
     )()
-    targets = {f"TROUPE_{name.upper()}": service.target for name, service in services.items()}
+    targets = {f"TROUPE_{name.upper()}": service.target for name, service in services.items() if name != "gang"}
     services["orchestrator"] = start_service(
         "orchestrator", ["-m", "troupe_orchestrator"], targets | {"TROUPE_DATA_DIR": str(folder / "data")}
     )()
     return services
+
+
+def _free_port() -> int:
+    """One that nobody has now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

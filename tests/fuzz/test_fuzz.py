@@ -6,13 +6,17 @@ prints seed and number of each call, and TROUPE_FUZZ_NUMBER makes that one call 
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import grpc
 import pytest
+from fuzzing import gang_front
 from fuzzing.calls import FAULTS, Ending, Method, fuzz
 from fuzzing.messages import payload
 from google.protobuf.descriptor import MethodDescriptor
@@ -23,6 +27,8 @@ from troupe.v1 import (
     designer_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
+    gang_pb2,
+    gang_pb2_grpc,
     learner_pb2,
     learner_pb2_grpc,
     policy_pb2,
@@ -35,8 +41,7 @@ from troupe.v1 import (
     training_pb2_grpc,
 )
 
-pytestmark = pytest.mark.long
-
+PROTOS = Path(__file__).parents[2] / "proto" / "troupe" / "v1"
 FEW, MANY = 200, 10_000
 SCRIPT = (
     'from workflow import AgentNode, Workflow\nw = Workflow()\nw.add_node(AgentNode("A", "Solve."))\nw.run(question)\n'
@@ -60,6 +65,13 @@ JOB = evaluation_pb2.CreateEvalJobRequest(
     sampling=SAMPLING,
 )
 SOLVE = solver_pb2.SolveRequest(question="1 + 1?", task_type=MATH, sampling=SAMPLING)
+MEMBER = gang_pb2.JoinRequest(member=gang_pb2.GangMember(node_rank=1, pod="learner-1", common=gang_front.COMMON))
+SAID = [
+    gang_pb2.JoinRequest(said=gang_pb2.RankWord(generation=gang_front.GENERATION, rank=1, word=word))
+    for word in (b'{"kind": "progress", "value": 0.5}', b"[]", b"[" * 100_000, b"no JSON")
+]
+ENDED = gang_pb2.RankEnd(generation=gang_front.GENERATION, rank=1, how="ended with status 1")
+PIECE = gang_pb2.FilePiece(name="state/rank-1.safetensors", data=b"a part", last=True)
 CONFIG = "steps: 1\nstages: [{train: both, steps: 1}]\ndataset: {train: nowhere.jsonl}\n"
 
 # Requests that are right, or nearly: half of the fuzzed ones begin as one of them.
@@ -84,6 +96,18 @@ GOOD: dict[str, Sequence[Message]] = {
     "troupe.v1.Training/DescribeConfig": [training_pb2.DescribeConfigRequest(config=CONFIG)],
     "troupe.v1.Evaluation/CreateEvalJob": [JOB],
     "troupe.v1.Solver/Solve": [SOLVE],
+    "troupe.v1.Gang/Join": [
+        MEMBER,
+        *SAID,
+        gang_pb2.JoinRequest(ended=ENDED),
+        gang_pb2.JoinRequest(piece=PIECE),
+        gang_pb2.JoinRequest(receipt=gang_pb2.FileReceipt(name="batch")),
+    ],
+}
+# What a stream of requests has to begin with.
+OPENINGS: dict[str, Message] = {
+    "troupe.v1.Sandbox/RunWorkflow": sandbox_pb2.RunWorkflowRequest(start=START),
+    "troupe.v1.Gang/Join": MEMBER,
 }
 # Who serves what.
 SERVED = {
@@ -91,6 +115,7 @@ SERVED = {
     "designer": [designer_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR],
     "sandbox": [sandbox_pb2.DESCRIPTOR],
     "learner": [learner_pb2.DESCRIPTOR],
+    "gang": [gang_pb2.DESCRIPTOR],
     "orchestrator": [training_pb2.DESCRIPTOR, evaluation_pb2.DESCRIPTOR, solver_pb2.DESCRIPTOR],
 }
 RPCS = [
@@ -100,6 +125,22 @@ RPCS = [
     for described in file.services_by_name.values()
     for method in described.methods
 ]
+
+
+def joins(channel: grpc.Channel) -> None:
+    """An agent joins, and leaves once it was taken."""
+    taken = threading.Event()
+
+    def says() -> Iterator[gang_pb2.JoinRequest]:
+        yield MEMBER
+        taken.wait(60)
+
+    call = gang_pb2_grpc.GangStub(channel).Join(says(), timeout=60)
+    next(call)
+    taken.set()
+    call.cancel()
+
+
 # Good requests that must be answered after all that.
 ASKED_AFTERWARDS: dict[str, Callable[[grpc.Channel], object]] = {
     "executor": lambda channel: policy_pb2_grpc.PolicyStub(channel).Generate(TURN, timeout=60),
@@ -108,6 +149,7 @@ ASKED_AFTERWARDS: dict[str, Callable[[grpc.Channel], object]] = {
     "learner": lambda channel: learner_pb2_grpc.LearnerStub(channel).GetLearner(
         learner_pb2.GetLearnerRequest(policy_id="p1"), timeout=60
     ),
+    "gang": joins,
     "orchestrator": lambda channel: (
         training_pb2_grpc.TrainingStub(channel).ListRuns(training_pb2.ListRunsRequest(), timeout=60),
         evaluation_pb2_grpc.EvaluationStub(channel).ListEvalJobs(evaluation_pb2.ListEvalJobsRequest(), timeout=60),
@@ -116,6 +158,7 @@ ASKED_AFTERWARDS: dict[str, Callable[[grpc.Channel], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("service", "rpc"), RPCS)
 async def test_fuzzed_messages_are_answered_and_never_with_a_fault_of_the_server(
@@ -125,12 +168,20 @@ async def test_fuzzed_messages_are_answered_and_never_with_a_fault_of_the_server
     one = os.environ.get("TROUPE_FUZZ_NUMBER")
     numbers = range(MANY if request.config.getoption("--slow") else FEW) if one is None else [int(one)]
     name = f"{rpc.containing_service.full_name}/{rpc.name}"
-    endings = await fuzz(deployment.target(service), Method(rpc, GOOD.get(name, ())), seed, numbers)
+    method = Method(rpc, GOOD.get(name, ()), OPENINGS.get(name))
+    endings = await fuzz(deployment.target(service), method, seed, numbers)
     print(f"{service} {name}, seed {seed}: {dict(Counter(ending.code.name for ending in endings))}")
     assert deployment.dead() == []
     assert [str(ending) for ending in endings if is_wrong(ending)][:20] == []
     with grpc.insecure_channel(deployment.target(service)) as channel:
         ASKED_AFTERWARDS[service](channel)
+
+
+def test_no_rpc_of_the_contracts_is_left_out() -> None:
+    modules = [importlib.import_module(f"troupe.v1.{path.stem}_pb2") for path in PROTOS.glob("*.proto")]
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    contracts = {method.full_name for service in services for method in service.methods}
+    assert {rpc.values[1].full_name for rpc in RPCS} == contracts
 
 
 def is_wrong(ending: Ending) -> bool:

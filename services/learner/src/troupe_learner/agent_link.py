@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from troupe.v1 import gang_pb2
+from troupe_contracts.errors import InvalidArgument
 
 from troupe_learner.carrying import Arriving, pieces, read_by, written_by
 from troupe_learner.channel import ChannelClosed, Message
@@ -141,7 +142,11 @@ class AgentLink:
     # --- what the agent says ----------------------------------------------------------------------------------------
 
     async def listen(self, requests: AsyncIterator[gang_pb2.JoinRequest]) -> None:
-        """Hears the agent to the end of its stream."""
+        """Hears the agent to the end of its stream.
+
+        Raises:
+            InvalidArgument: it says what no rank says.
+        """
         async for request in requests:
             match request.WhichOneof("message"):
                 case "said":
@@ -165,7 +170,7 @@ class AgentLink:
         rank = self._current(said.generation, said.rank)
         if rank is None:
             return
-        message: Message = json.loads(said.word)
+        message = _message(said.word)
         problems = [
             each.problem for of, each in self._arriving.values() if of == said.rank and each.problem is not None
         ]
@@ -191,3 +196,13 @@ class AgentLink:
 
     def _numbers(self) -> range:
         return range(min(self._ranks), max(self._ranks) + 1)
+
+
+def _message(word: bytes) -> Message:
+    try:
+        message = json.loads(word)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or "kind" not in message:
+        raise InvalidArgument("said.word", "must be a JSON object with a kind, as ranks send it")
+    return message

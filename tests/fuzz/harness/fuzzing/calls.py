@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from fuzzing.messages import payload
 FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 # A call that takes longer hangs. Generous: the machine may be busy.
 SECONDS = 60.0
-# A stream that rightly waits for what is to come is left after that.
+# A watch, which rightly waits for what is to come, is left after that. Every other call is read to its end.
 IDLE_SECONDS = 0.5
 MESSAGES_READ = 20
 AT_ONCE = 16
@@ -43,20 +44,29 @@ class Ending:
 
 @dataclass(frozen=True)
 class Method:
-    """A method, and good requests for it."""
+    """A method, good requests for it, and the one that has to come first."""
 
     descriptor: MethodDescriptor
     good: Sequence[Message]
+    opening: Message | None = None
 
     @property
     def name(self) -> str:
         return f"{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
 
+    @property
+    def is_watch(self) -> bool:
+        """Whether it goes on for as long as somebody listens."""
+        return self.descriptor.server_streaming and self.descriptor.name.startswith("Watch")
+
     def requests(self, seed: str, number: int) -> list[bytes]:
-        """The requests of one call."""
+        """The requests of one call. Every other stream that has a first message of its own begins with it unharmed."""
         chance = random.Random(f"{seed}/{self.name}/{number}")
         count = chance.choice((0, 1, 1, 2, 4)) if self.descriptor.client_streaming else 1
-        return [payload(chance, self.descriptor.input_type, self.good) for _ in range(count)]
+        requests = [payload(chance, self.descriptor.input_type, self.good) for _ in range(count)]
+        if self.opening is not None and number % 2:
+            requests.insert(0, self.opening.SerializeToString())
+        return requests
 
 
 async def fuzz(target: str, method: Method, seed: str, numbers: Sequence[int]) -> list[Ending]:
@@ -81,7 +91,12 @@ async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: in
     (request,) = method.requests(seed, number)
     try:
         if method.descriptor.server_streaming:
-            await _read(channel.unary_stream(f"/{method.name}")(request, timeout=SECONDS))
+            call = channel.unary_stream(f"/{method.name}")(request, timeout=SECONDS)
+            if method.is_watch:
+                await _watch(call)
+            else:
+                async for _ in call:
+                    pass
         else:
             await channel.unary_unary(f"/{method.name}")(request, timeout=SECONDS)
     except grpc.aio.AioRpcError as error:
@@ -91,33 +106,45 @@ async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: in
 
 def _stream(channel: grpc.Channel, method: Method, seed: str, number: int) -> Ending:
     """A call with a stream of requests. The asynchronous client forgets how it ended where it ended before they did."""
-    requests = iter(method.requests(seed, number))
+    answered = Event()
+
+    def requests() -> Iterator[bytes]:
+        for each in method.requests(seed, number):
+            yield each
+            if method.opening is not None:
+                # What follows is heard by whatever the opening has set up.
+                answered.wait(IDLE_SECONDS)
+
     try:
         if method.descriptor.server_streaming:
-            for _ in channel.stream_stream(f"/{method.name}")(requests, timeout=SECONDS):
-                pass
+            for _ in channel.stream_stream(f"/{method.name}")(requests(), timeout=SECONDS):
+                answered.set()
         else:
-            channel.stream_unary(f"/{method.name}")(requests, timeout=SECONDS)
+            channel.stream_unary(f"/{method.name}")(requests(), timeout=SECONDS)
     except grpc.RpcError as error:
         return Ending(method.name, seed, number, error.code(), error.details() or "")
     return Ending(method.name, seed, number, grpc.StatusCode.OK, "")
 
 
-async def _read(call: Any) -> None:
-    """The first responses; a stream that has more to come, or waits, is left."""
-    for _ in range(MESSAGES_READ):
-        try:
+async def _watch(call: Any) -> None:
+    """The first responses; a watch that waits for what is to come, or has more, is left."""
+    try:
+        for _ in range(MESSAGES_READ):
             async with asyncio.timeout(IDLE_SECONDS):
                 if await call.read() is grpc.aio.EOF:
-                    await call.code()
-                    if await call.code() is not grpc.StatusCode.OK:
-                        raise grpc.aio.AioRpcError(
-                            await call.code(),
-                            await call.initial_metadata(),
-                            await call.trailing_metadata(),
-                            await call.details(),
-                        )
+                    await _end(call)
                     return
-        except TimeoutError:
-            break
+    except TimeoutError:
+        pass
     call.cancel()
+
+
+async def _end(call: Any) -> None:
+    """
+    Raises:
+        AioRpcError: it did not end well.
+    """
+    if await call.code() is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
