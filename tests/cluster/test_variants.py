@@ -58,6 +58,7 @@ async def test_a_learner_of_two_pods_trains_on_when_either_dies(
             async with running(installation, steps=8) as run:
                 await run.survives(f"{pod} of two killed, ZeRO-{zero_stage}", kill, "sealed", ended="learner")
                 await run.finish()
+                assert run.record.dropped() == []
 
 
 def issued(manifests: Manifests, authority: Authority) -> Manifests:

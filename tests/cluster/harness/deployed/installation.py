@@ -40,6 +40,7 @@ WORKLOADS: Final = {
 }
 START_SECONDS: Final = 1200
 _COMPONENT: Final = "app.kubernetes.io/component"
+SERVICE_PORT: Final = 50051
 _DATABASE_PORT: Final = 5432
 
 
@@ -60,13 +61,14 @@ class Installation:
 
     def __init__(self, api: Api, ports: Forwards, folder: Path) -> None:
         self.folder = folder
+        self._api = api
         self._targets = {
             service: ports.open(partial(forwarded_service, api, service))
             for service in ("orchestrator", "learner", "executor", "sandbox")
         }
         self.store = ClusterStore(
             ports.open(partial(forwarded_pod, api, "postgres-0", _DATABASE_PORT)),
-            secret("postgres-password", "password"),
+            partial(secret, "postgres-password", "password"),
             lambda: self.inside("orchestrator"),
         )
         self._starter: Path | None = None
@@ -85,6 +87,11 @@ class Installation:
     async def engine(self) -> policy_pb2.PolicyInfo:
         async with connect(self.target("executor"), own()) as channel:
             return await policy_pb2_grpc.PolicyStub(channel).GetPolicy(policy_pb2.GetPolicyRequest())
+
+    async def updates_of(self, pod: str) -> int:
+        """Those of the run that are in the weights of one engine."""
+        async with forwarded_pod(self._api, pod, SERVICE_PORT) as target, connect(target, own()) as channel:
+            return (await policy_pb2_grpc.PolicyStub(channel).GetPolicy(policy_pb2.GetPolicyRequest())).version.number
 
     def pods(self, component: str) -> list[dict[str, Any]]:
         """Those that are not on their way out."""

@@ -70,7 +70,7 @@ class ClusterRun:
     async def committed(self, step: int) -> None:
         deadline = time.monotonic() + STEP_SECONDS
         while self.record.committed() < step:
-            self._expect_running()
+            assert self._expect_running() != "succeeded" or self.record.committed() >= step, "the run has too few steps"
             assert time.monotonic() < deadline, f"step {step} is not committed: {self.record.newest()}"
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -110,9 +110,10 @@ class ClusterRun:
         finally:
             assume(deployments)
 
-    def _expect_running(self) -> None:
+    def _expect_running(self) -> str:
         state, reason = self.record.run_state()
         assert state in ("", "queued", "running", "succeeded"), f"the run is {state}: {reason}"
+        return state
 
 
 async def begun(installation: Installation, steps: int) -> ClusterRun:

@@ -21,14 +21,16 @@ _PAUSE_SECONDS: Final = 0.2
 class ClusterStore:
     """What `killing.record.Store` is, of a deployment."""
 
-    def __init__(self, target: str, password: str, command: Callable[[], list[str]]) -> None:
+    def __init__(self, target: str, password: Callable[[], str], command: Callable[[], list[str]]) -> None:
         """
         Args:
             target: host:port that leads to the database.
+            password: of the database, which is another once the deployment has been made again.
             command: what runs a command in a pod that has the store's files; LookupError while there is none.
         """
         host, port = target.split(":")
-        self._access = f"host={host} port={port} user=troupe dbname=troupe password={password} connect_timeout=5"
+        self._access = f"host={host} port={port} user=troupe dbname=troupe connect_timeout=5"
+        self._password = password
         self._command = command
         self._connection: psycopg.Connection | None = None
 
@@ -57,7 +59,7 @@ class ClusterStore:
 
     def _connected(self) -> psycopg.Connection:
         if self._connection is None:
-            self._connection = psycopg.connect(self._access, autocommit=True)
+            self._connection = psycopg.connect(self._access, password=self._password(), autocommit=True)
             set_json_loads(_as_text, self._connection)
         return self._connection
 
