@@ -1,7 +1,7 @@
 """Makes the tokens of all roles and the database's password, as Secrets; and `callers`, what services know of the tokens.
 
-What is there stays as it is: to have a token anew, delete its Secret and this Job, apply again, and restart the services.
-Nothing is printed but names.
+What is there stays as it is: to have a token anew, delete its Secret and this Job and apply again. Services follow their
+files and need no restart. Nothing is printed but names.
 """
 
 import base64
