@@ -23,6 +23,8 @@ from troupe_orchestrator.training.queue import TaskQueue, epoch_order
 
 from killing.record import Record
 
+REPLAY_SECONDS = 300.0
+"""In which a learner that came back is given its checkpoint and the sealed batches after it."""
 Hash = dict[str, str]
 """SHA-256 of each tensor, by name."""
 
@@ -36,10 +38,18 @@ class Serving(Protocol):
 
 
 async def applied_is_sealed(live: Serving, record: Record) -> None:
-    """The learner has applied the sealed updates from the first on, each once, and nothing else."""
-    applied = [(step.step, step.digest.hex()) for step in (await live.learner()).applied_steps]
-    sealed = list(enumerate(record.sealed(), start=1))
-    assert applied == sealed[: len(applied)], f"applied {applied}, sealed {sealed}"
+    """The learner has applied the sealed updates from the first on, each once, and nothing else; all those of committed
+    steps are among them, or are again once one that came back has replayed them.
+    """
+    due, deadline = record.updates_committed(), time.monotonic() + REPLAY_SECONDS
+    while True:
+        applied = [(step.step, step.digest.hex()) for step in (await live.learner()).applied_steps]
+        sealed = list(enumerate(record.sealed(), start=1))
+        assert applied == sealed[: len(applied)], f"applied {applied}, sealed {sealed}"
+        if len(applied) >= due:
+            return
+        assert time.monotonic() < deadline, f"only {len(applied)} of the {due} updates of committed steps are applied"
+        await asyncio.sleep(0.1)
 
 
 async def engines_are_at_the_learner(live: Serving, record: Record, probe_bound: float) -> None:
@@ -49,6 +59,7 @@ async def engines_are_at_the_learner(live: Serving, record: Record, probe_bound:
     assert engine.version == learner.version, f"engine {engine.version}, learner {learner.version}"
     assert engine.state == policy_pb2.UPDATE_STATE_SERVING
     assert all(error <= probe_bound for error in record.probe_errors()), record.probe_errors()
+    assert record.unprobed() == [], f"no probe is on record for the updates of steps {record.unprobed()}"
 
 
 def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> None:

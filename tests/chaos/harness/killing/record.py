@@ -98,6 +98,12 @@ class Record:
         rows = self._rows("select update_number, step from batches where run_id = ?")
         return [update for update, of in rows if of == step]
 
+    def updates_committed(self) -> int:
+        """How many updates are of committed steps."""
+        committed = self.committed()
+        rows = self._rows("select update_number, step from batches where run_id = ?")
+        return sum(step <= committed for _, step in rows)
+
     def keep_batches(self) -> list[BatchRecord]:
         """All sealed batches, their files in a folder that no retention clears."""
         rows = self._rows(
@@ -136,8 +142,24 @@ class Record:
 
     def probe_errors(self) -> list[float]:
         """Mean error of the probe of each committed step's load."""
-        rows = self._rows("select metrics from steps where run_id = ? and state = 'committed' order by step")
-        return [metrics["probe_mean_error"] for (row,) in rows if "probe_mean_error" in (metrics := json.loads(row))]
+        return [error for error in self._probes().values() if error is not None]
+
+    def unprobed(self) -> list[int]:
+        """Committed steps with an update that tell of no probe. Those are left out in which an orchestrator took over from
+        another, after their seal and before the next: the first one may have loaded and probed, and told nobody.
+        """
+        sealed = self._rows("select step, file from batches where run_id = ? order by update_number")
+        # The token of whoever sealed a step is in the names of its files.
+        drivers = {step: Path(file).stem.rpartition("-")[2] for step, file in sealed}
+        now = self._rows("select token from lease where exists (select 1 from runs where run_id = ?)")
+        tokens = [*drivers.values(), *(str(token) for (token,) in now)]
+        driven_by_one = {step for step, this, after in zip(drivers, tokens, tokens[1:], strict=False) if this == after}
+        return [step for step, error in self._probes().items() if error is None and step in driven_by_one]
+
+    def _probes(self) -> dict[int, float | None]:
+        """By committed step."""
+        rows = self._rows("select step, metrics from steps where run_id = ? and state = 'committed' order by step")
+        return {step: json.loads(metrics).get("probe_mean_error") for step, metrics in rows}
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return self._store.rows(query, self._run_id)
