@@ -1,9 +1,12 @@
-"""Nothing that a policy is paid for, refused or trained on depends on who was faster: the real sandbox, seeded replies."""
+"""Nothing that a policy is paid for, refused or trained on depends on who was faster: the real sandbox, seeded replies.
+
+A clock only stops what hangs, and whose wall it was decides whether that is a fault of ours.
+"""
 
 import asyncio
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import pytest_asyncio
@@ -19,10 +22,10 @@ from troupe_orchestrator.rewards import RewardConfig
 from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.judge import Judge, TaskGrader
 from troupe_orchestrator.rollout.observer import Silent
-from troupe_orchestrator.rollout.task import RolloutPlan, Services, roll_task
+from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import Budgets, DeliveryInstruction
-from troupe_orchestrator.tree import ExecutionPayload, NodeKind, Tree
+from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeKind, Tree
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -39,6 +42,7 @@ flow = Workflow()
 flow.add_node(DebateNode("Debate", [AgentNode("A", "Solve it."), AgentNode("B", "Solve it.")], rounds=2))
 flow.run(question)
 """
+SLEEP = SINGLE.replace("flow.run(question)", "import time\ntime.sleep(60)")
 LOOP = """
 from workflow import AgentNode, Workflow
 for _ in range(6):
@@ -55,6 +59,8 @@ BUDGETS = {
     "few tokens": Budgets(tokens=300),
     "few turns": Budgets(turns=2),
 }
+# Four times that long the sandbox waits for turns, too: enough for a script to start in on a busy machine.
+IMPATIENT = Budgets(idle_wall_seconds=0.4)
 Delay = Callable[[policy_pb2.GenerateRequest], float]
 
 
@@ -68,7 +74,13 @@ async def services(sandbox: str, stand_ins: Backends) -> AsyncIterator[Services]
         yield Services(admission, executors, executors, Judge(TaskGrader(grader, admission)))
 
 
-async def rolled(services: Services, stand_ins: Backends, budgets: Budgets, delay: Delay) -> Tree:
+async def rolled(
+    services: Services,
+    stand_ins: Backends,
+    budgets: Budgets,
+    delay: Delay,
+    scripts: Sequence[str] = (ENSEMBLE, DEBATE, LOOP, SINGLE),
+) -> Tree:
     """One design of each script, twice executed, with replies that are a function of the conversation and its seed."""
 
     async def reply(request: policy_pb2.GenerateRequest) -> str:
@@ -76,12 +88,12 @@ async def rolled(services: Services, stand_ins: Backends, budgets: Budgets, dela
         return random.Random(request.sampling.seed).choice(REPLIES)
 
     stand_ins.policy.reply = reply
-    stand_ins.designer.scripts[TASK.question] = [ENSEMBLE, DEBATE, LOOP, SINGLE]
+    stand_ins.designer.scripts[TASK.question] = list(scripts)
     plan = RolloutPlan(
         scope="run",
         step=1,
         seed=7,
-        designs=4,
+        designs=len(scripts),
         executions=2,
         max_attempts=1,
         designer_sampling=common_pb2.Sampling(temperature=1.0, max_tokens=64),
@@ -137,10 +149,11 @@ async def test_whichever_member_of_an_ensemble_is_faster_the_tree_is_the_same(
     assert substance(apart) == substance(await rolled(services, stand_ins, BUDGETS[budget], at_once))
 
 
-async def test_what_the_budgets_do_here_is_what_they_are_for(services: Services, stand_ins: Backends) -> None:
-    def executions(tree: Tree) -> list[ExecutionPayload]:
-        return [node.payload for node in tree.of_kind(NodeKind.EXECUTION) if isinstance(node.payload, ExecutionPayload)]
+def executions(tree: Tree) -> list[ExecutionPayload]:
+    return [node.payload for node in tree.of_kind(NodeKind.EXECUTION) if isinstance(node.payload, ExecutionPayload)]
 
+
+async def test_what_the_budgets_do_here_is_what_they_are_for(services: Services, stand_ins: Backends) -> None:
     few = await rolled(services, stand_ins, BUDGETS["few calls"], at_once)
     overdrawn = [each for each in executions(few) if "overdrawn" in each.flags]
     assert 0 < len(overdrawn) < 8
@@ -150,3 +163,22 @@ async def test_what_the_budgets_do_here_is_what_they_are_for(services: Services,
     assert not any("overdrawn" in each.flags for each in executions(ample))
     refused = await rolled(services, stand_ins, BUDGETS["few turns"], at_once)
     assert any("refused_turns" in each.flags for each in executions(refused))
+
+
+async def test_the_wall_that_passes_while_a_script_waits_for_turns_is_ours_and_makes_no_reward(
+    services: Services, stand_ins: Backends
+) -> None:
+    with pytest.raises(TaskDroppedError) as dropped:
+        await rolled(services, stand_ins, IMPATIENT, lambda request: 60.0, [SINGLE])
+    assert dropped.value.fault.service == "executor"
+    assert "waiting for turns" in dropped.value.fault.text
+    assert "budgets.idle_wall_seconds" in dropped.value.fault.remedy
+
+
+async def test_the_wall_that_a_script_sleeps_away_is_the_policys(services: Services, stand_ins: Backends) -> None:
+    tree = await rolled(services, stand_ins, IMPATIENT, at_once, [SLEEP])
+    for each in executions(tree):
+        assert (each.status, each.success) == (ExecutionStatus.POLICY_FAULT, False)
+        assert "wall_limit" in each.flags
+        assert {term.value for term in each.terms if term.name == "success"} == {0.0}
+    assert len(executions(tree)) == 2
