@@ -9,6 +9,7 @@ from orchestrated.models import RIGHT, WRONG, question_of, right_unless_guessed
 from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
 from troupe_contracts.errors import Unavailable
+from troupe_learner.ledger import Ledger
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.events import EventLog
 
@@ -323,6 +324,25 @@ async def test_a_run_closed_in_mid_rollout_goes_on_without_repeating_journalled_
     after = [request.task_id for request in stand_ins.designer.requests][len(before) :]
     assert after == ["task-0"]
     assert [applied.step for applied in stand_ins.learner.applied] == [1]
+
+
+async def test_a_run_closed_in_mid_rollout_rolls_journalled_groups_out_again_where_another_version_serves(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        await interrupted(world, stand_ins, Gate())
+    before = [request.task_id for request in stand_ins.designer.requests]
+    # The learner came back meanwhile, under a lineage of its own.
+    stand_ins.learner.ledger = Ledger("run", "start~9")
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world(learner=True) as world:
+        events = await world.run_events()
+        assert kinds(events) == ["step_committed", "state_changed"]
+        assert events[0].step_committed.metrics["tasks_journalled"] == 0
+        assert events[0].step_committed.metrics["executions"] == 4
+    after = stand_ins.designer.requests[len(before) :]
+    assert sorted(request.task_id for request in after) == ["task-0", "task-1"]
+    assert {request.version.lineage for request in after} == {"start~9"}
 
 
 async def test_a_run_whose_file_is_gone_is_paused_at_the_start_and_resumed_when_it_is_back(
