@@ -97,7 +97,7 @@ BOMB = MathReference("(x^2-1)^{900}+x"), "(x-1)^{900}(x+1)^{900}+x"
 async def test_an_answer_on_which_every_worker_spins_is_ungradable_and_the_next_is_graded() -> None:
     async with MathGrader(seconds=1) as grader:
         grade = await grader.grade(*BOMB)
-        assert grade == Incorrect("ungradable: it used up its CPU seconds; it used up its CPU seconds")
+        assert grade == Incorrect("ungradable: it used up its CPU seconds; it used up its CPU seconds", True)
         assert await grader.grade(MathReference("x+1"), "1+x") == Correct()
 
 
@@ -106,7 +106,7 @@ async def test_an_answer_that_eats_the_memory_of_every_worker_is_ungradable() ->
     async with MathGrader(seconds=60, memory_bytes=340 << 20) as grader:
         assert await grader.grade(MathReference("x+1"), "1+x") == Correct()
         grade = await grader.grade(MathReference("(x^2-1)^{60000}+x"), "(x-1)^{60000}(x+1)^{60000}+x")
-        assert grade == Incorrect("ungradable: it used up its memory; it used up its memory")
+        assert grade == Incorrect("ungradable: it used up its memory; it used up its memory", True)
 
 
 async def test_a_reference_on_which_every_worker_spins_is_a_fault_that_names_it() -> None:

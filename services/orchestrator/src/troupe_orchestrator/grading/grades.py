@@ -13,6 +13,8 @@ class Incorrect:
     """The answer is wrong, or is no answer; `reason` says which, for people."""
 
     reason: str
+    ungradable: bool = False
+    """No grader could grade it: the answer ended each one that tried, and is wrong for that."""
 
 
 @dataclass(frozen=True, slots=True)

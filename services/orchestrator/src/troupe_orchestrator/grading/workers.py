@@ -6,8 +6,8 @@ more in a fresh worker. What it means if that fails too:
 
 - The worker was ended from outside (killed, or starved of its processor): a `GraderFault`, which says nothing of the answer.
 - It ended itself both times, at its limit of CPU or memory or by a crash, while "0" is graded against the same reference in
-  a fresh worker: the answer cannot be graded, and is wrong for that reason. Else whoever writes such an answer could have
-  its task dropped, again and again.
+  a fresh worker: the answer cannot be graded, and is wrong for that reason, which is counted. Else whoever writes such an
+  answer could have its task dropped, again and again.
 - "0" cannot be graded either: a `GraderFault` that names the reference.
 
 Model text reaches a worker as JSON over a pipe. Workers start when they are first needed.
@@ -197,7 +197,7 @@ async def _grade_twice(worker: _Worker, request: dict[str, Any]) -> Grade:
         return GraderFault(
             f"nothing can be graded against the reference {request['reference']['answer']!r:.200}: {error}"
         )
-    return Incorrect(f"ungradable: {reasons}")
+    return Incorrect(f"ungradable: {reasons}", ungradable=True)
 
 
 def _grade(correct: bool) -> Grade:

@@ -147,7 +147,7 @@ class Judge:
             [_recorded(conversation) for conversation in record.conversations],
             [_tool_run(run) for run in record.tool_runs],
         )
-        success, reason = False, ""
+        success, reason, ungradable = False, "", False
         if provenance.answer is None:
             reason = _why_no_answer(record)
         elif outcome.verdict in _BUDGET_SPENT:
@@ -158,9 +158,11 @@ class Judge:
             grade = await self.grader.grade(task, provenance.answer.text, scope, execution_id, budgets)
             if isinstance(grade, GraderFault):
                 raise InfrastructureFaultError("grader", grade.reason, remedy=_GRADER_REMEDY)
-            success = isinstance(grade, Correct)
-            reason = "" if isinstance(grade, Correct) else grade.reason
-        return _payload(task, script, record, provenance, rewards, success, reason)
+            if isinstance(grade, Correct):
+                success = True
+            else:
+                reason, ungradable = grade.reason, grade.ungradable
+        return _payload(task, script, record, provenance, rewards, success, reason, ungradable)
 
 
 def _payload(
@@ -171,6 +173,7 @@ def _payload(
     rewards: RewardConfig,
     success: bool,
     reason: str,
+    ungradable: bool,
 ) -> ExecutionPayload:
     outcome, answer = record.outcome, provenance.answer
     last_turns = [conversation.replies()[-1] for conversation in record.conversations if conversation.replies()]
@@ -203,7 +206,10 @@ def _payload(
         visits=_visits(record.node_events),
         tool_runs=tuple(_tool_run(run) for run in record.tool_runs),
         terms=breakdown.terms,
-        flags=tuple(_flags(script, record, "" if answer is None else answer.text, task)),
+        flags=(
+            *_flags(script, record, "" if answer is None else answer.text, task),
+            *(("ungradable",) if ungradable else ()),
+        ),
         agent_calls=outcome.agent_calls,
         cpu_seconds=outcome.use.cpu_seconds,
         wall_seconds=outcome.use.wall_seconds,
