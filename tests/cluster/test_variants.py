@@ -17,7 +17,7 @@ from guarded.authority import Authority, Pair
 from rendered.kubectl import kubectl
 from rendered.overlays import Manifests, render_with
 from troupe_contracts.channel import connect
-from troupe_contracts.identity import Identity, own
+from troupe_contracts.identity import Identity, own, read_identity
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -86,11 +86,8 @@ def tls_secret(certificate: dict[str, Any], authority: Authority) -> dict[str, A
 
 
 def shown(authority: Authority, pair: Pair) -> Identity:
-    return Identity(
-        authority=authority.certificate.read_bytes(),
-        certificate=pair.certificate.read_bytes(),
-        key=pair.key.read_bytes(),
-        server_name="troupe",
+    return read_identity(
+        authority=authority.certificate, certificate=pair.certificate, key=pair.key, server_name="troupe"
     )
 
 
@@ -116,7 +113,7 @@ async def test_with_tls_a_run_goes_through_and_nobody_talks_in_the_clear(
         for service in ("orchestrator", "learner", "executor", "sandbox"):
             target = installation.target(service)
             in_the_clear = Identity(token=own().token)
-            trusting_others = replace(own(), authority=strangers.certificate.read_bytes())
+            trusting_others = replace(own(), certificates=read_identity(authority=strangers.certificate).certificates)
             codes = [await answer(target, each) for each in (own(), in_the_clear, trusting_others)]
             assert codes == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE]
         async with running(installation, steps=2) as run:

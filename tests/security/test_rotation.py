@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from guarded.authority import Authority, Pair
 from guarded.servers import certificates, idle, sandbox
 from troupe_contracts.access import Role
@@ -190,6 +191,51 @@ async def test_the_sandbox_follows_its_certificate_and_its_callers_authority_and
         host, port = service.metrics.split(":")
         shown_to_probes = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
         assert shown_to_probes.strip() in replacement.certificate.read_text()
+
+
+async def test_a_callers_certificate_and_authority_are_replaced_under_its_channel(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority.new(tmp_path / "old"), Authority.new(tmp_path / "new")
+    settings = certificates(old, "served")
+    served = Pair(Path(str(settings["tls_cert"])), Path(str(settings["tls_key"])))
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(old.certificate.read_bytes())
+    # The old one may not call what the new one may, so that the answer says which was shown.
+    mine, other = old.sign("mine", f"{ROLE_NAME}client"), new.sign("mine", f"{ROLE_NAME}observer")
+    identity = read_identity(authority=trusted, certificate=mine.certificate, key=mine.key)
+    async with idle("learner", settings) as learner, connect(learner.target, identity) as channel:
+        get = channel.unary_unary(GET, request_serializer=bytes)
+
+        async def outcome() -> grpc.StatusCode:
+            try:
+                await get(b"", timeout=10)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        assert await outcome() is grpc.StatusCode.PERMISSION_DENIED
+        mine.certificate.write_bytes(other.certificate.read_bytes())
+        look_at_all()  # between the two halves
+        assert await outcome() is grpc.StatusCode.PERMISSION_DENIED
+        mine.key.write_bytes(other.key.read_bytes())
+        trusted.write_bytes(new.certificate.read_bytes())
+        old.certificate.write_bytes(new.certificate.read_bytes())
+        replace(served, new.sign("served"))
+        assert await outcome() is grpc.StatusCode.OK
+
+
+async def test_what_was_called_before_a_rotation_goes_on(tmp_path: Path) -> None:
+    authority = Authority.new(tmp_path)
+    mine = authority.sign("mine", f"{ROLE_NAME}observer")
+    identity = read_identity(authority=authority.certificate, certificate=mine.certificate, key=mine.key)
+    settings = certificates(authority, "served")
+    async with idle("learner", settings) as learner, connect(learner.target, identity) as channel:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        replace(mine, authority.sign("again", f"{ROLE_NAME}observer"))
+        assert await called(channel) is grpc.StatusCode.OK
+        assert not watching.done()
 
 
 def test_a_pair_of_which_one_half_is_new_is_not_used(authority: Authority) -> None:

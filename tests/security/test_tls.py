@@ -1,5 +1,6 @@
 """Encrypted connections: whose certificate is taken, on either side, and tokens over them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -23,7 +24,7 @@ async def test_a_certificate_of_another_authority_or_none_does_not_connect(
     foreign = Authority.new(tmp_path).sign("orchestrator", f"{ROLE_NAME}orchestrator")
     strangers = [
         read_identity(authority=authority.certificate, certificate=foreign.certificate, key=foreign.key),
-        Identity(token=with_tokens[1]["orchestrator"].token, authority=authority.certificate.read_bytes()),
+        replace(read_identity(authority=authority.certificate), token=with_tokens[1]["orchestrator"].token),
         NOBODY,
     ]
     async with idle("learner", certificates(authority, "learner")) as learner:
@@ -42,8 +43,8 @@ async def test_tokens_travel_over_tls_without_a_certificate_of_the_callers(
 ) -> None:
     known, holders = with_tokens
     pair = authority.sign("with-tokens")
-    caller = Identity(token=holders["observer"].token, authority=authority.certificate.read_bytes())
-    without = Identity(authority=authority.certificate.read_bytes())
+    without = read_identity(authority=authority.certificate)
+    caller = replace(without, token=holders["observer"].token)
     options = ("--tokens", known, "--tls-cert", pair.certificate, "--tls-key", pair.key)
     settings = {"tokens": known, "tls_cert": pair.certificate, "tls_key": pair.key}
     async with idle("learner", settings | {"tls_ca": authority.certificate}) as learner:
@@ -63,9 +64,6 @@ async def test_a_server_whose_certificate_names_another_host_is_not_trusted_unle
     observer = with_certificates["observer"]
     async with idle("learner", certificates(authority, "learner")) as learner:
         for name, code in (("elsewhere", grpc.StatusCode.UNAVAILABLE), ("localhost", grpc.StatusCode.OK)):
-            asking = Identity(
-                authority=observer.authority, certificate=observer.certificate, key=observer.key, server_name=name
-            )
-            async with connect(learner.target, asking) as channel:
+            async with connect(learner.target, replace(observer, server_name=name)) as channel:
                 rpc = Rpc("troupe.v1.Learner", "GetLearner", False, False)
                 assert await outcome(channel, rpc) is code

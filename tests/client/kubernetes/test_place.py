@@ -7,7 +7,8 @@ import base64
 import pytest
 from standin_api.server import StandInApi
 from troupe_client.kubernetes.place import assume_role, identity_for
-from troupe_contracts.identity import Identity, assume, own
+from troupe_contracts.followed import Followed
+from troupe_contracts.identity import Certificates, Identity, assume, own
 from troupe_kubernetes.api import Api
 
 SECRETS = "/api/v1/namespaces/troupe/secrets"
@@ -41,7 +42,8 @@ async def test_who_may_not_read_the_token_shows_none(standin: StandInApi, api: A
 def test_a_certificate_is_to_have_the_name_of_the_service(
     given: str | None, expected: str, standin: StandInApi
 ) -> None:
-    assume(Identity(authority=b"pem", server_name=given))
+    certificates = Followed([], lambda: Certificates(b"pem", None, None))
+    assume(Identity(server_name=given, certificates=certificates))
     assert identity_for("orchestrator").server_name == expected
 
 
