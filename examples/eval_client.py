@@ -1,8 +1,7 @@
 """Evaluates a problem file at a running orchestrator: `python examples/eval_client.py 127.0.0.1:4100 problems.jsonl`.
 
-One that asks for a token is shown that of a third argument, such as `.troupe/credentials/client.token`.
-
-Bare gRPC, with nothing of Troupe but the generated stubs. A lost connection is taken up again after the last event.
+Bare gRPC, with nothing of Troupe but the generated stubs; a lost connection is taken up again after the last event. An
+orchestrator that asks for a token is shown that of a third argument, such as `.troupe/credentials/client.token`.
 """
 
 import sys
@@ -16,8 +15,7 @@ target, file = sys.argv[1], Path(sys.argv[2])
 jobs = evaluation_pb2_grpc.EvaluationStub(grpc.insecure_channel(target))
 request = evaluation_pb2.CreateEvalJobRequest(dataset_name=file.name, dataset=file.read_bytes(), samples=2)
 shown = [("authorization", f"Bearer {Path(token).read_text().strip()}") for token in sys.argv[3:]]
-job = jobs.CreateEvalJob(request, metadata=shown)
-last = 0
+last, job = 0, jobs.CreateEvalJob(request, metadata=shown)
 while job.state == evaluation_pb2.EVAL_STATE_RUNNING:
     try:
         watch = evaluation_pb2.WatchEvalJobRequest(job_id=job.job_id, after_event_id=last)
