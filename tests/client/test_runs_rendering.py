@@ -12,7 +12,7 @@ from troupe_client.model_description import describe_profile
 from troupe_client.profile import Profile
 from troupe_client.render_runs import byte_size, show, show_difference, show_plan
 from troupe_client.run_difference import difference
-from troupe_client.run_report import report
+from troupe_client.run_report import report, told_of
 
 
 def drawn(draw, *arguments: object) -> str:  # type: ignore[no-untyped-def]
@@ -183,3 +183,36 @@ def test_a_model_that_is_no_folder_here_is_left_out(tmp_path: Path) -> None:
         {"executor": {"model": "hub/id", "policy_id": "p"}, "designer": {"policy_id": "p"}, "learner": {}}
     )
     assert describe_profile(profile) == []
+
+
+def run_in(run_id: str, state: str) -> training_pb2.Run:
+    return training_pb2.Run(
+        run_id=run_id, state=training_pb2.RunState.Value(f"RUN_STATE_{state}"), reason="broke; mend"
+    )
+
+
+def test_the_newest_failed_run_is_told_of_until_a_newer_one_runs_or_succeeds() -> None:
+    failed = [run_in("b", "FAILED"), run_in("a", "FAILED")]
+    assert told_of(failed) == ["b"]
+    assert told_of([run_in("d", "QUEUED"), run_in("c", "CANCELLED"), *failed]) == ["d", "b"]
+    assert told_of([run_in("c", "RUNNING"), *failed]) == ["c"]
+    assert told_of([run_in("c", "SUCCEEDED"), *failed]) == []
+    assert told_of([*failed, run_in("z", "PAUSED")]) == ["b", "z"]
+    assert "failed b, 0 of 0 steps: broke; mend" in report([failed[0]], 0)
+
+
+def test_of_what_went_wrong_in_the_last_step_a_run_shows_what_is_above_zero() -> None:
+    metrics = {
+        "tasks_dropped": 1.0,
+        "faults": 3.0,
+        "faults/sandbox": 3.0,
+        "faults/executor": 0.0,
+        "drop_rate/prompt_lt_128": 0.0,
+        "drop_rate/prompt_ge_2048": 0.25,
+    }
+    text = drawn(show, run(last_metrics=metrics))
+    for shown in ("tasks_dropped", "faults/sandbox", "drop_rate/prompt_ge_2048", "0.25"):
+        assert shown in text
+    for left_out in ("faults/executor", "drop_rate/prompt_lt_128"):
+        assert left_out not in text
+    assert "tasks_dropped" not in drawn(show, run(last_metrics={"tasks_dropped": 0.0, "faults": 0.0}))

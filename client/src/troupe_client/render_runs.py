@@ -1,5 +1,6 @@
 """`troupe runs show`, `troupe runs diff` and `troupe train --plan` on the terminal."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -27,6 +28,8 @@ _SHOWN_METRICS: Final = (
     "tokens_per_second",
     "seconds",
 )
+_TROUBLE: Final = re.compile(r"tasks_dropped|faults(/.+)?|drop_rate/.+")
+"""Metrics of what went wrong on our side, shown where they are above 0."""
 
 
 def state_name(state: "training_pb2.RunState.ValueType") -> str:
@@ -161,7 +164,9 @@ def _provenance(provenance: training_pb2.RunProvenance) -> list[tuple[str, str]]
 
 
 def _metrics(run: training_pb2.Run) -> list[tuple[str, str]]:
-    return [(name, f"{run.last_metrics[name]:.4g}") for name in _SHOWN_METRICS if name in run.last_metrics]
+    trouble = sorted(name for name, value in run.last_metrics.items() if value > 0 and _TROUBLE.fullmatch(name))
+    shown = [*(name for name in _SHOWN_METRICS if name in run.last_metrics), *trouble]
+    return [(name, f"{run.last_metrics[name]:.4g}") for name in shown]
 
 
 def _disk(disk: training_pb2.DiskBytes) -> list[tuple[str, str]]:
