@@ -173,16 +173,33 @@ def test_a_profiles_models_are_read_off_their_headers(tmp_path: Path) -> None:
             "learner": {"ranks": 2, "engine": "deepspeed"},
         }
     )
-    (found,) = describe_profile(profile)
+    models = describe_profile(profile)
+    (found,) = models.policies
+    assert models.left_out == ()
     assert (found.parameters, found.weight_bytes, found.kv_bytes_per_token) == (1056, 2112, 64)
     assert (found.context_length, found.learner_ranks, list(found.roles)) == (4096, 2, ["designer", "executor"])
 
 
-def test_a_model_that_is_no_folder_here_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("hub/id", "'hub/id' is no folder here; download the model"),
+        ("", "holds no *.safetensors; save the model as safetensors"),
+    ],
+)
+def test_a_model_that_cannot_be_read_here_is_left_out_of_the_plan_by_name_with_the_remedy(
+    tmp_path: Path, model: str, why: str
+) -> None:
     profile = Profile.model_validate(
-        {"executor": {"model": "hub/id", "policy_id": "p"}, "designer": {"policy_id": "p"}, "learner": {}}
+        {"executor": {"model": model or str(tmp_path), "policy_id": "p"}, "designer": {"policy_id": "p"}, "learner": {}}
     )
-    assert describe_profile(profile) == []
+    models = describe_profile(profile)
+    assert models.policies == ()
+    (line,) = models.left_out
+    text = " ".join(drawn(show_plan, training_pb2.RunPlan(steps=1, tasks=1), models.left_out).split())
+    assert line in text
+    for said in ("memory, checkpoint and batch bytes of policy p", why, "or plan while `troupe up` serves it"):
+        assert said in line
 
 
 def run_in(run_id: str, state: str) -> training_pb2.Run:

@@ -11,7 +11,7 @@ from troupe_client import frame, render_runs, render_solve
 from troupe_client.cli_runs import resumed_run, train_until_ended
 from troupe_client.frame import DEFAULT_STATE_OPTION, ProfileOption, StateOption, TargetOption
 from troupe_client.interrupt import Interrupts
-from troupe_client.model_description import describe_profile
+from troupe_client.model_description import ProfileModels, describe_profile
 from troupe_client.profile import load_profile
 from troupe_client.sdk import Client
 from troupe_client.session import Place, orchestrator
@@ -112,12 +112,13 @@ def _show_plan(place: Place, config: str) -> None:
 
     async def command(interrupts: Interrupts) -> int:
         nobody = not place.is_elsewhere and not StateFolder(place.state).is_held()
-        descriptions = describe_profile(load_profile(place.profile_path())) if nobody else []
+        models = describe_profile(load_profile(place.profile_path())) if nobody else ProfileModels((), ())
         async with (
             orchestrator(place, interrupts, frame.starting, Purpose.RECORDS) as address,
             Client(address) as client,
         ):
-            render_runs.show_plan(frame.out, await client.plan_run(config, descriptions))
+            plan = await client.plan_run(config, models.policies)
+            render_runs.show_plan(frame.out, plan, models.left_out)
         return 0
 
     frame.execute(command)

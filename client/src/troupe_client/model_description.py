@@ -1,6 +1,6 @@
 """What a profile's models are, read off their folders: for a plan before any service runs.
 
-Only headers are read: names, shapes and types of the tensors. A model that is no folder here (a hub id) is left out.
+Only headers are read: names, shapes and types of the tensors. A model that cannot be read here is left out, by name.
 """
 
 import json
@@ -23,25 +23,53 @@ class _Tensor:
     byte_size: int
 
 
-def describe_profile(profile: Profile) -> list[training_pb2.PolicyDescription]:
+@dataclass(frozen=True, slots=True)
+class ProfileModels:
     """The policies that a profile would train."""
+
+    policies: tuple[training_pb2.PolicyDescription, ...]
+    left_out: tuple[str, ...]
+    """For each that cannot be described: what a plan leaves out, why, and the remedy."""
+
+
+def describe_profile(profile: Profile) -> ProfileModels:
+    """Describe the policies that a profile would train."""
     if profile.learner is None:
-        return []
+        return ProfileModels((), ())
+    trained: list[tuple[Policy, Learner, tuple[str, ...]]]
     if profile.designer.engine == "remote":
-        found = [_describe(profile.executor, profile.learner, ("designer", "executor"))]
+        trained = [(profile.executor, profile.learner, ("designer", "executor"))]
     else:
-        found = [_describe(profile.executor, profile.learner, ("executor",))]
+        trained = [(profile.executor, profile.learner, ("executor",))]
         if profile.designer_learner is not None:
-            found.append(_describe(profile.designer, profile.designer_learner, ("designer",)))
-    return [each for each in found if each is not None]
+            trained.append((profile.designer, profile.designer_learner, ("designer",)))
+    readable = [each for each in trained if not _why_unreadable(each[0])]
+    what = "memory and checkpoint bytes" if readable else "memory, checkpoint and batch bytes"
+    return ProfileModels(
+        tuple(_describe(policy, learner, roles) for policy, learner, roles in readable),
+        tuple(
+            f"left out: {what} of policy {policy.policy_id}: {why}, or plan while `troupe up` serves it"
+            for policy, _, _ in trained
+            if (why := _why_unreadable(policy))
+        ),
+    )
 
 
-def _describe(policy: Policy, learner: Learner, roles: tuple[str, ...]) -> training_pb2.PolicyDescription | None:
+def _why_unreadable(policy: Policy) -> str:
+    """Why a policy cannot be described, and the remedy; empty if it can."""
+    if not policy.model:
+        return "its profile names no model; name a folder"
+    folder = Path(policy.model)
+    if not folder.is_dir():
+        return f"{policy.model!r} is no folder here; download the model and name its folder"
+    if not list(folder.glob("*.safetensors")):
+        return f"{folder} holds no *.safetensors; save the model as safetensors there"
+    return ""
+
+
+def _describe(policy: Policy, learner: Learner, roles: tuple[str, ...]) -> training_pb2.PolicyDescription:
     folder = Path(policy.model or "")
-    files = sorted(folder.glob("*.safetensors")) if policy.model else []
-    if not files:
-        return None
-    tensors = [tensor for file in files for tensor in _tensors(file)]
+    tensors = [tensor for file in sorted(folder.glob("*.safetensors")) for tensor in _tensors(file)]
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return training_pb2.PolicyDescription(
         policy_id=policy.policy_id,

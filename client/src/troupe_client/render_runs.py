@@ -76,8 +76,12 @@ def show_difference(console: Console, found: RunDifference) -> None:
             console.print(_difference_table(title, found, differences))
 
 
-def show_plan(console: Console, plan: training_pb2.RunPlan) -> None:
-    """What a run would take, with how each figure was reckoned."""
+def show_plan(console: Console, plan: training_pb2.RunPlan, left_out: Iterable[str] = ()) -> None:
+    """What a run would take, with how each figure was reckoned.
+
+    Args:
+        left_out: lines on what could not be reckoned, and why.
+    """
     console.print(plain(f"{plan.steps} steps over {plan.tasks} tasks"))
     table = Table("stage", "steps", "trains", "rate", "tasks × M × N", "sequences, at most", "tokens, at most")
     for stage in plan.stages:
@@ -101,6 +105,8 @@ def show_plan(console: Console, plan: training_pb2.RunPlan) -> None:
             plain(estimate.name), "at most" if estimate.bound else "about", value, plain(estimate.formula)
         )
     console.print(estimates)
+    for line in left_out:
+        console.print(plain(line, "yellow"))
 
 
 def byte_size(value: float) -> str:
