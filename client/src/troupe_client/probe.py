@@ -21,7 +21,7 @@ from troupe_contracts.errors import describe
 from troupe_contracts.identity import Identity
 
 from troupe_client.render_eval import version
-from troupe_client.run_report import MOST, OPEN, report
+from troupe_client.run_report import MOST, report, told_of
 from troupe_client.state import Deployment, ServiceState
 from troupe_client.wiring import DESIGNER, EXECUTOR, LEARNERS, SANDBOX
 
@@ -95,12 +95,11 @@ async def details(name: str, policy_id: str, channel: grpc.aio.Channel) -> tuple
         return _learner(await learner.GetLearner(asked, timeout=_SECONDS))
     training: Any = training_pb2_grpc.TrainingStub(channel)
     page = await training.ListRuns(training_pb2.ListRunsRequest(page_size=1000), timeout=_SECONDS)
-    unfinished = [run.run_id for run in page.runs if run.state in OPEN]
+    chosen = told_of(page.runs)
     told = [
-        await training.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=_SECONDS)
-        for run_id in unfinished[:MOST]
+        await training.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=_SECONDS) for run_id in chosen[:MOST]
     ]
-    return report(told, len(unfinished) - len(told)), ""
+    return report(told, len(chosen) - len(told)), ""
 
 
 def _policy(policy: policy_pb2.PolicyInfo) -> tuple[str, str]:

@@ -1,4 +1,6 @@
-"""What `troupe status` says of runs that have not ended: how far they are, what went wrong, which tasks are left out."""
+"""What `troupe status` says of runs: how far those are that have not ended, what went wrong, which tasks are left out; and
+how the newest one failed, where nothing newer has come further.
+"""
 
 from collections.abc import Sequence
 
@@ -7,16 +9,34 @@ from troupe.v1 import training_pb2
 from troupe_client.render_runs import state_name
 from troupe_client.render_train import condition_line
 
-OPEN = frozenset({training_pb2.RUN_STATE_RUNNING, training_pb2.RUN_STATE_PAUSED, training_pb2.RUN_STATE_QUEUED})
+_OPEN = frozenset({training_pb2.RUN_STATE_RUNNING, training_pb2.RUN_STATE_PAUSED, training_pb2.RUN_STATE_QUEUED})
+_OVERTAKES = frozenset({training_pb2.RUN_STATE_RUNNING, training_pb2.RUN_STATE_SUCCEEDED})
+"""A run like this makes those that failed before it old news."""
 MOST = 5
 """Runs that are told of, and tasks and faults of each."""
 
 
-def report(runs: Sequence[training_pb2.Run], others: int) -> str:
-    """Open runs with their newest faults and quarantined tasks.
+def told_of(runs: Sequence[training_pb2.Run]) -> list[str]:
+    """Ids of the runs that a report is about, in the order of the list.
 
     Args:
-        runs: as GetRun gives them.
+        runs: all of them, newest first.
+    """
+    failed = ""
+    for run in runs:
+        if run.state in _OVERTAKES:
+            break
+        if run.state == training_pb2.RUN_STATE_FAILED:
+            failed = run.run_id
+            break
+    return [run.run_id for run in runs if run.state in _OPEN or run.run_id == failed]
+
+
+def report(runs: Sequence[training_pb2.Run], others: int) -> str:
+    """Runs with their newest faults and quarantined tasks.
+
+    Args:
+        runs: that are told of, as GetRun gives them.
         others: open runs that are left out.
     """
     if not runs:
