@@ -1,6 +1,7 @@
 """What a run does when its store is PostgreSQL, restarts, loses commits or fills up: it waits, goes on, and trains once."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest_asyncio
 from orchestrated.models import question_of, right_unless_guessed
 from orchestrated.world import Backends, World, eval_request, math_task, refused
 from storage.cutting_proxy import CuttingProxy
+from storage.locked_file import locked
 from storage.postgres import PostgresServer
 from storage.small_disk import SmallDisk, small_disk
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
@@ -137,6 +139,38 @@ async def test_an_eval_job_whose_server_is_down_for_longer_than_anybody_waits_go
         assert {item.status for item in await world.items("job")} == {"ok"}
 
 
+@pytest.mark.usefixtures("_impatient")
+async def test_a_run_whose_store_is_locked_says_so_while_it_lasts_and_has_it_in_its_events_after(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        stand_ins.policy.reply = gate = Gate("task-1")
+        await world.training.CreateRun(training_pb2.CreateRunRequest(run_id="run", config=world.config(TASKS)))
+        await asyncio.wait_for(gate.reached.wait(), 30)
+        assert (await world.get_run()).reason == ""
+        file = world.folder / "data" / "troupe.db"
+        with contextlib.ExitStack() as lock:
+            # In a thread: the orchestrator of this process may have to end a transaction first.
+            await asyncio.to_thread(lock.enter_context, locked(file))
+            gate.open.set()
+            async with asyncio.timeout(30):
+                while not (run := await world.get_run()).reason:
+                    await asyncio.sleep(0.1)
+            assert run.state == training_pb2.RUN_STATE_RUNNING
+            for said in ("waits: StoreUnavailable", f"{file} is locked", "end the process that holds it", "by itself"):
+                assert said in run.reason
+            await asyncio.sleep(2)  # longer than any one append is tried
+            (listed,) = (await world.training.ListRuns(training_pb2.ListRunsRequest())).runs
+            assert "is locked" in listed.reason
+        events = await world.run_events()
+        await ended_well(world, 2, events)
+        told = [event.condition for event in events if event.condition.reason == "StoreUnavailable"]
+        assert len(told) == 1
+        assert f"{file} is locked" in told[0].message
+        assert "s later, when the store was back" in told[0].message
+        assert (await world.get_run()).reason == ""
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def proxy(postgres: PostgresServer) -> AsyncIterator[CuttingProxy]:
     async with CuttingProxy(postgres.folder) as proxy:
@@ -200,10 +234,12 @@ async def test_a_run_on_a_full_disk_says_so_and_goes_on_when_space_is_freed(
             assert "cannot be written (No space left on device" in run.reason
             assert "free space on its file system" in run.reason
             await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
-        events = [event for event in await world.run_events() if event.WhichOneof("event") == "step_committed"]
+        told = await world.run_events()
+        events = [event for event in told if event.WhichOneof("event") == "step_committed"]
         run = await world.get_run()
         assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
         assert steps_of(events) == [1, 2]
+        assert conditions(told) & {"StoreUnavailable", "DiskFull"}
         assert [applied.step for applied in world.backends.learner.applied] == [1, 2]
         left = [path.name for path in (disk.folder / "runs").rglob("*") if path.name.endswith(".partial")]
         assert left == []

@@ -1,10 +1,7 @@
 """A store that is locked, full, restarted or away: waited for, then one typed error; and nothing is half done."""
 
 import asyncio
-import contextlib
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 from storage.cutting_proxy import CuttingProxy
+from storage.locked_file import locked
 from storage.postgres import PostgresServer
 from storage.small_disk import SmallDisk, small_disk
 from troupe_orchestrator.store import schema
@@ -26,28 +24,6 @@ from troupe_orchestrator.tree import Node, NodeKind, TaskPayload, Tree
 
 RUN = RunRecord("run-1", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
 STEP = StepRecord("run-1", 1, StepState.ROLLING, ("t1",), {"seed": 1}, {"p": "a:0"})
-
-LOCKER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process holds the file's write lock; it lets go when its input ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOCKER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "locked\n"
-    try:
-        yield process
-    finally:
-        process.communicate()
 
 
 async def opened(url: str, patience: float = 0.5) -> Database:

@@ -121,7 +121,7 @@ class Run(_message.Message):
     run_id: _builtins.str
     state: Global___RunState.ValueType
     reason: _builtins.str
-    """Why it is paused or failed, with the remedy."""
+    """Why it is paused, failed or queued, or what it waits for while it is running, with the remedy."""
     config: _builtins.str
     """The effective config, YAML."""
     committed_steps: _builtins.int

@@ -53,7 +53,16 @@ class ActiveRun:
         """What the run is to be once its loop has ended, and why; None is what the loop itself says."""
         self._loop_ended = False
         """How is being recorded, which nobody cuts short."""
+        self._outage: training_pb2.Condition | None = None
+        """Of the store, met when the end was to be recorded."""
         self.task = asyncio.create_task(self._supervise(standing), name=f"run-{run_id}")
+
+    @property
+    def waits_for(self) -> str:
+        """What the run waits for now, with the remedy; empty while it does something."""
+        if self._outage is not None:
+            return f"has ended, which waits to be recorded: {self._outage.message}"
+        return self._loop.waits_for
 
     async def tell(self, condition: training_pb2.Condition) -> None:
         """Put a condition that is not of the run's making into its events."""
@@ -113,15 +122,20 @@ class ActiveRun:
 
     async def _ended(self, state: RunState, reason: str, condition: training_pb2.Condition | None = None) -> None:
         """Record what the run is now that its loop has ended."""
+        outage_told = False
         while True:
             stopping = self._stopping
             if state is not RunState.SUCCEEDED and stopping is not None and stopping[0] is RunState.CANCELLED:
                 state, reason = stopping
             try:
+                if self._outage is not None and not outage_told:
+                    await self._records.tell(self.run_id, self._outage)
+                    outage_told = True
                 if condition is not None:
                     await self._records.tell(self.run_id, condition)
                     condition = None
                 return await self._records.set_state(self.run_id, state, reason)
             except StoreUnavailableError as error:
+                self._outage = self._outage or ending_of(error).condition
                 logger.warning("waiting for the store, to record how a run ended", run=self.run_id, error=str(error))
                 await asyncio.sleep(STORE_PAUSE_SECONDS)

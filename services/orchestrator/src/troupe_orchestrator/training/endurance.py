@@ -1,6 +1,7 @@
 """What fails in a run and can come back: told once, waited for, and given up where it has lasted too long.
 
-Trouble is an action's own. It ends when that action succeeds, and patience is counted from its first failure.
+Trouble is an action's own. It ends when that action succeeds, and patience is counted from its first failure. What cannot
+be told because the store itself is away is kept, and told before anything else is done once the store takes it.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Final
 
 import grpc
 import structlog
+from troupe.v1 import training_pb2
 from troupe_contracts.errors import Unavailable, is_infrastructure
 
 from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
@@ -32,6 +34,8 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_DOUBLINGS = 10
 _FEWEST_ATTEMPTS = 3
 _MOST_REPEATS = 10
+_LATE_SECONDS = 1.0
+_GOES_ON = "the run goes on by itself once that is done"
 
 
 @dataclass(slots=True)
@@ -40,6 +44,15 @@ class _Trouble:
 
     since: float
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Untold:
+    """A condition on its way to the run's events."""
+
+    step: int
+    since: float
+    condition: training_pb2.Condition
 
 
 class Endurance:
@@ -56,6 +69,8 @@ class Endurance:
         self._patience_seconds = patience_seconds
         self._troubles: dict[Action | None, _Trouble] = {}
         """What failed and has not succeeded since; None is looking."""
+        self._untold: list[_Untold] = []
+        self._waits_for = ""
         self._last_action: Action | None = None
         self._repeated = 0
 
@@ -63,6 +78,31 @@ class Endurance:
     def troubled(self) -> bool:
         """Something has failed and not succeeded since."""
         return bool(self._troubles)
+
+    @property
+    def waits_for(self) -> str:
+        """What the run waits for now, with the remedy; empty while it does something."""
+        return self._waits_for
+
+    def begins(self) -> None:
+        """What was waited for answers: an action begins."""
+        self._waits_for = ""
+
+    async def tell(self) -> None:
+        """Put into the run's events what has not been told yet.
+
+        Raises:
+            StoreUnavailableError: the store does not take it; the rest is kept.
+        """
+        while self._untold:
+            first = self._untold[0]
+            condition = training_pb2.Condition()
+            condition.CopyFrom(first.condition)
+            late = time.monotonic() - first.since
+            if late >= _LATE_SECONDS:
+                condition.message += f" (told {late:.0f} s later, when the store was back)"
+            await self._events.append(first.step, condition)
+            del self._untold[0]
 
     def succeeded(self, action: Action) -> None:
         """Trouble ends when the very action that failed succeeds: a learner that dies in every update does not become well
@@ -84,19 +124,24 @@ class Endurance:
         now = time.monotonic()
         # What succeeds and fails in turn makes no circle: `patience_seconds` end that.
         self._last_action, self._repeated = None, 0
+        store_away = isinstance(error, StoreUnavailableError)
+        condition = ending_of(error).condition
+        if condition is not None:
+            condition.remedy = _GOES_ON if store_away else f"it is waited for; else {condition.remedy}"
+            self._waits_for = f"waits: {condition.reason}: {condition.message}; {condition.remedy}"
         if action not in self._troubles:
             self._troubles[action] = _Trouble(now)
-            condition = ending_of(error).condition
             logger.warning("waiting for a service", action=action, error=str(error))
-            if condition is not None:
-                condition.remedy = f"it is waited for; else {condition.remedy}"
-                with contextlib.suppress(Unavailable):  # the store itself may be what is away
-                    await self._events.append(step, condition)
+            if condition is not None and all(condition != each.condition for each in self._untold):
+                self._untold.append(_Untold(step, now, condition))
+        if not store_away:
+            with contextlib.suppress(Unavailable):  # told at the next look, then
+                await self.tell()
         trouble = self._troubles[action]
         trouble.failures += 1
         lasting = trouble.failures >= _FEWEST_ATTEMPTS and now - trouble.since >= self._patience_seconds
         # Without its store a run can neither end nor pause. Where all replicas were taken away none has failed. It waits.
-        if lasting and not isinstance(error, StoreUnavailableError | NoMembersError):
+        if lasting and not store_away and not isinstance(error, NoMembersError):
             raise error
         await asyncio.sleep(pause_seconds(trouble.failures))
 

@@ -109,6 +109,11 @@ class RunLoop:
         self._endurance = Endurance(events, patience_seconds)
         self._applied: dict[str, Applied] = {}
 
+    @property
+    def waits_for(self) -> str:
+        """What the run waits for now, with the remedy; empty while it does something."""
+        return self._endurance.waits_for
+
     def stop(self) -> None:
         """Ask the loop to return at the next step boundary."""
         self._stop.set()
@@ -155,6 +160,7 @@ class RunLoop:
             try:
                 if self._endurance.troubled:
                     await self._events.reread()
+                    await self._endurance.tell()
                 if not self._opened:
                     await self._open()
                     self._opened = True
@@ -162,6 +168,7 @@ class RunLoop:
                 newest = self._start if record is None else record.step
                 with log.bound(run=self._run_id, step=newest, trace=log.new_trace()):
                     action, policy_id = await self._next(record)
+                    self._endurance.begins()
                     if action is Work.BEGIN:
                         await self._keep(newest)
                         if newest >= step:

@@ -88,6 +88,11 @@ class RunQueue:
             )
         return None if self._active is None else self._active.run_id
 
+    def waits_for(self, run_id: str) -> str:
+        """What a run waits for now, with the remedy; empty where it does something, or is not under way."""
+        active = self._active_as(run_id)
+        return "" if active is None else active.waits_for
+
     @contextlib.asynccontextmanager
     async def choosing(self) -> AsyncIterator[None]:
         """While a client starts a run: who has the policies stays as it is, but for the block's own start.

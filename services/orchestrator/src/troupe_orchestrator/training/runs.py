@@ -136,6 +136,10 @@ class Runs:
             policies = await describe(self._engines.policies)
         return plan_message(config, len(data.tasks), policies)
 
+    def waits_for(self, run_id: str) -> str:
+        """What a run waits for now, with the remedy; empty where it does something, or is not under way."""
+        return self._queue.waits_for(run_id)
+
     async def pause(self, run_id: str) -> RunRecord:
         """Stop a run at the next step boundary."""
         record = await self._records.get(run_id)

@@ -59,14 +59,14 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         summary = await get_summary(self._database, required(request.run_id, "run_id"))
         if summary is None:
             raise NotFound("run", request.run_id)
-        return await detailed_run_message(self._database, summary)
+        return self._with_waits(await detailed_run_message(self._database, summary))
 
     async def ListRuns(self, request: training_pb2.ListRunsRequest, context: Context) -> training_pb2.ListRunsResponse:
         size = page_size(request.page_size)
         found = await list_summaries(self._database, size + 1, parse_page_token(request.page_token))
         last = found[size - 1].run if len(found) > size else None
         return training_pb2.ListRunsResponse(
-            runs=[run_message(summary) for summary in found[:size]],
+            runs=[self._with_waits(run_message(summary)) for summary in found[:size]],
             next_page_token="" if last is None else f"{last.created_at!r}/{last.run_id}",
         )
 
@@ -97,7 +97,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         summary = await get_summary(self._database, record.run_id)
         if summary is None:
             raise NotFound("run", record.run_id)
-        return run_message(summary)
+        return self._with_waits(run_message(summary))
+
+    def _with_waits(self, run: training_pb2.Run) -> training_pb2.Run:
+        """The run, with what it waits for: that is on record only once the store takes it."""
+        if run.state == training_pb2.RUN_STATE_RUNNING:
+            run.reason = self._runs.waits_for(run.run_id)
+        return run
 
 
 def required(value: str, field: str) -> str:
