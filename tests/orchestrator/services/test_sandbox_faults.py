@@ -17,6 +17,7 @@ from troupe_contracts.channel import connect
 from troupe_contracts.errors import Exhausted
 from troupe_contracts.server import start
 from troupe_contracts.settings import ServiceSettings
+from troupe_orchestrator.rollout import faults as rollout_faults
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -86,6 +87,48 @@ async def test_a_pool_that_is_full_is_waited_for_and_is_no_fault(
             assert (faults(events), metrics(events)["faults"]) == ([], 0)
             assert {node.attempt for tree in trees(ours) for node in tree.nodes} == {0}
         await running.drain(0)
+
+
+async def test_a_pool_that_stays_full_is_told_of_once_with_the_remedy_and_is_no_fault(
+    tmp_path: Path, stand_ins: Backends, sandbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_faults, "NOTICE_SECONDS", 0.1)
+    stand_ins.policy.reply = CrowdedEngine(refusals=4)
+    async with connect(sandbox) as channel:
+        crowded = CrowdedSandbox(sandbox_pb2_grpc.SandboxStub(channel), refusals=4)
+
+        def register(server: grpc.aio.Server) -> None:
+            sandbox_pb2_grpc.add_SandboxServicer_to_server(crowded, server)
+
+        running = await start(ServiceSettings(), register, ["troupe.v1.Sandbox"])
+        async with world(tmp_path, stand_ins, running.target, learner=True) as ours:
+            events = await ours.run(ours.config(TASKS, **ONE_STEP, rollout=rollout(4)))
+            check_only_what_was_said(ours, 4)
+            assert (faults(events), metrics(events)["faults"]) == ([], 0)
+            told = {event.condition.reason: event.condition for event in events if event.HasField("condition")}
+            assert sorted(event.condition.reason for event in events if event.HasField("condition")) == [
+                "ExecutorFull",
+                "SandboxFull",
+            ]
+            assert "all workflow slots are taken" in told["SandboxFull"].message
+            assert "the queue is full" in told["ExecutorFull"].message
+            for condition in told.values():
+                assert "waited for" in condition.message
+                assert condition.remedy == "it has no room: give it more, or lower what runs at once"
+        await running.drain(0)
+
+
+class CrowdedEngine:
+    """A reply that refuses the first turns for want of room."""
+
+    def __init__(self, refusals: int) -> None:
+        self._refusals = refusals
+
+    def __call__(self, request: policy_pb2.GenerateRequest) -> str:
+        if self._refusals:
+            self._refusals -= 1
+            raise Exhausted("the queue is full", 0.05)
+        return right_unless_guessed(request)
 
 
 class CrowdedSandbox(sandbox_pb2_grpc.SandboxServicer):

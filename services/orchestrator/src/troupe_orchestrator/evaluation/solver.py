@@ -93,6 +93,8 @@ class _Told:
 
     def fault(self, fault: InfrastructureFaultError) -> None: ...
 
+    def full(self, fault: InfrastructureFaultError) -> None: ...
+
 
 def _check(request: solver_pb2.SolveRequest) -> None:
     if not request.question.strip():

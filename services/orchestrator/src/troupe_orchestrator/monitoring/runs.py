@@ -85,7 +85,17 @@ _STOPPED: Final = {
     training_pb2.RUN_STATE_CANCELLED: "cancelled",
 }
 # There from the start, at 0: the first of its kind is an increase too.
-_WATCHED_REASONS: Final = ("WeightSyncFailed", "InfrastructureFault", "TaskDropped", "TaskQuarantined", "DiskFull")
+_WATCHED_REASONS: Final = (
+    "WeightSyncFailed",
+    "InfrastructureFault",
+    "TaskDropped",
+    "TaskQuarantined",
+    "DiskFull",
+    "StoreUnavailable",
+    "SandboxFull",
+    "ExecutorFull",
+    "DesignerFull",
+)
 for _state in _STOPPED.values():
     ENDINGS.labels(_state)
 for _reason in _WATCHED_REASONS:

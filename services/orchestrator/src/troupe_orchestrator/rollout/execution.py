@@ -286,7 +286,7 @@ class _Execution:
         request.sampling.seed = seed_of(self._request.seed, f"{agent_call.conversation_id}\x1f{turn}")
         del request.messages[:]
         request.messages.extend(agent_call.messages)
-        patience = Patience()
+        patience = Patience(self._observer.full)
         while True:
             replica = await self._serving_replica()
             try:

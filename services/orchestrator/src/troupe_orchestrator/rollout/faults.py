@@ -1,7 +1,7 @@
 """Faults that are ours. They are retried, then the whole task is dropped from the step; none ever becomes a reward.
 
 A service that is full, or that is loading weights, has not failed: it says when to ask again, and is asked again. That is no
-attempt, and no fault until it has lasted for `PATIENCE_SECONDS`.
+attempt, and no fault until it has lasted for `PATIENCE_SECONDS`. After `NOTICE_SECONDS` it is told of all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -18,6 +18,8 @@ from troupe_contracts.errors import code_of, describe, is_infrastructure, retry_
 
 PATIENCE_SECONDS = 300.0
 """How long one piece of work asks a service again that has no room for it."""
+NOTICE_SECONDS = 5.0
+"""How long it asks again without anybody being told."""
 _PAUSE_SECONDS = 0.2
 """Between two questions, where the service names no delay."""
 _REMEDIES: Mapping[grpc.StatusCode, str] = {
@@ -87,12 +89,24 @@ def fault_of(service: str, error: grpc.RpcError) -> InfrastructureFaultError:
     )
 
 
+Told = Callable[[InfrastructureFaultError], None]
+"""Called with what a service said that has had no room for a while."""
+
+
 class Patience:
     """Waits between questions to a service that has no room, up to a limit."""
 
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self, told: Told, seconds: float | None = None) -> None:
+        """Nothing has been waited for yet.
+
+        Args:
+            told: called once, where a wait for room takes longer than `NOTICE_SECONDS`.
+            seconds: the limit; `PATIENCE_SECONDS` unless given.
+        """
+        self._told = told
+        self._seconds = PATIENCE_SECONDS if seconds is None else seconds
         self._began: float | None = None
+        self._noticed = False
 
     async def wait(self, fault: InfrastructureFaultError) -> None:
         """Sleep as long as the service asks.
@@ -110,7 +124,11 @@ class Patience:
                 error=fault.error,
                 remedy=fault.remedy,
             ) from fault
-        await asyncio.sleep(max(fault.retry_after, _PAUSE_SECONDS))
+        pause = max(fault.retry_after, _PAUSE_SECONDS)
+        if fault.full and not self._noticed and now + pause - self._began >= NOTICE_SECONDS:
+            self._noticed = True
+            self._told(fault)
+        await asyncio.sleep(pause)
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.budget import WALL_PER_CPU_SECOND
 from troupe_orchestrator.rollout.conversations import Conversation
 from troupe_orchestrator.rollout.execution import ExecutionRecord
-from troupe_orchestrator.rollout.faults import InfrastructureFaultError, Patience, fault_of
+from troupe_orchestrator.rollout.faults import InfrastructureFaultError, Patience, Told, fault_of
 from troupe_orchestrator.run_config import Budgets
 from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeVisit, ToolRunRecord
 
@@ -58,7 +58,9 @@ that raises after its run has an answer; that is flagged."""
 class Grader(Protocol):
     """Says whether an answer is right."""
 
-    async def grade(self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets) -> Grade: ...
+    async def grade(
+        self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets, full: Told
+    ) -> Grade: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,13 @@ class TaskGrader:
     math: MathGrader
     admission: Admission
 
-    async def grade(self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets) -> Grade:
+    async def grade(
+        self, task: Task, answer: str, scope: str, execution_id: str, budgets: Budgets, full: Told
+    ) -> Grade:
         """Grade one answer. Never raises for what the answer is.
+
+        Args:
+            full: told of a sandbox that has had no room for a while.
 
         Raises:
             InfrastructureFaultError: no sandbox serves.
@@ -89,7 +96,7 @@ class TaskGrader:
                 memory_bytes=budgets.memory_bytes,
             ),
         )
-        attempts, patience = 0, Patience()
+        attempts, patience = 0, Patience(full)
         while True:
             async with self.admission.tests(scope) as sandbox:
                 ended = await self._run(task, request, sandbox)
@@ -131,11 +138,13 @@ class Judge:
         execution_id: str,
         budgets: Budgets,
         rewards: RewardConfig,
+        full: Told,
     ) -> ExecutionPayload:
         """Judge one execution.
 
         Args:
             scope: on whose account tests are let in.
+            full: told of a sandbox that has had no room for tests for a while.
 
         Raises:
             InfrastructureFaultError: the grader died or overran in every attempt, or a plug-in's reward term failed.
@@ -155,7 +164,7 @@ class Judge:
         elif not provenance.ok:
             reason = provenance.reason
         elif self.grader is not None:
-            grade = await self.grader.grade(task, provenance.answer.text, scope, execution_id, budgets)
+            grade = await self.grader.grade(task, provenance.answer.text, scope, execution_id, budgets, full)
             if isinstance(grade, GraderFault):
                 raise InfrastructureFaultError("grader", grade.reason, remedy=_GRADER_REMEDY)
             if isinstance(grade, Correct):

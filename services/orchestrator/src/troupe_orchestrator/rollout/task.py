@@ -235,7 +235,14 @@ class _TaskRollout:
             record = await self._run_admitted(request, lane)
             with lane.span(SpanKind.GRADING, "is graded"):
                 payload = await self._services.judge.judge(
-                    self._task, design.payload.script, record, plan.scope, execution_id, plan.budgets, plan.rewards
+                    self._task,
+                    design.payload.script,
+                    record,
+                    plan.scope,
+                    execution_id,
+                    plan.budgets,
+                    plan.rewards,
+                    self._observer.full,
                 )
         execution = Node(
             id=execution_id, parent_id=design.id, kind=NodeKind.EXECUTION, attempt=attempt, payload=payload
@@ -259,7 +266,7 @@ class _TaskRollout:
 
     async def _run_admitted(self, request: ExecutionRequest, lane: Lane) -> ExecutionRecord:
         """Run the execution once it is let in; again, where the sandbox had no room after all."""
-        services, patience = self._services, Patience()
+        services, patience = self._services, Patience(self._observer.full)
         while True:
             queued = self._timeline.now()
             async with services.admission.execution(
@@ -285,7 +292,7 @@ class _TaskRollout:
         Raises:
             TaskDroppedError: the attempts are used up, or the same would be refused again.
         """
-        attempt, faults, patience = 0, 0, Patience()
+        attempt, faults, patience = 0, 0, Patience(self._observer.full)
         while True:
             try:
                 return await work(attempt)
