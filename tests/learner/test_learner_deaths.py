@@ -82,6 +82,7 @@ async def test_a_rank_killed_in_a_change_fails_it_and_replay_gives_the_same_weig
     tmp_path: Path,
 ) -> None:
     expected = await trained_twice(learner, tmp_path, sequences, f"run-{change.__name__}")
+    generation = (await learner.ready()).generation
     (rank,) = running.rank_pids()
     os.kill(rank, signal.SIGSTOP)
     changing = asyncio.create_task(change(learner, tmp_path, sequences(8, seed=3)))
@@ -93,6 +94,7 @@ async def test_a_rank_killed_in_a_change_fails_it_and_replay_gives_the_same_weig
         await learner.weights()
     assert [each.name for each in tmp_path.iterdir()] == ["first"], "nothing half-saved"
     await is_back_at_the_checkpoint(learner, sequences, expected)
+    assert (await learner.ready()).generation == generation + 1
 
 
 @pytest.mark.parametrize("read", READS)

@@ -151,6 +151,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             engine=front.engine,
             detail=front.detail,
             operation=front.operation,
+            generation=front.generation,
             applied_steps=[
                 learner_pb2.AppliedStep(step=each.step, digest=each.digest)
                 for each in ledger.steps[request.applied_after :]

@@ -29,6 +29,7 @@ from troupe_orchestrator.training.endings import ConditionsViolatedError
 from troupe_orchestrator.training.endurance import LASTING, PASSING, Endurance
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.fork import inherit_held, last_step_of, plan_of, prepare_base
+from troupe_orchestrator.training.generations import Generations
 from troupe_orchestrator.training.learning import Applied, Learning
 from troupe_orchestrator.training.listener import NOBODY, RunListener
 from troupe_orchestrator.training.plateau import stage_end
@@ -94,6 +95,7 @@ class RunLoop:
         self._stop = asyncio.Event()
         self._opened = False
         self._learning = Learning(database, run_id, {})
+        self._generations = Generations(events)
         self._rolling = Rolling(
             run_id,
             config,
@@ -190,6 +192,7 @@ class RunLoop:
         views = {}
         for policy_id, policy in self._policies.items():
             learner = await self._learning.look(policy)
+            await self._generations.look(learner, 0 if record is None else record.step)
             views[policy_id] = PolicyView(
                 learner=self._learning.view(policy, learner),
                 sealed=await self._learning.sealed(policy_id),

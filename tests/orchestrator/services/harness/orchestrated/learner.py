@@ -32,6 +32,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self.bases: list[tuple[str, str]] = []
         """(run, uri) of every BindRun that changed something."""
         self.tokenizer_digest = "t" * 64
+        self.generation = 1
+        self.detail = ""
         self.gradients_are_finite = True
         self.full_for = ""
         """Name of the call for which its disk has no room."""
@@ -75,6 +77,8 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             tokenizer_digest=self.tokenizer_digest,
             architecture_digest="a" * 64,
             applied_steps=steps,
+            generation=self.generation,
+            detail=self.detail,
         )
 
     async def SubmitBatch(
