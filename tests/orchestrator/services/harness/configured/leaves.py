@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import enum
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -79,16 +79,33 @@ def changed(config: dict[str, Any], path: tuple[str | int, ...], value: Any) -> 
 
 def alternatives(model: type[BaseModel], config: dict[str, Any], leaf: Leaf) -> list[dict[str, Any]]:
     """The config with other legal values of the leaf; none where the model refuses every other value beside the rest."""
+    return [mutated for mutated, refusal in _tried(model, config, leaf) if not refusal]
+
+
+def refusals(model: type[BaseModel], config: dict[str, Any], leaf: Leaf) -> list[str]:
+    """What the model says of the values that it refuses."""
+    return [refusal for _, refusal in _tried(model, config, leaf) if refusal]
+
+
+def _tried(model: type[BaseModel], config: dict[str, Any], leaf: Leaf) -> Iterator[tuple[dict[str, Any], str]]:
     path, annotation, value = leaf
-    candidates = list(others(annotation, value))
+    by_name = path == ("credit", "estimator")
+    candidates = [each for each in ESTIMATORS.names() if each != value] if by_name else list(others(annotation, value))
     assert candidates, f"no other value is known for {path} of type {annotation}"
-    found = []
     for candidate in candidates:
         mutated = changed(config, path, candidate)
-        with contextlib.suppress(ValueError):
+        try:
             model.model_validate(mutated)
-            found.append(mutated)
-    return found
+        except ValueError as refusal:
+            yield mutated, str(refusal)
+        else:
+            yield mutated, ""
+
+
+def is_named(leaf: Leaf, refusal: str) -> bool:
+    """Whether a refusal says which leaf is at fault."""
+    own = [part for part in leaf[0] if isinstance(part, str)][-1]
+    return re.search(rf"\b{own}\b", refusal) is not None
 
 
 def name_of(leaf: Leaf) -> str:
