@@ -81,6 +81,10 @@ class StandInRuns:
                 return record
             return await self._set(run_id, RunState.CANCELLED, "cancelled by request")
 
+    def waits_for(self, run_id: str) -> str:
+        """Nothing: no service is asked for anything."""
+        return ""
+
     async def get(self, run_id: str) -> RunRecord:
         record = await get_run(self._database, run_id)
         if record is None:
