@@ -125,6 +125,19 @@ def test_waiting_for_a_tools_slot_is_not_the_scripts_wall_time(launch, tmp_path)
     assert server.stop() == 0
 
 
+def test_waiting_behind_tools_of_its_own_is_the_scripts_wall_time(launch, tmp_path):
+    server = launch(tmp_path, "--tool-slots", "1")
+    script = """
+import threading
+from workflow.tools import run_python
+for _ in range(8): threading.Thread(target=run_python, args=("import time; time.sleep(1)", None)).start()
+"""
+    outcome = server.run_workflow(script, limits=sandbox_pb2.Limits(wall_seconds=2)).outcome
+    assert outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT, outcome
+    assert outcome.use.waiting_seconds < 1
+    assert server.stop() == 0
+
+
 def test_a_shutdown_refuses_at_once_whoever_still_waits(launch, tmp_path):
     server = launch(tmp_path, "--workflow-slots", "1", "--drain-seconds", "1")
     requests = [server.start_message(SLEEPER)]

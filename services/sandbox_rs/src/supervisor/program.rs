@@ -60,10 +60,8 @@ impl Order {
 #[derive(Default)]
 pub struct Charged {
     cpu_micros: AtomicU64,
-    /// Runs while the program waits in a queue of ours, which its wall limit does not count.
-    pub queued: Stopwatch,
-    /// Runs while it waits for us in any way.
-    pub waiting: Stopwatch,
+    /// What the program waits for.
+    pub stopwatch: Stopwatch,
 }
 
 impl Charged {
@@ -304,7 +302,7 @@ impl Watcher {
                 exited = self.process.exited() => { exited?; break; }
                 () = pulled.0.pulled.notified() => { self.end().await?; break; }
                 () = &mut wall, if !weakened::is_off("supervisor:wall") => {
-                    let due = self.started + self.limits.wall + self.charged.queued.total();
+                    let due = self.started + self.limits.wall + self.charged.stopwatch.waited().queued;
                     let left = due.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         self.switch.end(Reason::Wall(self.limits.wall));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Supervisor;
 use super::program::{Charged, Order};
 use super::slots::Turn;
+use super::stopwatch::Call;
 use crate::inside::wire::Kind;
 use crate::layers::descriptors;
 use crate::limits::Limits;
@@ -34,9 +35,9 @@ impl Supervisor {
         account: &Arc<Charged>,
         turn: &Turn,
     ) -> Result<ToolRun, Fault> {
-        let queued = (account.queued.start(), account.waiting.start());
+        let mut call = account.stopwatch.start(Call::Queued);
         let slot = self.tool_slots.take(turn).await.map_err(|busy| Fault::Internal(format!("{busy:?}")))?;
-        drop(queued);
+        call.becomes(Call::Running);
         limits.wall = timeout.map_or(limits.wall, |timeout| timeout.min(limits.wall));
         let kept = (limits.output_bytes as usize).min(LARGEST_OUTPUT);
         let order = Order {

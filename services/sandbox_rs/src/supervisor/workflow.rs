@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::Supervisor;
 use super::program::{Charged, Ended, Order, Program};
 use super::slots::{Slot, Turn};
-use super::stopwatch::Running;
+use super::stopwatch::{Call, GoingOn};
 use super::tool::ToolRun;
 use crate::frames::{self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
 use crate::inside::wire::Kind;
@@ -193,7 +193,7 @@ struct Session {
     max_agent_calls: u32,
     last_call_id: u64,
     /// Conversation of each agent call without a reply.
-    waiting: HashMap<u64, (String, Running)>,
+    waiting: HashMap<u64, (String, GoingOn)>,
     turn: Turn,
     agent_calls: u32,
     last_tool_run_id: u64,
@@ -275,7 +275,7 @@ impl Session {
                 _ => ended.stdout.text(),
             },
             stderr: ended.stderr.text(),
-            used: ResourceUse { waiting: self.account.waiting.total(), ..ended.used },
+            used: ResourceUse { waiting: self.account.stopwatch.waited().in_all, ..ended.used },
             outstanding_calls: self.waiting.len() as u32,
             agent_calls: self.agent_calls,
         }
@@ -337,7 +337,7 @@ impl Session {
             return;
         }
         self.agent_calls += 1;
-        self.waiting.insert(call.call_id, (call.conversation_id.clone(), self.account.waiting.start()));
+        self.waiting.insert(call.call_id, (call.conversation_id.clone(), self.account.stopwatch.start(Call::Agent)));
         if self.deaf {
             return self.take_silence();
         }
