@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
 use super::Supervisor;
@@ -136,17 +137,18 @@ impl Supervisor {
         };
         let program = self.launch(order, slot).await?;
         let (read_half, mut write_half) = UnixStream::from_std(ours)?.into_split();
-        let (to_script, mut outbox) = mpsc::unbounded_channel::<ToScript>();
+        let (to_script, mut outbox) = mpsc::channel::<ToScript>(MOST_CALLS_IN_FLIGHT);
+        let start = job.start_frame();
         // Ends with the session, which owns the sender, or when the script closes its end.
         tokio::spawn(async move {
-            while let Some(frame) = outbox.recv().await {
+            let mut next = Some(start);
+            while let Some(frame) = next {
                 if write_half.write_all(&frames::encode(&frame)).await.is_err() {
                     return;
                 }
+                next = outbox.recv().await;
             }
         });
-        // Nobody reads it if the script is gone already, which its end will say.
-        let _ = to_script.send(job.start_frame());
         let session = Session {
             supervisor: self.clone(),
             program,
@@ -186,7 +188,7 @@ fn inbox(mut stream: OwnedReadHalf) -> mpsc::Receiver<Result<FromScript, String>
 struct Session {
     supervisor: Arc<Supervisor>,
     program: Program,
-    to_script: mpsc::UnboundedSender<ToScript>,
+    to_script: mpsc::Sender<ToScript>,
     events: mpsc::Sender<Event>,
     account: Arc<Charged>,
     tool_limits: Limits,
@@ -285,6 +287,16 @@ impl Session {
         self.program.switch.end(Reason::Violation(what));
     }
 
+    /// Answers a call. There is room for the answers to as many as may be in flight: it is lacking where a script goes on to
+    /// call and does not read. One that has ended needs none.
+    fn answer(&self, frame: ToScript) {
+        if let Err(TrySendError::Full(_)) = self.to_script.try_send(frame)
+            && !weakened::is_off("supervisor:unread_answers")
+        {
+            self.violation(format!("more than {MOST_CALLS_IN_FLIGHT} answers that it does not read"));
+        }
+    }
+
     /// Tells the caller; a caller that does not listen any more ends the script.
     async fn tell(&self, event: Event) {
         if self.events.send(event).await.is_err() {
@@ -333,8 +345,7 @@ impl Session {
         }
         if self.agent_calls >= self.max_agent_calls && !weakened::is_off("supervisor:call_budget") {
             let reason = format!("the budget of {} agent calls is spent", self.max_agent_calls);
-            let _ = self.to_script.send(ToScript::AgentRefusal { call_id: call.call_id, reason });
-            return;
+            return self.answer(ToScript::AgentRefusal { call_id: call.call_id, reason });
         }
         self.agent_calls += 1;
         self.waiting.insert(call.call_id, (call.conversation_id.clone(), self.account.stopwatch.start(Call::Agent)));
@@ -367,7 +378,7 @@ impl Session {
         let verdict = run.verdict.name();
         // Attested before the script learns of it, so that no agent call can name it first.
         self.tell(Event::ToolRun { tool_run_id, conversation_id, code, run }).await;
-        let _ = self.to_script.send(ToScript::ToolResult { call_id, tool_run_id, output, verdict });
+        self.answer(ToScript::ToolResult { call_id, tool_run_id, output, verdict });
     }
 
     fn take_reply(&mut self, reply: AgentReply) -> Result<(), SessionError> {
@@ -384,8 +395,7 @@ impl Session {
             let complaint = format!("agent_reply.text: makes a frame of {length} bytes; at most {LARGEST_FRAME}");
             return Err(SessionError::BadReply(complaint));
         }
-        // A script that has ended needs no reply.
-        let _ = self.to_script.send(frame);
+        self.answer(frame);
         Ok(())
     }
 

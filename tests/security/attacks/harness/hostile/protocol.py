@@ -50,6 +50,13 @@ succeeded()
         answered=False,
     ),
     protocol(
+        "answers that it never reads",
+        Verdict.POLICY_VIOLATION,
+        "for number in range(1, 4000): agent_call(number, f'c{number}')\ntime.sleep(1)\nsucceeded()\n",
+        "supervisor:unread_answers",
+        max_agent_calls=1,
+    ),
+    protocol(
         "giant frame",
         Verdict.POLICY_VIOLATION,
         "send(result('x' * (2 << 20)))\ntime.sleep(1)\nsucceeded()\n",
