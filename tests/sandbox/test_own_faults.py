@@ -246,6 +246,16 @@ def test_waiting_for_a_zygote_is_no_time_of_a_program(undisturbed):
         assert outcome.passed, results
 
 
+def test_programs_go_on_while_zygotes_are_replaced(launch, tmp_path):
+    server = launch(tmp_path, "--test-slots", "2", "--programs-per-zygote", "3")
+    with ThreadPoolExecutor(4) as threads:
+        outcomes = [outcome for _, outcome in threads.map(server.run_tests, [job()] * 24)]
+    assert all(outcome.passed for outcome in outcomes)
+    assert metrics(server.metrics)["troupe_sandbox_zygotes_replaced_total"] >= 6
+    wait_until(lambda: len(server.children()) == 3, "those replaced are gone")
+    assert server.stop() == 0
+
+
 def test_a_program_that_cannot_be_given_its_limits_is_the_sandboxs_fault(launch, tmp_path):
     """The service may open fewer files than a program; the last limit is put in force when the jail was reported."""
     server = launch(tmp_path, "--test-slots", "1", profile="pod", open_files=60)

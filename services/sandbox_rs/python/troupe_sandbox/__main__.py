@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work-dir", type=Path, help="where work directories are made (default: the system's)")
     parser.add_argument("--python", type=Path, help="interpreter of sandboxed programs (default: this one's base)")
     parser.add_argument("--preload", default="", help="modules that tests find loaded, such as numpy,sympy")
+    parser.add_argument(
+        "--programs-per-zygote",
+        type=int,
+        default=settings.PROGRAMS_PER_ZYGOTE,
+        help="programs after which a zygote is replaced",
+    )
     parser.add_argument("--nodes", default="", help="workflow nodes of plug-ins for scripts, separated by commas")
     parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
@@ -125,6 +131,7 @@ def main() -> int:
                 options.python,
                 scripting_library,
                 preload,
+                options.programs_per_zygote,
             )
             _native.serve(json.dumps(serving), collected)
     except (RuntimeError, ValueError, OSError) as error:

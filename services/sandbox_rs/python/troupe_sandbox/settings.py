@@ -12,6 +12,7 @@ from troupe_workflow import LIBRARY
 
 from . import _native
 
+PROGRAMS_PER_ZYGOTE = 5000
 INSIDE_SCRIPT = Path(__file__).with_name("inside.py")
 
 
@@ -29,6 +30,7 @@ def collect(
     python: Path | None = None,
     library: Path = LIBRARY,
     preload: Sequence[str] = (),
+    programs_per_zygote: int = PROGRAMS_PER_ZYGOTE,
 ) -> str:
     """The settings as JSON. Starts the interpreter once or twice, to ask which files it reads and where modules lie.
 
@@ -63,6 +65,7 @@ def collect(
             "require_layers": list(require_layers),
             "workflow_slots": workflow_slots,
             "test_slots": test_slots,
+            "programs_per_zygote": programs_per_zygote,
             "python": str(python),
             "inside_script": str(INSIDE_SCRIPT.resolve()),
             "native_module": str(native_module),

@@ -73,6 +73,12 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
     Ok((received as usize, descriptors))
 }
 
+/// The other side receives what was sent, and then that this one is gone.
+pub fn end_of_packets(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) } as libc::c_long).map(drop)
+}
+
 /// A connected pair of packet sockets, closed on exec.
 pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [-1; 2];

@@ -32,6 +32,7 @@ struct SettingsText {
     require_layers: Vec<String>,
     workflow_slots: usize,
     test_slots: usize,
+    programs_per_zygote: u64,
     python: PathBuf,
     inside_script: PathBuf,
     native_module: PathBuf,
@@ -44,8 +45,9 @@ struct SettingsText {
 
 fn settings(text: &str) -> PyResult<Settings> {
     let text: SettingsText = serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    if text.workflow_slots == 0 || text.test_slots == 0 {
-        return Err(PyValueError::new_err("workflow_slots and test_slots must be at least 1"));
+    if text.workflow_slots == 0 || text.test_slots == 0 || text.programs_per_zygote == 0 {
+        let complaint = "workflow_slots, test_slots and programs_per_zygote must be at least 1";
+        return Err(PyValueError::new_err(complaint));
     }
     Ok(Settings {
         wanted: text.profile.parse().map_err(PyValueError::new_err)?,
@@ -54,6 +56,7 @@ fn settings(text: &str) -> PyResult<Settings> {
         test_slots: text.test_slots,
         tool_slots: fitting_tools(),
         queues: Queues::UNBOUNDED,
+        programs_per_zygote: text.programs_per_zygote,
         most_memory: None,
         python: text.python,
         inside_script: text.inside_script,

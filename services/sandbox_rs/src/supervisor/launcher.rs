@@ -96,6 +96,9 @@ struct Zygote {
     process: Child,
 }
 
+/// One that is not needed any more ends by itself within this.
+const RETIREMENT: Duration = Duration::from_secs(2);
+
 impl Drop for Zygote {
     fn drop(&mut self) {
         // It may have ended by itself; either way it must not stay as a zombie.
@@ -159,6 +162,17 @@ impl Zygote {
             (Spawned::Ready, _) => Ok(self),
             (Spawned::Failed(failure), _) => Err(failure.into()),
             (other, _) => Err(Fault::Internal(format!("a zygote answered its configuration with {other:?}"))),
+        }
+    }
+
+    /// Waits until it has ended by itself: it may have told of a program that it has not let go yet.
+    async fn retire(self) {
+        let ended = async {
+            descriptors::end_of_packets(self.control.get_ref().as_fd())?;
+            receive(&self.control).await
+        };
+        if !matches!(tokio::time::timeout(RETIREMENT, ended).await, Ok(Ok(_))) {
+            tracing::warn!(pid = self.process.id(), "a zygote does not end");
         }
     }
 
@@ -289,8 +303,10 @@ impl Pool {
         let mut pauses = PAUSES.iter();
         let mut replaced = false;
         loop {
-            if place.served >= self.programs_per_zygote {
-                place.zygote = None;
+            if place.served >= self.programs_per_zygote
+                && let Some(zygote) = place.zygote.take()
+            {
+                tokio::spawn(zygote.retire());
             }
             let zygote = match place.zygote.take() {
                 Some(zygote) => zygote,
@@ -325,5 +341,30 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::*;
+
+    /// A shell in the place of a zygote, and the end of what it writes.
+    fn shell(script: &str) -> (Zygote, File) {
+        let (ours, theirs) = descriptors::packet_pair().unwrap();
+        let (said, say) = descriptors::pipe().unwrap();
+        let process = Command::new("sh").args(["-c", script]).stdin(theirs).stdout(say).spawn().unwrap();
+        (Zygote { control: watched(ours).unwrap(), process }, File::from(said))
+    }
+
+    #[tokio::test]
+    async fn a_zygote_that_retires_ends_what_it_is_doing() {
+        let (zygote, mut said) = shell("cat > /dev/null; sleep 0.2; echo done");
+        zygote.retire().await;
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "done\n");
     }
 }

@@ -44,8 +44,6 @@ use crate::layers::{self, LayerReport, Profile, Wanted, probe};
 use crate::limits::{Range, Ranges};
 use crate::verdict::{Fault, Verdict};
 
-/// Programs after which a zygote is replaced.
-const PROGRAMS_PER_ZYGOTE: u64 = 5_000;
 /// Jobs of tests of one caller whose cases take turns, for each slot. The others wait without a process.
 const ACTIVE_JOBS_PER_SLOT: usize = 16;
 const TOOLS_PER_CORE: usize = 2;
@@ -87,6 +85,8 @@ pub struct Settings {
     pub test_slots: usize,
     pub tool_slots: usize,
     pub queues: Queues,
+    /// Programs after which a zygote is replaced.
+    pub programs_per_zygote: u64,
     /// Bytes of memory that no program may have more of.
     pub most_memory: Option<u64>,
     pub python: PathBuf,
@@ -219,7 +219,13 @@ impl Supervisor {
         let signals = in_force.contains(&"pid_namespace") || in_force.contains(&"landlock_scopes");
         let configure = Arc::new(Configure { profile, files, landlock_abi, signals });
         let pool = |preloading| {
-            Pool::start(preloading, PROGRAMS_PER_ZYGOTE, spawner.clone(), interpreter.clone(), configure.clone())
+            Pool::start(
+                preloading,
+                settings.programs_per_zygote,
+                spawner.clone(),
+                interpreter.clone(),
+                configure.clone(),
+            )
         };
         let (scripts, code) = tokio::try_join!(pool(scripts), pool(code))?;
         let mut digest = Sha256::new();
