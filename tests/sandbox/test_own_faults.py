@@ -256,6 +256,18 @@ def test_programs_go_on_while_zygotes_are_replaced(launch, tmp_path):
     assert server.stop() == 0
 
 
+@pytest.mark.long
+def test_a_zygote_that_hangs_is_replaced(launch, tmp_path):
+    server = launch(tmp_path)
+    zygotes = server.children()
+    for zygote in zygotes:
+        os.kill(zygote, signal.SIGSTOP)
+    assert_serves(server)
+    assert server.run_workflow("print(1)").outcome.verdict == Verdict.VERDICT_OK
+    assert metrics(server.metrics)["troupe_sandbox_zygotes_replaced_total"] == 2
+    assert server.stop() == 0
+
+
 def test_a_program_that_cannot_be_given_its_limits_is_the_sandboxs_fault(launch, tmp_path):
     """The service may open fewer files than a program; the last limit is put in force when the jail was reported."""
     server = launch(tmp_path, "--test-slots", "1", profile="pod", open_files=60)

@@ -96,6 +96,10 @@ struct Zygote {
     process: Child,
 }
 
+/// A zygote that has not forked after this long never will.
+const FORK_DEADLINE: Duration = Duration::from_secs(10);
+/// A zygote has imported what it preloads within this.
+const PRELOAD_DEADLINE: Duration = Duration::from_secs(300);
 /// One that is not needed any more ends by itself within this.
 const RETIREMENT: Duration = Duration::from_secs(2);
 
@@ -155,14 +159,24 @@ impl Zygote {
     }
 
     /// Waits until it can fork.
-    async fn configure(self, configure: &Configure) -> Result<Self, Fault> {
+    async fn configure(mut self, configure: &Configure) -> Result<Self, Fault> {
         let packet = serde_json::to_vec(configure).map_err(|error| Fault::Internal(error.to_string()))?;
         send(&self.control, &packet, &[]).await?;
-        match self.answer().await? {
+        match self.answer_within(PRELOAD_DEADLINE).await? {
             (Spawned::Ready, _) => Ok(self),
             (Spawned::Failed(failure), _) => Err(failure.into()),
             (other, _) => Err(Fault::Internal(format!("a zygote answered its configuration with {other:?}"))),
         }
+    }
+
+    /// One that says nothing is killed. What it said until then counts: it may have let a program go.
+    async fn answer_within(&mut self, time: Duration) -> Result<(Spawned, Vec<OwnedFd>), Fault> {
+        if let Ok(answered) = tokio::time::timeout(time, self.answer()).await {
+            return answered;
+        }
+        tracing::warn!(pid = self.process.id(), "a zygote does not answer");
+        self.process.kill()?;
+        self.answer().await
     }
 
     /// Waits until it has ended by itself: it may have told of a program that it has not let go yet.
@@ -186,11 +200,11 @@ impl Zygote {
         Ok((spawned, attached))
     }
 
-    async fn fork(&self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
+    async fn fork(&mut self, spawn: &Spawn, attached: &[OwnedFd]) -> Result<(i32, OwnedFd), Fault> {
         let packet = serde_json::to_vec(spawn).map_err(|error| Fault::Internal(error.to_string()))?;
         let borrowed: Vec<_> = attached.iter().map(AsFd::as_fd).collect();
         send(&self.control, &packet, &borrowed).await?;
-        match self.answer().await? {
+        match self.answer_within(FORK_DEADLINE).await? {
             (Spawned::Forked { pid }, mut descriptors) if descriptors.len() == 1 => Ok((pid, descriptors.remove(0))),
             (Spawned::Forked { pid }, _) => {
                 // Without its descriptor it cannot be watched. It is our child, so that its number stays its own.
@@ -308,7 +322,7 @@ impl Pool {
             {
                 tokio::spawn(zygote.retire());
             }
-            let zygote = match place.zygote.take() {
+            let mut zygote = match place.zygote.take() {
                 Some(zygote) => zygote,
                 None => {
                     self.replaced.fetch_add(1, Ordering::Relaxed);
@@ -366,5 +380,12 @@ mod tests {
         let mut text = String::new();
         said.read_to_string(&mut text).unwrap();
         assert_eq!(text, "done\n");
+    }
+
+    #[tokio::test]
+    async fn a_zygote_that_hangs_is_killed() {
+        let (mut zygote, _said) = shell("kill -STOP $$");
+        let answered = zygote.answer_within(Duration::from_millis(50)).await;
+        assert!(answered.unwrap_err().to_string().contains("has ended"));
     }
 }
