@@ -268,6 +268,25 @@ def test_a_zygote_that_hangs_is_replaced(launch, tmp_path):
     assert server.stop() == 0
 
 
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_keeper_that_is_killed_costs_neither_its_slot_nor_leaves_its_scripts_children(launch, tmp_path):
+    server = launch(tmp_path, "--workflow-slots", "1", profile="pod")
+    zygotes = server.children()
+    script = "import os, time\nos.fork()\ntime.sleep(600)"
+    running = server.stub.RunWorkflow(iter([server.start_message(script)]), timeout=20)
+    wait_until(lambda: len(server.children() - zygotes) == 3, "keeper, script and child run")
+    family = server.children() - zygotes
+    keeper = next(each for each in family if parent(each) == server.process.pid)
+    os.kill(keeper, signal.SIGKILL)
+    assert fault(failure(running)) == (grpc.StatusCode.INTERNAL, "KILLED", "true")
+    wait_until(lambda: not any(map(server.is_alive, family)), "nothing is left")
+    assert server.run_workflow("print(1)").outcome.verdict == Verdict.VERDICT_OK
+    assert server.stop() == 0
+
+
 def test_a_program_that_cannot_be_given_its_limits_is_the_sandboxs_fault(launch, tmp_path):
     """The service may open fewer files than a program; the last limit is put in force when the jail was reported."""
     server = launch(tmp_path, "--test-slots", "1", profile="pod", open_files=60)

@@ -72,7 +72,8 @@ pub fn enter(
         (false, None) => &tables.filter,
     };
     let listener = seccomp::install(filter).at("seccomp")?;
-    let packet = serde_json::to_vec(&Report::Jailed).unwrap_or_default();
+    let jailed = Report::Jailed { process: std::process::id() as i32 };
+    let packet = serde_json::to_vec(&jailed).unwrap_or_default();
     // A supervisor that died meanwhile is noticed here; without one nothing runs.
     descriptors::send(report.as_fd(), &packet, &[listener.as_raw_fd()]).at("report")?;
     // The process of a solution reads nothing but its source, and passes descriptors on; its cases are limited.

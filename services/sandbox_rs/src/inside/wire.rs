@@ -97,7 +97,10 @@ impl<T> At<T> for std::io::Result<T> {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
     /// Every layer is in force; nothing untrusted was read yet. The seccomp listener is attached.
-    Jailed,
+    Jailed {
+        /// Number of the process as it sees it itself: the one that others see where it has no process namespace.
+        process: i32,
+    },
     Failed(Failure),
     /// From a keeper: its program ended with this status of `waitpid`, or was killed at its hard limit of CPU time.
     Ended {

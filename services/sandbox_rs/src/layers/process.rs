@@ -203,10 +203,14 @@ pub fn reap_group(group: libc::pid_t, but: Option<libc::pid_t>) -> io::Result<bo
     }
 }
 
-/// Sends SIGKILL to a process group, whose leader must not have been waited for.
+/// Sends SIGKILL to a process group. One that is gone already is no error, but its number must not be another's yet: its
+/// leader has not been waited for, or only just now.
 pub fn kill_group(group: libc::pid_t) -> io::Result<()> {
     // SAFETY: no pointers.
-    check(unsafe { libc::kill(-group, libc::SIGKILL) } as libc::c_long).map(drop)
+    match check(unsafe { libc::kill(-group, libc::SIGKILL) } as libc::c_long) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Sends SIGKILL. A process that is gone already is no error.

@@ -182,8 +182,8 @@ pub async fn start(
     let process = pool.fork(spawn, attached, |pid, descriptor| Ok(ChildProcess::new(pid, descriptor)?)).await?;
     let pid = process.pid;
     let report = watched(our_report)?;
-    let listener = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
-        Ok(Ok(listener)) => listener,
+    let (listener, script) = match tokio::time::timeout(JAIL_DEADLINE, jailed(&report)).await {
+        Ok(Ok(jailed)) => jailed,
         Ok(Err(Fault::Killed(what))) => return Err(cgroup::fault_of_kill(asked, &what)),
         Ok(Err(fault)) => return Err(fault),
         Err(_) => return Err(Fault::Internal(format!("no jail after {} s", JAIL_DEADLINE.as_secs()))),
@@ -196,7 +196,8 @@ pub async fn start(
     let doorkeeper = Doorkeeper::new(listener, pid, limits.processes, children)?;
     let door = tokio::spawn(doorkeeper.serve(switch.clone()));
     let files = directory.as_ref().map(|directory| tokio::spawn(directory.limit(directory_bytes, switch.clone())));
-    let watcher = Watcher { process, report, children, profile, limits, started, charged: order.charged, switch };
+    let session = (children && profile == Profile::Pod).then_some(script);
+    let watcher = Watcher { process, report, children, session, limits, started, charged: order.charged, switch };
     let switch = watcher.switch.clone();
     let watch = tokio::spawn(async move {
         let outcome = watcher.watch().await;
@@ -225,12 +226,12 @@ pub async fn start(
     Ok(Program { switch, watch: Some(watch) })
 }
 
-/// Waits for the jail and returns the listener.
-async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<OwnedFd, Fault> {
+/// Waits for the jail and returns the listener, and the number that the program itself sees.
+async fn jailed(report: &AsyncFd<OwnedFd>) -> Result<(OwnedFd, i32), Fault> {
     let (packet, mut attached) = receive(report).await?;
     match serde_json::from_slice(&packet) {
-        Ok(Report::Jailed) if attached.len() == 1 => Ok(attached.remove(0)),
-        Ok(Report::Jailed) => Err(no_descriptors()),
+        Ok(Report::Jailed { process }) if attached.len() == 1 => Ok((attached.remove(0), process)),
+        Ok(Report::Jailed { .. }) => Err(no_descriptors()),
         Ok(Report::Failed(failure)) => Err(failure.into()),
         Ok(other) => Err(Fault::Internal(format!("a program in the making said {other:?}"))),
         Err(_) => Err(Fault::Killed("a program whose jail did not stand yet".to_owned())),
@@ -283,7 +284,8 @@ struct Watcher {
     process: ChildProcess,
     report: AsyncFd<OwnedFd>,
     children: bool,
-    profile: Profile,
+    /// Of a script without a process namespace: what ends with its keeper only if that ends it.
+    session: Option<i32>,
     limits: Limits,
     started: Instant,
     charged: Arc<Charged>,
@@ -320,8 +322,15 @@ impl Watcher {
             }
         }
         // A program that was ended has no exit of its own to report.
-        let reported = if self.switch.reason().is_some() { None } else { self.reported_exit().await? };
+        let reported = if self.switch.reason().is_some() { Ok(None) } else { self.reported_exit().await };
         let reaped = self.process.reap()?;
+        if let Some(session) = self.session
+            && reaped.exit != process::Exit::Code(0)
+        {
+            tracing::warn!(session, "a keeper did not end its program");
+            process::kill_group(session)?;
+        }
+        let reported = reported?;
         let used = ResourceUse {
             cpu: reaped.cpu + self.charged.total(),
             wall: self.started.elapsed(),
@@ -369,16 +378,10 @@ impl Watcher {
     /// Kills the program with all its processes and waits until they are gone.
     async fn end(&self) -> Result<(), Fault> {
         // A process namespace ends with its first process. Without one the keeper knows what to kill.
-        if self.children && self.profile == Profile::Pod {
+        if self.session.is_some() {
             let asked = send(&self.report, b"end", &[]).await.is_ok();
             if asked && tokio::time::timeout(KEEPER_GRACE, self.process.exited()).await.is_ok() {
                 return Ok(());
-            }
-            tracing::warn!(pid = self.process.pid, "a keeper did not end its program");
-            for process in tree::descendants(self.process.pid) {
-                if let Ok(descriptor) = process::watch(process) {
-                    process::kill(descriptor.as_fd())?;
-                }
             }
         }
         self.process.kill()?;

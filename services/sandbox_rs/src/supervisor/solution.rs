@@ -147,8 +147,8 @@ impl Starting {
         }
         let (packet, mut attached) = receive(solution.control.as_fd())?;
         solution.listener = match serde_json::from_slice(&packet) {
-            Ok(Report::Jailed) if attached.len() == 1 => attached.pop(),
-            Ok(Report::Jailed) => return Err(no_descriptors().into()),
+            Ok(Report::Jailed { .. }) if attached.len() == 1 => attached.pop(),
+            Ok(Report::Jailed { .. }) => return Err(no_descriptors().into()),
             Ok(Report::Failed(failure)) => return Err(Fault::from(failure).into()),
             _ => return Err(cgroup::fault_of_kill(asked, "a solution whose jail did not stand yet").into()),
         };
