@@ -109,6 +109,20 @@ def test_the_environment_holds_nothing_of_the_service(undisturbed):
     assert outcome.stdout == "['PATH']\n"
 
 
+def test_events_of_nodes_without_end_are_a_violation(undisturbed):
+    script = """
+import json, os, struct
+event = {"type": "node_event", "kind": "enter", "visit_id": 1, "parent_visit_id": 0, "node": "n", "node_type": "t"}
+body = json.dumps(event | {"result_type": ""}).encode()
+for _ in range(10_001): os.write(3, struct.pack("<I", len(body)) + body)
+while True: pass
+"""
+    execution = undisturbed.run_workflow(script)
+    assert execution.outcome.verdict == Verdict.VERDICT_POLICY_VIOLATION
+    assert "10000 node events" in execution.outcome.error
+    assert len(execution.node_events) == 10_000
+
+
 def test_nothing_printed_or_written_to_any_descriptor_becomes_a_result(undisturbed):
     """A perfect frame, answer and reward, on standard output, standard error and every descriptor."""
     script = r"""

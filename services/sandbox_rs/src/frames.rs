@@ -9,6 +9,11 @@ use crate::layers::weakened;
 pub const LARGEST_FRAME: usize = 1 << 20;
 /// Calls of one script that may be in flight at once.
 pub const MOST_CALLS_IN_FLIGHT: usize = 64;
+/// Tool calls, and entries and exits of nodes, of one script in all.
+pub const MOST_TOOL_CALLS: u64 = 10_000;
+pub const MOST_NODE_EVENTS: u64 = 10_000;
+/// Bytes of a name in a node's event.
+const LONGEST_NAME: usize = 1024;
 const LARGEST_INTEGER: u64 = 1 << 53;
 
 #[derive(Debug, Serialize)]
@@ -115,7 +120,12 @@ pub fn decode(body: &[u8]) -> Result<FromScript, String> {
             }
             vec![call.call_id]
         }
-        FromScript::NodeEvent(event) => vec![event.visit_id, event.parent_visit_id],
+        FromScript::NodeEvent(event) => {
+            if [&event.node, &event.node_type, &event.result_type].iter().any(|name| name.len() > LONGEST_NAME) {
+                return Err(format!("malformed frame: a name of more than {LONGEST_NAME} bytes"));
+            }
+            vec![event.visit_id, event.parent_visit_id]
+        }
         FromScript::Result(_) => Vec::new(),
     };
     if integers.iter().any(|&value| value >= LARGEST_INTEGER) {
@@ -179,6 +189,18 @@ mod tests {
         for body in bad {
             assert!(decode(body.as_bytes()).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn a_name_of_a_node_is_short() {
+        let event = |name: &str| {
+            format!(
+                r#"{{"type":"node_event","kind":"exit","visit_id":1,"parent_visit_id":0,"node":"{name}",
+                     "node_type":"Agent","result_type":"text"}}"#
+            )
+        };
+        assert!(decode(event("Solver").as_bytes()).is_ok());
+        assert!(decode(event(&"x".repeat(LONGEST_NAME + 1)).as_bytes()).unwrap_err().contains("1024 bytes"));
     }
 
     #[tokio::test]

@@ -20,7 +20,9 @@ use super::program::{Charged, Ended, Order, Program};
 use super::slots::{Slot, Turn};
 use super::stopwatch::{Call, GoingOn};
 use super::tool::ToolRun;
-use crate::frames::{self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, ScriptResult, ToScript};
+use crate::frames::{
+    self, FromScript, LARGEST_FRAME, MOST_CALLS_IN_FLIGHT, MOST_NODE_EVENTS, MOST_TOOL_CALLS, ScriptResult, ToScript,
+};
 use crate::inside::wire::Kind;
 use crate::layers::{descriptors, weakened};
 use crate::limits::Limits;
@@ -162,6 +164,7 @@ impl Supervisor {
             turn: job.turn,
             agent_calls: 0,
             last_tool_run_id: 0,
+            node_events: 0,
             attested: HashSet::new(),
             tools: JoinSet::new(),
             result: None,
@@ -199,11 +202,21 @@ struct Session {
     turn: Turn,
     agent_calls: u32,
     last_tool_run_id: u64,
+    node_events: u64,
     attested: HashSet<u64>,
     tools: JoinSet<Result<Answered, Fault>>,
     result: Option<ScriptResult>,
     /// The caller has said that no reply will follow.
     deaf: bool,
+}
+
+/// Counts something of which a script may do only so much in all.
+fn one_more(count: &mut u64, most: u64, what: &str) -> Result<(), String> {
+    if *count >= most {
+        return Err(format!("more than {most} {what}"));
+    }
+    *count += 1;
+    Ok(())
 }
 
 struct Answered {
@@ -308,7 +321,10 @@ impl Session {
         match frame {
             FromScript::AgentCall(call) => self.take_agent_call(call).await,
             FromScript::ToolCall(call) => self.take_tool_call(call),
-            FromScript::NodeEvent(event) => self.tell(Event::Node(event)).await,
+            FromScript::NodeEvent(event) => match one_more(&mut self.node_events, MOST_NODE_EVENTS, "node events") {
+                Ok(()) => self.tell(Event::Node(event)).await,
+                Err(complaint) => self.violation(complaint),
+            },
             FromScript::Result(result) => self.result = Some(result),
         }
     }
@@ -356,10 +372,12 @@ impl Session {
     }
 
     fn take_tool_call(&mut self, call: frames::ToolCall) {
-        if let Err(complaint) = self.admit(call.call_id) {
+        let admitted = self.admit(call.call_id);
+        if let Err(complaint) =
+            admitted.and_then(|()| one_more(&mut self.last_tool_run_id, MOST_TOOL_CALLS, "tool calls"))
+        {
             return self.violation(complaint);
         }
-        self.last_tool_run_id += 1;
         let tool_run_id = self.last_tool_run_id;
         let frames::ToolCall { call_id, conversation_id, code, timeout_seconds } = call;
         let (supervisor, account, limits) = (self.supervisor.clone(), self.account.clone(), self.tool_limits);
@@ -406,5 +424,18 @@ impl Session {
             let why = format!("the caller closed its side with {} agent calls without a reply", self.waiting.len());
             self.program.switch.end(Reason::Cancelled(why));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_ends_at_its_cap() {
+        let mut calls = 0;
+        let admitted: Vec<_> = (0..3).map(|_| one_more(&mut calls, 2, "tool calls")).collect();
+        assert_eq!(admitted, [Ok(()), Ok(()), Err("more than 2 tool calls".to_owned())]);
+        assert_eq!(calls, 2);
     }
 }
