@@ -91,7 +91,7 @@ fn serve(session: &Session, control: BorrowedFd<'_>) -> Result<bool, Failure> {
                 say(control, &FromSolution::Forked, &[descriptor]).at("answer")?;
             }
             Side::Child => {
-                become_case(session, attached)?;
+                become_case(session, control, attached)?;
                 // SAFETY: forked while the GIL was held, after PyOS_BeforeFork.
                 unsafe { PyOS_AfterFork_Child() };
                 return Ok(batch);
@@ -117,8 +117,12 @@ fn become_only_case() {
 }
 
 /// Everything else that jails a case came with the fork.
-fn become_case(session: &Session, attached: Vec<OwnedFd>) -> Result<(), Failure> {
+fn become_case(session: &Session, control: BorrowedFd<'_>, attached: Vec<OwnedFd>) -> Result<(), Failure> {
     no_new_privs::die_with_parent().at("parent death signal")?;
+    // No signal comes of a parent that died before.
+    if descriptors::is_deserted(control).at("parent")? {
+        return Err(Failure::new("parent", &io::Error::from_raw_os_error(libc::EPIPE)));
+    }
     limit_cpu(session.case_cpu_seconds).at("rlimits")?;
     limit_open_files(session.case_open_files).at("rlimits")?;
     // The control socket is replaced or closed here, so that nothing can be reported any more.

@@ -79,6 +79,14 @@ pub fn end_of_packets(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) } as libc::c_long).map(drop)
 }
 
+/// Whether the other side of a socket is gone. A process closes its sockets before its children are told of its end.
+pub fn is_deserted(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one valid entry; a time-out of 0 never blocks.
+    check(unsafe { libc::poll(&mut entry, 1, 0) } as libc::c_long)?;
+    Ok(entry.revents & libc::POLLHUP != 0)
+}
+
 /// A connected pair of packet sockets, closed on exec.
 pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [-1; 2];
@@ -181,6 +189,14 @@ mod tests {
         let mut text = String::new();
         File::from(reader).read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn a_socket_is_deserted_once_the_other_side_is_gone() {
+        let (ours, theirs) = packet_pair().unwrap();
+        assert!(!is_deserted(ours.as_fd()).unwrap());
+        drop(theirs);
+        assert!(is_deserted(ours.as_fd()).unwrap());
     }
 
     #[test]
