@@ -1,5 +1,8 @@
 """What GetIsolation says of what is around the sandbox, and what may be required of it."""
 
+import subprocess
+import sys
+
 import grpc
 import pytest
 from sandboxed import failure, stdin_tests
@@ -41,3 +44,17 @@ def test_slots_that_fit_into_memory_have_headroom(launch, tmp_path):
     assert outcome.verdict == sandbox_pb2.VERDICT_MEMORY_LIMIT
     assert "33554432 bytes" in outcome.error
     assert server.stop() == 0
+
+
+def test_a_service_that_cannot_see_its_own_programs_does_not_start():
+    # A /proc is shown all the same to whoever is in group 0.
+    ordinary = "setpriv --regid 65534 --clear-groups --bounding-set=-all --inh-caps=-all"
+    hidden = f'mount -t proc -o hidepid=invisible proc /proc && exec {ordinary} "$0" "$@"'
+    own_mounts = ["unshare", "--mount", "sh", "-c", hidden]
+    if subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
+        pytest.skip("cannot mount a /proc here that hides processes")
+    command = [*own_mounts, sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--profile", "pod"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "layer process_table is missing" in done.stderr
+    assert "hidepid" in done.stderr

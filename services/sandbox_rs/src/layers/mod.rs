@@ -12,6 +12,7 @@ pub mod outer;
 pub mod private_root;
 pub mod probe;
 pub mod process;
+mod process_table;
 pub mod rlimits;
 pub mod sealing;
 pub mod seccomp;
@@ -136,6 +137,14 @@ pub const LAYERS: &[LayerKind] = &[
         stops: "processes and threads beyond the limit, counted exactly; names the call that ended a program",
         remedy: "Linux 5.5 or newer; an outer sandbox must support SECCOMP_RET_USER_NOTIF",
         probe: seccomp::probe_listener,
+    },
+    LayerKind {
+        name: "process_table",
+        full: true,
+        pod: true,
+        stops: "processes, threads and CPU time of a script beyond the limit, which are counted in /proc",
+        remedy: "a /proc that shows the service its own children: mounted without hidepid, and no ProtectProc in its unit",
+        probe: process_table::probe,
     },
     LayerKind {
         name: "sealing",

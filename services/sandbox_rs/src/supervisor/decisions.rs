@@ -132,6 +132,10 @@ fn decide_alone(question: &Question, children: bool) -> Option<Decision> {
         libc::SYS_clone if first & NEW_NAMESPACES != 0 => violation(),
         // A child whose end sends its parent another signal than the usual one.
         libc::SYS_clone if ![0, libc::SIGCHLD as u64].contains(&(first & END_SIGNAL)) => violation(),
+        // What cannot be counted is not granted. A thread that is gone needs no answer.
+        libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork if tree::threads(question.thread) == 0 => {
+            Decision::Refuse(libc::EAGAIN)
+        }
         libc::SYS_clone if first & libc::CLONE_THREAD as u64 != 0 => {
             if tree::threads(question.thread) < MOST_THREADS || weakened::is_off("supervisor:threads") {
                 Decision::Go
@@ -193,4 +197,23 @@ fn has_question(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
         return Err(std::io::Error::last_os_error());
     }
     Ok(entry.revents & libc::POLLIN != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_counted_is_not_granted() {
+        for flags in [0, libc::CLONE_THREAD as u64] {
+            for (thread, is_granted) in [(std::process::id() as i32, flags != 0), (i32::MAX, false)] {
+                let question =
+                    Question { id: 1, thread, number: libc::SYS_clone as i32, arguments: [flags, 0, 0, 0, 0, 0] };
+                let decision = decide_alone(&question, true);
+                let refused = thread == i32::MAX;
+                assert_eq!(decision == Some(Decision::Go), is_granted, "{question:?}");
+                assert_eq!(decision == Some(Decision::Refuse(libc::EAGAIN)), refused, "{question:?}");
+            }
+        }
+    }
 }
