@@ -181,15 +181,18 @@ def test_a_profiles_models_are_read_off_their_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "why"),
+    ("model", "file", "why"),
     [
-        ("hub/id", "'hub/id' is no folder here; download the model"),
-        ("", "holds no *.safetensors; save the model as safetensors"),
+        ("hub/id", "", "'hub/id' is no folder here; download the model"),
+        ("", "config.json", "holds no *.safetensors; save the model as safetensors"),
+        ("", "model.safetensors", "holds no config.json; copy the model's there"),
     ],
 )
 def test_a_model_that_cannot_be_read_here_is_left_out_of_the_plan_by_name_with_the_remedy(
-    tmp_path: Path, model: str, why: str
+    tmp_path: Path, model: str, file: str, why: str
 ) -> None:
+    if file:
+        (tmp_path / file).touch()
     profile = Profile.model_validate(
         {"executor": {"model": model or str(tmp_path), "policy_id": "p"}, "designer": {"policy_id": "p"}, "learner": {}}
     )

@@ -42,6 +42,14 @@ def linked(folder: Path, name: str) -> tuple[Path, Callable[[str], None]]:
     return folder / name, put
 
 
+def caller(authority: Authority, role: str) -> Identity:
+    """Trusts the authority as it is now, whatever its file will hold."""
+    mine = authority.sign(role, f"{ROLE_NAME}{role}")
+    trusted = mine.certificate.with_suffix(".trusted")
+    trusted.write_bytes(authority.certificate.read_bytes())
+    return read_identity(authority=trusted, certificate=mine.certificate, key=mine.key)
+
+
 async def called(channel: grpc.aio.Channel, method: str = GET) -> grpc.StatusCode:
     try:
         await channel.unary_unary(method, request_serializer=bytes)(b"", timeout=10)
@@ -106,17 +114,13 @@ async def test_a_servers_certificate_and_the_authority_of_its_callers_are_replac
     settings = certificates(old, "rotated")
     pair = Pair(Path(str(settings["tls_cert"])), Path(str(settings["tls_key"])))
 
-    def caller(authority: Authority) -> Identity:
-        mine = authority.sign("observer", f"{ROLE_NAME}observer")
-        return read_identity(authority=authority.certificate, certificate=mine.certificate, key=mine.key)
-
     async with idle("learner", settings) as learner:
 
         async def outcome(identity: Identity) -> grpc.StatusCode:
             async with connect(learner.target, identity) as channel:
                 return await called(channel)
 
-        before, after = caller(old), caller(new)
+        before, after = caller(old, "observer"), caller(new, "observer")
         outcomes = [await outcome(each) for each in (before, after)]
         assert outcomes == [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
         replace(pair, new.sign("rotated"))
@@ -161,11 +165,7 @@ async def test_the_sandbox_follows_its_certificate_and_its_callers_authority_and
     own, replacement = old.sign("rotated"), new.sign("rotated")
     options = ("--tls-cert", own.certificate, "--tls-key", own.key, "--tls-ca", old.certificate)
 
-    def caller(authority: Authority) -> Identity:
-        mine = authority.sign("orchestrator", f"{ROLE_NAME}orchestrator")
-        return read_identity(authority=authority.certificate, certificate=mine.certificate, key=mine.key)
-
-    before, after = caller(old), caller(new)
+    before, after = caller(old, "orchestrator"), caller(new, "orchestrator")
     with sandbox(tmp_path / "sandbox", *options) as service:
 
         async def outcome(identity: Identity) -> grpc.StatusCode:

@@ -64,6 +64,8 @@ def _why_unreadable(policy: Policy) -> str:
         return f"{policy.model!r} is no folder here; download the model and name its folder"
     if not list(folder.glob("*.safetensors")):
         return f"{folder} holds no *.safetensors; save the model as safetensors there"
+    if not (folder / "config.json").is_file():
+        return f"{folder} holds no config.json; copy the model's there"
     return ""
 
 

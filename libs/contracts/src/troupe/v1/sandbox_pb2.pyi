@@ -209,7 +209,9 @@ class ResourceUse(_message.Message):
     cpu_seconds: _builtins.float
     wall_seconds: _builtins.float
     waiting_seconds: _builtins.float
-    """Wall seconds spent waiting for us: with an agent call outstanding, or with a tool call in the queue for its slot."""
+    """Wall seconds spent waiting for us: with an agent call outstanding, or with a tool call in the queue for its slot, while
+    none of the script's own tool calls has one.
+    """
     peak_memory_bytes: _builtins.int
     def __init__(
         self,
