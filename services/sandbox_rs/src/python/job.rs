@@ -20,7 +20,8 @@ pub type Answer = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 /// The work itself; its error is the sandbox's own failure.
 pub type Work = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>>;
 
-/// A waiting thread looks this often for signals, so that Ctrl-C ends a wait.
+/// The main thread looks this often for signals while it waits, so that Ctrl-C ends a wait. Python handles them nowhere else,
+/// and a thousand threads that looked would keep each other from the GIL.
 const BETWEEN_SIGNALS: Duration = Duration::from_millis(50);
 
 enum State {
@@ -54,6 +55,12 @@ impl Job {
     }
 }
 
+/// Whether this is the thread in which Python runs handlers of signals.
+fn handles_signals(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    threading.call_method0("main_thread")?.getattr("ident")?.eq(threading.call_method0("get_ident")?)
+}
+
 /// The value of a job that has ended, or `None` for one that never will.
 fn answer(py: Python<'_>, ended: Option<Result<Answer, String>>) -> PyResult<Py<PyAny>> {
     match ended {
@@ -74,6 +81,9 @@ impl Job {
             // Nobody waits any more if a signal came first.
             let _ = ended.send(work.await);
         });
+        if !handles_signals(py)? {
+            return answer(py, py.detach(move || end.recv().ok()));
+        }
         loop {
             let looked;
             (end, looked) = py.detach(move || {
