@@ -5,75 +5,40 @@ Once all is quiet, each object says what calls say, what it wants is so, and eac
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import tempfile
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
-from requested.place import CONFIG, TRAINING_RUNS, Place, place, until
+from hypothesis import HealthCheck, given, settings
+from requested.agreement import ENDED, Agreement, Happening, check_conditions, happenings
+from requested.place import CONFIG, TRAINING_RUNS, Place
 from standin_api.objects import custom_resource
-from standin_api.server import standin_api
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import NotFound, ServiceError
 from troupe_orchestrator.store.runs import RunState, get_run, runs_in_state
 
-NAMES = ("a", "b")
-ENDED = ("Succeeded", "Failed", "Cancelled")
-ACTIONS = st.sampled_from(
-    [
-        "delete", "make again", "make again refused", "make again bad", "make again paused",
-        "desire Running", "desire Paused", "desire Cancelled",
-        "call pause", "call resume", "call cancel",
-        "stop Paused", "stop Failed", "stop Succeeded",
-        "restart", "away", "back", "cut",
-    ]
+HAPPENINGS = happenings(
+    "make again", "make again refused", "make again bad", "make again paused",
+    "desire Running", "desire Paused", "desire Cancelled",
+    "call pause", "call resume", "call cancel", "stop Paused", "stop Failed", "stop Succeeded",
 )  # fmt: skip
-PAUSES = st.sampled_from([0.0, 0.0, 0.01, 0.1])
-"""Seconds after what happens, in which it may be noticed."""
-HAPPENINGS = st.lists(st.tuples(ACTIONS, st.sampled_from(NAMES), PAUSES), min_size=12, max_size=24)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HAPPENINGS)
-def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[tuple[str, str, float]]) -> None:
-    asyncio.run(_happen(happenings))
+def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[Happening]) -> None:
+    RUNS_AND_CALLS.holds_after(happenings)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HAPPENINGS)
-def test_objects_and_calls_agree_however_often_that_is_tried(happenings: list[tuple[str, str, float]]) -> None:
-    asyncio.run(_happen(happenings))
-
-
-async def _happen(happenings: list[tuple[str, str, float]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, standin_api() as standin:
-        async with place(standin, Path(folder)) as here:
-            await here.start()
-            for what, name, pause in happenings:
-                if name not in standin.objects.get(TRAINING_RUNS, {}):
-                    _apply(here, name)
-                    await asyncio.sleep(pause)
-                await _one(here, what, name)
-                await asyncio.sleep(pause)
-            standin.away = False
-            disagreement = _Disagreement()
-            await until(lambda: disagreement.is_gone(here), lambda: disagreement.said)
-            # And it stays so.
-            await asyncio.sleep(0.1)
-            await _check(here)
-            for found in standin.objects.get(TRAINING_RUNS, {}).values():
-                event(found["status"]["phase"])
+def test_objects_and_calls_agree_however_often_that_is_tried(happenings: list[Happening]) -> None:
+    RUNS_AND_CALLS.holds_after(happenings)
 
 
 async def _one(here: Place, what: str, name: str) -> None:
     match what.split():
-        case ["delete"]:
-            here.standin.delete(TRAINING_RUNS, name)
         case ["make", "again", *how]:
             here.standin.delete(TRAINING_RUNS, name)
             _apply(here, name, *how)
@@ -84,14 +49,6 @@ async def _one(here: Place, what: str, name: str) -> None:
         case ["stop", state]:
             with contextlib.suppress(NotFound):
                 await here.runs.becomes(here.uid(name), RunState(state.lower()), "by itself")
-        case ["restart"]:
-            await here.stop()
-            await here.start()
-        case ["away" | "back" as where]:
-            here.standin.away = where == "away"
-            here.standin.cut_watches()
-        case ["cut"]:
-            here.standin.cut_watches()
 
 
 def _apply(here: Place, name: str, how: str = "") -> None:
@@ -116,20 +73,6 @@ async def _call(here: Place, call: str, uid: str) -> None:
     assert call == "cancel", f"a call did {call} {before}"
 
 
-class _Disagreement:
-    """What is not as it should be."""
-
-    said = ""
-
-    async def is_gone(self, here: Place) -> bool:
-        try:
-            await _check(here)
-        except (AssertionError, KeyError) as error:
-            self.said = f"{error!r}: {here.standin.objects.get(TRAINING_RUNS)}"
-            return False
-        return True
-
-
 async def _check(here: Place) -> None:
     objects = dict(here.standin.objects.get(TRAINING_RUNS, {}))
     uids = {found["metadata"]["uid"] for found in objects.values()}
@@ -145,10 +88,7 @@ async def _check(here: Place) -> None:
         # What is to go on waits for the run that holds the policies.
         waits = desired == "Running" and said in ("Paused", "Failed") and bool(running)
         assert status["observedGeneration"] == found["metadata"]["generation"] or waits
-        holding = {each["type"] for each in status["conditions"] if each["status"] == "True"}
-        assert ("Complete" in holding) == (said == "Succeeded")
-        assert ("Failed" in holding) == (said == "Failed")
-        assert ("Cancelled" in holding) == (said == "Cancelled")
+        check_conditions(status)
         # What it wants is so.
         if desired == "Cancelled":
             assert said in ENDED
@@ -160,3 +100,6 @@ async def _check(here: Place) -> None:
         for run in await runs_in_state(here.database, state):
             assert run.run_id in uids, f"{run.run_id} is {state}, and nobody asks for it any more"
     assert len(here.runs.created) == len(set(here.runs.created))
+
+
+RUNS_AND_CALLS = Agreement(TRAINING_RUNS, _apply, _one, _check)

@@ -5,32 +5,18 @@ Once all is quiet, each object says what calls say, what it wants is so, and eac
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from pathlib import Path
-
 import pytest
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
-from requested.place import EVAL_JOBS, Place, place, until
-from standin_api.server import standin_api
+from hypothesis import HealthCheck, given, settings
+from requested.agreement import ENDED, Agreement, Happening, check_conditions, happenings
+from requested.place import EVAL_JOBS, Place, until
 from troupe.v1 import evaluation_pb2
 from troupe_contracts.errors import FailedPrecondition, NotFound, ServiceError
 from troupe_orchestrator.store.evals import EvalState, get_job, running_jobs
 
-NAMES = ("a", "b")
-ENDED = ("Succeeded", "Failed", "Cancelled")
-ACTIONS = st.sampled_from(
-    [
-        "delete", "make again", "make again bad", "make again cancelled",
-        "desire Cancelled", "call cancel", "call resume",
-        "stop Succeeded", "stop Failed",
-        "restart", "away", "back", "cut",
-    ]
+HAPPENINGS = happenings(
+    "make again", "make again bad", "make again cancelled",
+    "desire Cancelled", "call cancel", "call resume", "stop Succeeded", "stop Failed",
 )  # fmt: skip
-PAUSES = st.sampled_from([0.0, 0.0, 0.01, 0.1])
-"""Seconds after what happens, in which it may be noticed."""
-HAPPENINGS = st.lists(st.tuples(ACTIONS, st.sampled_from(NAMES), PAUSES), min_size=12, max_size=24)
 
 
 async def test_what_a_call_cancels_is_cancelled_for_its_object_also_when_nobody_looked(here: Place) -> None:
@@ -77,42 +63,20 @@ async def test_a_job_whose_object_went_while_nobody_looked_is_cancelled_at_the_n
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HAPPENINGS)
-def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[tuple[str, str, float]]) -> None:
-    asyncio.run(_happen(happenings))
+def test_objects_and_calls_agree_once_all_is_quiet(happenings: list[Happening]) -> None:
+    EVAL_JOBS_AND_CALLS.holds_after(happenings)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HAPPENINGS)
-def test_objects_and_calls_agree_however_often_that_is_tried(happenings: list[tuple[str, str, float]]) -> None:
-    asyncio.run(_happen(happenings))
-
-
-async def _happen(happenings: list[tuple[str, str, float]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, standin_api() as standin:
-        async with place(standin, Path(folder)) as here:
-            await here.start()
-            for what, name, pause in happenings:
-                if name not in standin.objects.get(EVAL_JOBS, {}):
-                    here.evaluate(name)
-                    await asyncio.sleep(pause)
-                await _one(here, what, name)
-                await asyncio.sleep(pause)
-            standin.away = False
-            disagreement = _Disagreement()
-            await until(lambda: disagreement.is_gone(here), lambda: disagreement.said)
-            # And it stays so.
-            await asyncio.sleep(0.1)
-            await _check(here)
-            for found in standin.objects.get(EVAL_JOBS, {}).values():
-                event(found["status"]["phase"])
+def test_objects_and_calls_agree_however_often_that_is_tried(happenings: list[Happening]) -> None:
+    EVAL_JOBS_AND_CALLS.holds_after(happenings)
 
 
 async def _one(here: Place, what: str, name: str) -> None:
     match what.split():
-        case ["delete"]:
-            here.standin.delete(EVAL_JOBS, name)
         case ["make", "again", *how]:
             here.standin.delete(EVAL_JOBS, name)
             dataset = {"dataset": {"path": "/no/such/file"}} if how == ["bad"] else {}
@@ -126,14 +90,6 @@ async def _one(here: Place, what: str, name: str) -> None:
             job = await get_job(here.database, uid)
             if job is not None and job.state is EvalState.RUNNING:
                 await here.jobs.becomes(uid, EvalState(state.lower()), "by itself")
-        case ["restart"]:
-            await here.stop()
-            await here.start()
-        case ["away" | "back" as where]:
-            here.standin.away = where == "away"
-            here.standin.cut_watches()
-        case ["cut"]:
-            here.standin.cut_watches()
 
 
 async def _call(here: Place, call: str, uid: str) -> None:
@@ -161,20 +117,6 @@ async def _state(here: Place, uid: str) -> str:
     return evaluation_pb2.EvalState.Name(job.state).removeprefix("EVAL_STATE_").capitalize()
 
 
-class _Disagreement:
-    """What is not as it should be."""
-
-    said = ""
-
-    async def is_gone(self, here: Place) -> bool:
-        try:
-            await _check(here)
-        except (AssertionError, KeyError) as error:
-            self.said = f"{error!r}: {here.standin.objects.get(EVAL_JOBS)}"
-            return False
-        return True
-
-
 async def _check(here: Place) -> None:
     objects = dict(here.standin.objects.get(EVAL_JOBS, {}))
     uids = {found["metadata"]["uid"] for found in objects.values()}
@@ -186,13 +128,13 @@ async def _check(here: Place) -> None:
         assert said == called or (not called and said in ("Failed", "Cancelled"))
         assert status.get("jobId", "") == (uid if called else "")
         assert status["observedGeneration"] == found["metadata"]["generation"]
-        holding = {each["type"] for each in status["conditions"] if each["status"] == "True"}
-        assert ("Complete" in holding) == (said == "Succeeded")
-        assert ("Failed" in holding) == (said == "Failed")
-        assert ("Cancelled" in holding) == (said == "Cancelled")
+        check_conditions(status)
         # What it wants is so.
         assert desired == "Running" or said in ENDED
     for job in await running_jobs(here.database):
         assert job.job_id in uids, f"{job.job_id} runs, and nobody asks for it any more"
     made = [request.job_id for request in here.jobs.requests]
     assert len(made) == len(set(made))
+
+
+EVAL_JOBS_AND_CALLS = Agreement(EVAL_JOBS, Place.evaluate, _one, _check)

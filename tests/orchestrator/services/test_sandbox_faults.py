@@ -1,6 +1,7 @@
 """Sandboxes that are killed or crowded in the middle of a run: no fault is paid for, each is named with its remedy."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,20 +74,15 @@ async def test_a_pool_that_is_full_is_waited_for_and_is_no_fault(
     tmp_path: Path, stand_ins: Backends, sandbox: str
 ) -> None:
     stand_ins.policy.reply = right_unless_guessed
-    async with connect(sandbox) as channel:
-        crowded = CrowdedSandbox(sandbox_pb2_grpc.SandboxStub(channel), refusals=5)
-
-        def register(server: grpc.aio.Server) -> None:
-            sandbox_pb2_grpc.add_SandboxServicer_to_server(crowded, server)
-
-        running = await start(ServiceSettings(), register, ["troupe.v1.Sandbox"])
-        async with world(tmp_path, stand_ins, running.target, learner=True) as ours:
-            events = await ours.run(ours.config(TASKS, **ONE_STEP, rollout=rollout(4)))
-            check_only_what_was_said(ours, 4)
-            assert crowded.refusals == 0
-            assert (faults(events), metrics(events)["faults"]) == ([], 0)
-            assert {node.attempt for tree in trees(ours) for node in tree.nodes} == {0}
-        await running.drain(0)
+    async with (
+        crowding(sandbox, refusals=5) as (crowded, target),
+        world(tmp_path, stand_ins, target, learner=True) as ours,
+    ):
+        events = await ours.run(ours.config(TASKS, **ONE_STEP, rollout=rollout(4)))
+        check_only_what_was_said(ours, 4)
+        assert crowded.refusals == 0
+        assert (faults(events), metrics(events)["faults"]) == ([], 0)
+        assert {node.attempt for tree in trees(ours) for node in tree.nodes} == {0}
 
 
 async def test_a_pool_that_stays_full_is_told_of_once_with_the_remedy_and_is_no_fault(
@@ -94,28 +90,20 @@ async def test_a_pool_that_stays_full_is_told_of_once_with_the_remedy_and_is_no_
 ) -> None:
     monkeypatch.setattr(rollout_faults, "NOTICE_SECONDS", 0.1)
     stand_ins.policy.reply = CrowdedEngine(refusals=4)
-    async with connect(sandbox) as channel:
-        crowded = CrowdedSandbox(sandbox_pb2_grpc.SandboxStub(channel), refusals=4)
-
-        def register(server: grpc.aio.Server) -> None:
-            sandbox_pb2_grpc.add_SandboxServicer_to_server(crowded, server)
-
-        running = await start(ServiceSettings(), register, ["troupe.v1.Sandbox"])
-        async with world(tmp_path, stand_ins, running.target, learner=True) as ours:
-            events = await ours.run(ours.config(TASKS, **ONE_STEP, rollout=rollout(4)))
-            check_only_what_was_said(ours, 4)
-            assert (faults(events), metrics(events)["faults"]) == ([], 0)
-            told = {event.condition.reason: event.condition for event in events if event.HasField("condition")}
-            assert sorted(event.condition.reason for event in events if event.HasField("condition")) == [
-                "ExecutorFull",
-                "SandboxFull",
-            ]
-            assert "all workflow slots are taken" in told["SandboxFull"].message
-            assert "the queue is full" in told["ExecutorFull"].message
-            for condition in told.values():
-                assert "waited for" in condition.message
-                assert condition.remedy == "it has no room: give it more, or lower what runs at once"
-        await running.drain(0)
+    async with crowding(sandbox, refusals=4) as (_, target), world(tmp_path, stand_ins, target, learner=True) as ours:
+        events = await ours.run(ours.config(TASKS, **ONE_STEP, rollout=rollout(4)))
+        check_only_what_was_said(ours, 4)
+        assert (faults(events), metrics(events)["faults"]) == ([], 0)
+        told = {event.condition.reason: event.condition for event in events if event.HasField("condition")}
+        assert sorted(event.condition.reason for event in events if event.HasField("condition")) == [
+            "ExecutorFull",
+            "SandboxFull",
+        ]
+        assert "all workflow slots are taken" in told["SandboxFull"].message
+        assert "the queue is full" in told["ExecutorFull"].message
+        for condition in told.values():
+            assert "waited for" in condition.message
+            assert condition.remedy == "it has no room: give it more, or lower what runs at once"
 
 
 class CrowdedEngine:
@@ -152,3 +140,19 @@ class CrowdedSandbox(sandbox_pb2_grpc.SandboxServicer):
     ) -> sandbox_pb2.IsolationReport:
         report: sandbox_pb2.IsolationReport = await self._real.GetIsolation(request)
         return report
+
+
+@contextlib.asynccontextmanager
+async def crowding(sandbox: str, refusals: int) -> AsyncIterator[tuple[CrowdedSandbox, str]]:
+    """A sandbox without room at first, and where it serves."""
+    async with connect(sandbox) as channel:
+        crowded = CrowdedSandbox(sandbox_pb2_grpc.SandboxStub(channel), refusals)
+
+        def register(server: grpc.aio.Server) -> None:
+            sandbox_pb2_grpc.add_SandboxServicer_to_server(crowded, server)
+
+        running = await start(ServiceSettings(), register, ["troupe.v1.Sandbox"])
+        try:
+            yield crowded, running.target
+        finally:
+            await running.drain(0)
