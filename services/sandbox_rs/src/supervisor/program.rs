@@ -304,7 +304,8 @@ impl Watcher {
                 exited = self.process.exited() => { exited?; break; }
                 () = pulled.0.pulled.notified() => { self.end().await?; break; }
                 () = &mut wall, if !weakened::is_off("supervisor:wall") => {
-                    let due = self.started + self.limits.wall + self.charged.stopwatch.waited().queued;
+                    let not_its_own = self.charged.stopwatch.waited().queued + tree::starved(self.process.pid, self.children);
+                    let due = self.started + self.limits.wall + not_its_own;
                     let left = due.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         self.switch.end(Reason::Wall(self.limits.wall));

@@ -1,4 +1,4 @@
-//! A tree of processes as /proc shows it: its members, their threads, the CPU time they have used.
+//! A tree of processes as /proc shows it: its members, their threads, the CPU time they have used and have not been given.
 
 use std::fs;
 use std::time::Duration;
@@ -59,9 +59,43 @@ pub fn used(root: i32, tree: bool) -> Duration {
     if tree { tree_cpu_time(root) } else { cpu_time(root).unwrap_or(Duration::ZERO) }
 }
 
+/// For how long a thread could have run so far, but had no processor: of all living threads that which had to wait longest.
+/// A wait that goes on is counted when it ends. Zero where the kernel does not keep account of it.
+pub fn starved(root: i32, tree: bool) -> Duration {
+    let more = if tree { descendants(root) } else { Vec::new() };
+    let waits = std::iter::once(root)
+        .chain(more)
+        .filter_map(|process| fs::read_dir(format!("/proc/{process}/task")).ok())
+        .flat_map(|threads| threads.flatten())
+        .filter_map(|thread| run_delay(&fs::read_to_string(thread.path().join("schedstat")).ok()?));
+    waits.max().unwrap_or(Duration::ZERO)
+}
+
+/// The second of the three numbers of /proc/PID/task/TID/schedstat, in nanoseconds.
+fn run_delay(schedstat: &str) -> Option<Duration> {
+    schedstat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_that_share_a_processor_each_is_starved_and_a_sleeper_is_not() {
+        let on_one = |shell: &str| {
+            let mut command = std::process::Command::new("taskset");
+            command.args(["1", "sh", "-c", shell]).spawn().unwrap()
+        };
+        let mut children = [on_one("while :; do :; done"), on_one("while :; do :; done"), on_one("exec sleep 5")];
+        std::thread::sleep(Duration::from_millis(600));
+        let [first, second, sleeper] = children.each_ref().map(|child| starved(child.id() as i32, true));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(first > Duration::from_millis(100) && second > Duration::from_millis(100), "{first:?} {second:?}");
+        assert!(sleeper < first.min(second), "{sleeper:?}");
+    }
 
     #[test]
     fn this_process_has_threads_and_has_used_time() {

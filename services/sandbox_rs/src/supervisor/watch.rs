@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::decisions::Decision;
+use super::tree;
 use crate::layers::seccomp::{self, Question};
 use crate::layers::{check, process, weakened};
 use crate::limits::Limits;
@@ -143,7 +144,7 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     pub fn wait(&self, mut decide: impl FnMut(&Question) -> Decision) -> io::Result<Woken> {
-        let deadline = self.started + self.limits.wall;
+        let mut deadline = self.started + self.limits.wall;
         let mut number = None;
         // Until the last process under the filter begins to end: then there is nobody left to ask, and a wait for the
         // listener would return at once.
@@ -175,7 +176,12 @@ impl Watch<'_> {
             // Looked at after every answer too: a program that asks all the time is not let off.
             let now = Instant::now();
             if now >= deadline && !weakened::is_off("supervisor:wall") {
-                return Ok(Woken::Over(Reason::Wall(self.limits.wall)));
+                number = number.or_else(|| process::number(self.process));
+                let starved = number.map_or(Duration::ZERO, |number| tree::starved(number, false));
+                deadline = self.started + self.limits.wall + starved;
+                if now >= deadline {
+                    return Ok(Woken::Over(Reason::Wall(self.limits.wall)));
+                }
             }
             if now >= look {
                 number = number.or_else(|| process::number(self.process));

@@ -171,7 +171,7 @@ class Limits(_message.Message):
     """CPU seconds of the program and all its children."""
     wall_seconds: _builtins.float
     """From the moment its jail stands. Time in a queue of the sandbox does not count: neither for a slot of its own nor
-    for those of a script's tool calls.
+    for those of a script's tool calls. Nor does the time in which it could have run but had no processor.
     """
     memory_bytes: _builtins.int
     processes: _builtins.int
