@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 import structlog
@@ -19,6 +19,7 @@ from troupe_contracts.errors import FailedPrecondition, describe
 
 from troupe_orchestrator.fleet import MismatchError, PolicyFleet, SandboxFleet, replica_at, sandbox_at
 from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.host_names import Lookups, names_host, parse_host
 from troupe_orchestrator.kubernetes.addresses import names_service
 from troupe_orchestrator.rollout.admission import Admission
 from troupe_orchestrator.rollout.judge import Judge, TaskGrader
@@ -42,6 +43,29 @@ class PolicyMismatchError(MismatchError):
 
 
 @dataclass(frozen=True, slots=True)
+class Watched:
+    """What says who the members of fleets are that come and go."""
+
+    cluster: Cluster | None
+    lookups: list[Lookups[Any]] = field(default_factory=list)
+
+    def follow(self, rotation: Rotation[M], target: str, make: Callable[[str], M]) -> None:
+        """Have a fleet's members come and go where its setting names a Service or a host's addresses."""
+        if names_service(target):
+            assert self.cluster is not None
+            self.cluster.follow(rotation, target, make)
+        elif names_host(target):
+            self.lookups.append(Lookups(rotation, parse_host(target), make))
+
+    async def close(self) -> None:
+        """Watch nobody."""
+        for lookups in self.lookups:
+            await lookups.close()
+        if self.cluster is not None:
+            await self.cluster.close()
+
+
+@dataclass(frozen=True, slots=True)
 class Engines:
     """Who rolls out, and who trains."""
 
@@ -51,13 +75,16 @@ class Engines:
     policies: Sequence[Policy]
     """Empty without a learner: evaluation and solving only."""
     sandboxes: SandboxFleet
-    cluster: Cluster | None = None
-    """Where members come and go."""
+    watched: Watched
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Where members are endpoints of Services."""
+        return self.watched.cluster
 
     async def close(self) -> None:
         """Watch nobody, and ask no more for who went out of rotation."""
-        if self.cluster is not None:
-            await self.cluster.close()
+        await self.watched.close()
         for rotation in (self.designer, self.executor, self.sandboxes):
             await rotation.close()
 
@@ -86,31 +113,32 @@ async def connect_engines(settings: OrchestratorSettings, grader: MathGrader) ->
     """
     if settings.records_only:
         return None
-    if not settings.watches:
-        return await _connect(settings, grader, None)
-    # Here, since the API's client takes a second to import, which only a cluster needs.
-    from troupe_orchestrator.kubernetes.cluster import Cluster
+    cluster = None
+    if settings.watches:
+        # Here, since the API's client takes a second to import, which only a cluster needs.
+        from troupe_orchestrator.kubernetes.cluster import Cluster
 
-    cluster = await Cluster.open(settings.kubeconfig)
+        cluster = await Cluster.open(settings.kubeconfig)
+    watched = Watched(cluster)
     try:
-        return await _connect(settings, grader, cluster)
+        return await _connect(settings, grader, watched)
     except BaseException:
-        await cluster.close()
+        await watched.close()
         raise
 
 
-async def _connect(settings: OrchestratorSettings, grader: MathGrader, cluster: Cluster | None) -> Engines:
+async def _connect(settings: OrchestratorSettings, grader: MathGrader, watched: Watched) -> Engines:
     sandboxes = SandboxFleet(_hosts(settings.sandbox), settings.outage_seconds)
-    _follow(cluster, sandboxes, settings.sandbox, sandbox_at)
+    watched.follow(sandboxes, settings.sandbox, sandbox_at)
     await sandboxes.connect()
     logger.info(
         "sandboxes",
         profile=sandboxes.profile,
         workflow_slots={each.target: each.workflows.total for each in sandboxes.replicas()},
     )
-    executors = _policy_fleet(settings, cluster, "executor", settings.executor)
+    executors = _policy_fleet(settings, watched, "executor", settings.executor)
     await executors.connect()
-    designers = await _designers(settings, executors, cluster)
+    designers = await _designers(settings, executors, watched)
     admission = Admission(sandboxes)
     services = Services(
         admission=admission,
@@ -120,34 +148,27 @@ async def _connect(settings: OrchestratorSettings, grader: MathGrader, cluster: 
         turn_seconds=settings.turn_seconds,
     )
     policies = await _policies(settings, designers, executors)
-    return Engines(services, designers, executors, policies, sandboxes, cluster)
+    return Engines(services, designers, executors, policies, sandboxes, watched)
 
 
 def _hosts(target: str) -> tuple[str, ...]:
-    """The targets that a setting lists; none where it names a Service."""
-    return () if names_service(target) else targets(target)
+    """The targets that a setting lists; none where others say who they are."""
+    return () if names_service(target) or names_host(target) else targets(target)
 
 
-def _follow(cluster: Cluster | None, rotation: Rotation[M], target: str, make: Callable[[str], M]) -> None:
-    """Have a fleet's members come and go where its setting names a Service."""
-    if names_service(target):
-        assert cluster is not None
-        cluster.follow(rotation, target, make)
-
-
-def _policy_fleet(settings: OrchestratorSettings, cluster: Cluster | None, service: str, target: str) -> PolicyFleet:
+def _policy_fleet(settings: OrchestratorSettings, watched: Watched, service: str, target: str) -> PolicyFleet:
     fleet = PolicyFleet(_hosts(target), service, settings.outage_seconds, shown=identity.own())
-    _follow(cluster, fleet, target, partial(replica_at, shown=identity.own()))
+    watched.follow(fleet, target, partial(replica_at, shown=identity.own()))
     return fleet
 
 
-async def _designers(settings: OrchestratorSettings, executors: PolicyFleet, cluster: Cluster | None) -> PolicyFleet:
+async def _designers(settings: OrchestratorSettings, executors: PolicyFleet, watched: Watched) -> PolicyFleet:
     """The designers: with engines of their own, or forwarding to the executors.
 
     Raises:
         PolicyMismatchError: some of them forward and some do not, or a learner is missing for those that do not.
     """
-    own = _policy_fleet(settings, cluster, "designer", settings.designer)
+    own = _policy_fleet(settings, watched, "designer", settings.designer)
     described = await own.connect()
     known = {replica.target for replica in executors.replicas()}
     forwards = {target: target in known or _forwards(info, executors) for target, info in described.items()}
@@ -193,12 +214,12 @@ async def _policies(
 
 
 async def _learner(settings: OrchestratorSettings, target: str) -> LearnerClient:
-    """The learner at a target. On a cluster, where services start in any order, it is waited for."""
+    """The learner at a target. Where members come and go, services start in any order, and it is waited for."""
     while True:
         try:
             return await LearnerClient.connect(target, settings.stall_seconds)
         except grpc.RpcError as error:
-            if not settings.watches or error.code() not in _STARTING:
+            if not settings.members_come_and_go or error.code() not in _STARTING:
                 raise
             logger.info("waiting for the learner", target=target, why=describe(error))
             await asyncio.sleep(_ASK_AGAIN_SECONDS)

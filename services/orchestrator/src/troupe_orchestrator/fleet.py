@@ -1,5 +1,5 @@
 """Who the replicas of a service are, a channel each: the targets that the orchestrator was started with, or those that come
-and go where somebody watches (`kubernetes.membership`).
+and go where somebody watches (`kubernetes.membership`, `host_names`).
 
 A policy's replica that comes back has to be what it was at the start (tokenizer, template, architecture, policy), and to
 have the version that the others serve: it is brought to it as the last sync brought them, or stays out.

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from troupe_contracts.settings import ServiceSettings
 
 from troupe_orchestrator.fleet import OUTAGE_SECONDS, TURN_SECONDS
+from troupe_orchestrator.host_names import names_host, parse_host
 from troupe_orchestrator.kubernetes.addresses import names_service, parse_address
 from troupe_orchestrator.training.learner import STALL_SECONDS
 
@@ -15,7 +16,8 @@ class OrchestratorSettings(ServiceSettings):
     """Read from `TROUPE_*` environment variables. Targets are `host:port`; several replicas are separated by commas.
 
     On Kubernetes those of designer, executor and sandbox may name a Service instead, `k8s:///SERVICE[.NAMESPACE][:PORT]`
-    with the name of a port, `grpc` unless given: its pods come and go, each with a channel of its own.
+    with the name of a port, `grpc` unless given: its pods come and go, each with a channel of its own. Elsewhere
+    `dns:///NAME:PORT` does the same for the addresses that a name has.
     """
 
     store_url: str = ""
@@ -78,10 +80,13 @@ class OrchestratorSettings(ServiceSettings):
                 raise ValueError(f"TROUPE_{name.upper()} is one process: name its Service by DNS, learner:50051")
         for name in ("designer", "executor", "sandbox"):
             given = targets(getattr(self, name))
-            for target in filter(names_service, given):
+            for target in given:
+                parse = parse_address if names_service(target) else parse_host if names_host(target) else None
+                if parse is None:
+                    continue
                 if len(given) > 1:
-                    raise ValueError(f"TROUPE_{name.upper()} names a Service, {target}, and others: name it alone")
-                parse_address(target)
+                    raise ValueError(f"TROUPE_{name.upper()} names all replicas, {target}, and others: name it alone")
+                parse(target)
         if self.kubeconfig is not None and not self.watches and not self.custom_resources:
             raise ValueError(
                 "TROUPE_KUBECONFIG is set, no target names a Service (k8s:///…), and TROUPE_CUSTOM_RESOURCES is not true: "
@@ -99,8 +104,13 @@ class OrchestratorSettings(ServiceSettings):
 
     @property
     def watches(self) -> bool:
-        """Some of the services have members that come and go."""
+        """Some of the services have members that are endpoints of a Service."""
         return any(names_service(each) for each in (self.designer, self.executor, self.sandbox))
+
+    @property
+    def members_come_and_go(self) -> bool:
+        """Some of the services have members that are not listed here."""
+        return self.watches or any(names_host(each) for each in (self.designer, self.executor, self.sandbox))
 
     @property
     def records_only(self) -> bool:

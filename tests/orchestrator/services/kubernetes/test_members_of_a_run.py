@@ -6,20 +6,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import pytest
 import pytest_asyncio
-from orchestrated.models import StandInDesigner, StandInPolicy, Weights, right_unless_guessed
+from orchestrated.engine import Engine, start_engine
 from orchestrated.world import Backends, World, math_task, world
 from standin_api.objects import PODS, SLICES, endpoint, endpoint_slice, pod, unschedulable
 from standin_api.server import StandInApi
-from troupe.v1 import common_pb2, designer_pb2_grpc, policy_pb2, policy_pb2_grpc, training_pb2
+from troupe.v1 import common_pb2, policy_pb2, training_pb2
 from troupe_contracts.identity import NOBODY
-from troupe_contracts.server import Running, start
-from troupe_contracts.settings import ServiceSettings
 from troupe_orchestrator.fleet import PolicyFleet, replica_at
 from troupe_orchestrator.kubernetes import cluster, notices
 from troupe_orchestrator.training.weights import load_weights
@@ -29,16 +25,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 TASKS = [math_task(f"t{number}") for number in range(4)]
 DEPLOYMENTS = "/apis/apps/v1/namespaces/troupe/deployments"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/troupe/events"
-
-
-@dataclass
-class Engine:
-    """A replica that plays both roles, with weights of its own."""
-
-    policy: StandInPolicy
-    running: Running
-    versions: list[int] = field(default_factory=list)
-    """With which each turn was played."""
 
 
 class Deployed:
@@ -52,25 +38,12 @@ class Deployed:
 
     async def start(self, name: str, ready: bool = True) -> Engine:
         """A pod starts, with the weights that its image has."""
-        policy = StandInPolicy(Weights())
-        designer = StandInDesigner(policy.weights)
 
-        def register(server: grpc.aio.Server) -> None:
-            policy_pb2_grpc.add_PolicyServicer_to_server(policy, server)
-            designer_pb2_grpc.add_DesignerServicer_to_server(designer, server)
-
-        running = await start(ServiceSettings(), register, ["troupe.v1.Policy", "troupe.v1.Designer"])
-        engine = Engine(policy, running)
-
-        async def reply(request: policy_pb2.GenerateRequest) -> str:
-            engine.versions.append(policy.weights.version.number)
+        async def before_turn() -> None:
             if self.before_turn is not None:
                 await self.before_turn(name)
-            answer = right_unless_guessed(request)
-            assert isinstance(answer, str)
-            return answer
 
-        policy.reply = reply
+        engine = await start_engine(before_turn)
         self.engines[name] = engine
         self.say(name, ready)
         return engine

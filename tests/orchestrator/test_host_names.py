@@ -1,0 +1,128 @@
+"""Members of a fleet that come and go with the addresses of a host name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from troupe_orchestrator import host_names
+from troupe_orchestrator.host_names import Host, Lookups, parse_host
+from troupe_orchestrator.rotation import NoMembersError, Rotation
+from troupe_orchestrator.settings import OrchestratorSettings
+
+
+@dataclass(eq=False)
+class StandInMember:
+    target: str
+
+
+class StandInFleet(Rotation[StandInMember]):
+    """Members that are fit for work."""
+
+    async def restore(self, member: StandInMember) -> None:
+        pass
+
+
+class World:
+    """A fleet, and what the name server says."""
+
+    def __init__(self) -> None:
+        self.fleet = StandInFleet("executor", [], 60.0)
+        self.says: frozenset[str] | OSError = frozenset()
+        self.lookups = Lookups(self.fleet, Host("executor", 50051), StandInMember, self._look_up)
+
+    async def _look_up(self) -> frozenset[str]:
+        if isinstance(self.says, OSError):
+            raise self.says
+        return self.says
+
+    async def say(self, *hosts: str) -> list[str]:
+        """The name server says so; who serves then."""
+        self.says = frozenset(f"{host}:50051" for host in hosts)
+        return await self.look()
+
+    async def look(self) -> list[str]:
+        await self.lookups.look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return [member.target.removesuffix(":50051") for member in self.fleet.serving()]
+
+
+@pytest_asyncio.fixture
+async def here() -> AsyncIterator[World]:
+    found = World()
+    yield found
+    await found.lookups.close()
+    await found.fleet.close()
+
+
+async def test_who_has_an_address_serves_and_who_lost_it_does_not(here: World) -> None:
+    assert await here.say("10.0.0.1") == ["10.0.0.1"]
+    first = here.fleet.serving()[0]
+    assert await here.say("10.0.0.1", "10.0.0.2") == ["10.0.0.1", "10.0.0.2"]
+    assert here.fleet.serving()[0] is first
+    assert await here.say("10.0.0.2") == ["10.0.0.2"]
+    assert not here.fleet.in_rotation(first)
+
+
+async def test_a_name_server_that_does_not_answer_changes_nothing(
+    here: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await here.say("10.0.0.1")
+    here.says = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert await here.look() == ["10.0.0.1"]
+    assert await here.look() == ["10.0.0.1"]
+    assert capsys.readouterr().out.count("no name server answers") == 1
+    assert await here.say("10.0.0.2") == ["10.0.0.2"]
+
+
+async def test_a_name_without_addresses_is_a_service_without_replicas(here: World) -> None:
+    await here.say("10.0.0.1")
+    assert await here.say() == []
+    assert isinstance(here.fleet.nobody(), NoMembersError)
+    assert here.fleet.outage == ""
+
+
+async def test_the_name_is_looked_up_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_names, "_LOOK_SECONDS", 0.01)
+    here = World()
+    here.says = frozenset({"10.0.0.1:50051"})
+    async with asyncio.timeout(30):
+        await here.fleet.first()
+        here.says = frozenset({"10.0.0.2:50051"})
+        while [member.target for member in here.fleet.serving()] != ["10.0.0.2:50051"]:
+            await asyncio.sleep(0.01)
+    await here.lookups.close()
+    await here.fleet.close()
+
+
+async def test_names_are_looked_up_as_this_machine_does() -> None:
+    """Of two families one: a process that listens to both would count twice."""
+    assert await Host("localhost", 50051).look_up() == {"127.0.0.1:50051"}
+    # RFC 6761: this name never has an address.
+    try:
+        assert await Host("executor.invalid", 50051).look_up() == set()
+    except socket.gaierror as error:
+        assert error.errno == socket.EAI_AGAIN  # noqa: PT017 - a machine without a name server
+
+
+@pytest.mark.parametrize(
+    "target", ["dns:executor:50051", "dns:///executor", "dns:///:1", "dns:///executor:0", "dns:///a b:1"]
+)
+def test_a_target_that_is_no_name_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="must be dns:///NAME:PORT"):
+        parse_host(target)
+    with pytest.raises(ValueError, match="must be dns:///NAME:PORT"):
+        OrchestratorSettings(designer=target, executor=target, sandbox=target)
+
+
+def test_a_name_stands_alone() -> None:
+    with pytest.raises(ValueError, match="TROUPE_EXECUTOR names all replicas, dns:///executor:50051, and others"):
+        OrchestratorSettings(designer="d:1", executor="dns:///executor:50051,e:1", sandbox="s:1")
+    settings = OrchestratorSettings(designer="d:1", executor="dns:///executor:50051", sandbox="s:1")
+    assert settings.members_come_and_go
+    assert not settings.watches
