@@ -107,6 +107,35 @@ def test_a_full_queue_of_one_caller_is_refused_with_a_delay_and_open_to_others(n
     assert metrics(narrow.metrics)['troupe_sandbox_refused_total{pool="test_job"}'] == before + 1
 
 
+def test_large_requests_of_one_caller_are_refused_before_they_fill_the_memory(launch, tmp_path):
+    server = launch(tmp_path, "--test-slots", "1", "--request-memory", "2")
+
+    def held():
+        return metrics(server.metrics)["troupe_sandbox_request_bytes"]
+
+    job = stdin_tests(SLEEPER, ("x" * 300_000, ""), limits=LONG)
+    running_or_waiting = [server.stub.RunTests(job, metadata=as_run("full"), timeout=60) for _ in range(3)]
+    wait_until(lambda: held() == 3 * job.ByteSize(), "they are held")
+    error = failure(server.stub.RunTests(job, metadata=as_run("full"), timeout=60))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"of yours that wait and run hold {held():.0f} bytes of {1 << 20}" in error.details()
+    assert "--request-memory" in error.details()
+    assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+    script = sandbox_pb2.RunWorkflowRequest(start=sandbox_pb2.StartWorkflow(script="#" * 300_000))
+    script.start.task_type = 1
+    assert failure(server.stub.RunWorkflow(iter([script]), metadata=as_run("full"), timeout=60)).code() == error.code()
+    # Others have room; and one that is alone is taken, however large it is.
+    small = stdin_tests("print(1)", ("", "1"))
+    list(server.stub.RunTests(small, metadata=as_run("other"), timeout=60))
+    large = stdin_tests("print(1)", ("x" * 8_000_000, "1"))
+    for call in running_or_waiting:
+        call.cancel()
+    wait_until(lambda: held() == 0, "their room is free")
+    *_, last = server.stub.RunTests(large, metadata=as_run("full"), timeout=60)
+    assert last.outcome.passed
+    assert server.stop() == 0
+
+
 def test_waiting_for_a_tools_slot_is_not_the_scripts_wall_time(launch, tmp_path):
     slots = 2
     server = launch(tmp_path, "--tool-slots", str(slots))

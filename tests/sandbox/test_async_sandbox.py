@@ -35,7 +35,9 @@ async def test_it_says_what_the_sandbox_says(sandbox):
     report = await sandbox.run_tests("print(int(input()) ** 2)", [("3", "9"), ("4", "15")])
     assert [case.verdict for case in report.cases] == ["ok", "wrong_answer"]
     assert (await sandbox.run_tests("def f(x): return x", ["assert f(1) == 1"])).passed
-    assert (await sandbox.run_tool("2 ** 10")).output == "1024\n"
+    tool = await sandbox.run_tool("2 ** 10")
+    assert tool.output == "1024\n"
+    assert tool.profile == report.profile == sandbox.isolation().profile
     assert {layer.name for layer in sandbox.isolation().layers} >= {"landlock", "seccomp"}
     with pytest.raises(ValueError, match="no cases"):
         await sandbox.run_tests("x = 1", [])

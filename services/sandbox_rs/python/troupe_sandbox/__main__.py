@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--test-queue", type=int, help="jobs of tests of one caller that may wait (default: 4096)")
     parser.add_argument(
+        "--request-memory", type=int, help="MiB of requests that may wait and run (default: a tenth of the memory there is)"
+    )
+    parser.add_argument(
         "--program-memory", type=int, help="MiB of memory that no program may have more of (default: as limits.rs says)"
     )
     parser.add_argument("--profile", choices=("auto", "full", "pod"), default="auto")
@@ -116,6 +119,7 @@ def main() -> int:
         "die_with_parent": options.die_with_parent,
         "workflow_queue": options.workflow_queue,
         "test_queue": options.test_queue,
+        "request_memory": options.request_memory,
         "tool_slots": options.tool_slots,
         "program_memory": options.program_memory,
         "log": options.log,

@@ -108,6 +108,7 @@ class ToolReport:
     output: str
     verdict: str
     use: ResourceUse
+    profile: str
 
     @classmethod
     def of(cls, native: Mapping[str, Any]) -> Self:

@@ -63,11 +63,12 @@ pub fn tests<'py>(
     Ok(dict)
 }
 
-pub fn tool<'py>(py: Python<'py>, run: &ToolRun) -> PyResult<Bound<'py, PyDict>> {
+pub fn tool<'py>(py: Python<'py>, run: &ToolRun, profile: &str) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("output", &run.output)?;
     dict.set_item("verdict", run.verdict.name())?;
     dict.set_item("use", resource_use(py, &run.used)?)?;
+    dict.set_item("profile", profile)?;
     Ok(dict)
 }
 

@@ -172,7 +172,8 @@ impl Sandbox {
         Ok(Job::new(runtime, async move {
             let run =
                 supervisor.run_tool(&code, None, limits, &Arc::default(), &local()).await.map_err(|f| f.to_string())?;
-            Ok(Box::new(move |py: Python<'_>| Ok(reports::tool(py, &run)?.into_any().unbind())) as Answer)
+            let profile = supervisor.isolation.profile.name();
+            Ok(Box::new(move |py: Python<'_>| Ok(reports::tool(py, &run, profile)?.into_any().unbind())) as Answer)
         }))
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::access::{Followed, Guard, Refusal, Tls, uri_names};
+use super::room::Room;
 use super::service::Phase;
 use crate::supervisor::Supervisor;
 use crate::supervisor::slots::Slots;
@@ -24,6 +25,7 @@ const REQUESTS_AT_ONCE: usize = 64;
 /// What an answer is made of.
 pub struct Endpoint {
     pub supervisor: Arc<Supervisor>,
+    pub room: Arc<Room>,
     pub phase: watch::Receiver<Phase>,
     pub guard: Arc<Guard>,
     pub tls: Option<Arc<Followed<Tls>>>,
@@ -91,7 +93,7 @@ fn respond(request: &str, names: &[String], endpoint: &Endpoint) -> (&'static st
     match endpoint.guard.admit(&format!("http{path}"), authorization(request), names) {
         Err(Refusal::Unauthenticated(why)) => ("401 Unauthorized\r\nWWW-Authenticate: Bearer", format!("{why}\n")),
         Err(Refusal::PermissionDenied(why)) => ("403 Forbidden", format!("{why}\n")),
-        Ok(_) if path == "/metrics" => ("200 OK", render(&endpoint.supervisor)),
+        Ok(_) if path == "/metrics" => ("200 OK", render(&endpoint.supervisor, &endpoint.room)),
         Ok(_) if *endpoint.phase.borrow() == Phase::Serving => ("200 OK", "ok\n".to_owned()),
         Ok(_) => ("503 Service Unavailable", "not serving\n".to_owned()),
     }
@@ -114,7 +116,7 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: &[(Str
     }
 }
 
-fn render(supervisor: &Supervisor) -> String {
+fn render(supervisor: &Supervisor, room: &Room) -> String {
     let mut text = String::new();
     let pools = [
         ("workflow", &supervisor.workflow_slots),
@@ -158,6 +160,8 @@ fn render(supervisor: &Supervisor) -> String {
     );
     let replaced = [(String::new(), supervisor.zygotes_replaced() as f64)];
     family(&mut text, "troupe_sandbox_zygotes_replaced_total", "counter", "Zygotes replaced.", &replaced);
+    let held = [(String::new(), room.held() as f64)];
+    family(&mut text, "troupe_sandbox_request_bytes", "gauge", "Bytes of the requests that wait and run.", &held);
     let profile = [(format!("{{profile=\"{}\"}}", supervisor.isolation.profile.name()), 1.0)];
     family(&mut text, "troupe_sandbox_profile", "gauge", "The profile in force.", &profile);
     text

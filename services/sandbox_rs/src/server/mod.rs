@@ -18,6 +18,7 @@ pub mod logging;
 mod metrics;
 mod open_files;
 mod refusal;
+mod room;
 mod service;
 
 use std::fs;
@@ -37,10 +38,12 @@ use tonic::transport::Server;
 
 use self::access::{Admission, Credentials, Listening};
 use self::metrics::Endpoint;
+use self::room::Room;
 use self::service::{Phase, Service};
 use crate::layers::process;
 use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
 use crate::readiness::registered;
+use crate::supervisor::cgroup::memory_limit;
 use crate::supervisor::{Queues, Settings, Supervisor};
 
 /// A job of tests carries all its cases.
@@ -54,6 +57,10 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// A caller that gives up thousands of calls at once is no attacker; the default would end its connection at 20.
 const RESETS_AT_ONCE: usize = STREAMS_PER_CONNECTION as usize;
+/// Requests may take one byte in so many: most is promised to programs.
+const MEMORY_SHARE: u64 = 10;
+/// Where nobody says how much memory there is.
+const LITTLE_MEMORY: u64 = 1 << 30;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// After the grace, connections have this long to end.
@@ -70,6 +77,8 @@ pub struct Options {
     /// Scripts, and jobs of tests, of one caller that may wait; the default fits the slots.
     pub workflow_queue: Option<usize>,
     pub test_queue: Option<usize>,
+    /// Memory that requests may take that wait and run, in MiB; the default is a share of what there is.
+    pub request_memory: Option<u64>,
     /// Runs of python for agents at once; the default fits the cores.
     pub tool_slots: Option<usize>,
     /// Memory that no program may have more of, in MiB.
@@ -90,6 +99,14 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     if settings.tool_slots == 0 {
         return Err("--tool-slots must be at least 1".into());
     }
+    if options.request_memory == Some(0) {
+        return Err("--request-memory must be at least 1".into());
+    }
+    let room = Room::new(
+        options
+            .request_memory
+            .map_or_else(|| memory_limit().unwrap_or(LITTLE_MEMORY) / MEMORY_SHARE, |mebibytes| mebibytes << 20),
+    );
     settings.most_memory = options.program_memory.map(|mebibytes| mebibytes << 20);
     let credentials = Arc::new(Credentials::read(&options.listening)?);
     if let Some(warning) = options.listening.warning() {
@@ -116,9 +133,10 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     let reflection_alpha = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let sandbox = SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone() })
-        .max_decoding_message_size(LARGEST_MESSAGE)
-        .max_encoding_message_size(LARGEST_MESSAGE);
+    let sandbox =
+        SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone(), room: room.clone() })
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE);
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -145,6 +163,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     };
     let endpoint = Endpoint {
         supervisor: supervisor.clone(),
+        room,
         phase: phase.clone(),
         guard: credentials.guard.clone(),
         tls: credentials.tls.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::room::Full;
 use crate::supervisor::slots::Busy;
 use crate::verdict::Fault;
 
@@ -44,6 +45,20 @@ pub fn busy(busy: &Busy, what: &str) -> Status {
     retry_later(Code::ResourceExhausted, text, busy.retry_after)
 }
 
+/// Requests that wait and run hold all the bytes that they may.
+pub fn no_room(full: &Full) -> Status {
+    let text = format!(
+        "requests{} that wait and run hold {} bytes of {}, and this one is of {}; try again after {} ms, or start the sandbox \
+         with a larger --request-memory",
+        if full.own_share { " of yours" } else { "" },
+        full.held,
+        full.total,
+        full.asked,
+        AFTER_A_CROWD.as_millis()
+    );
+    retry_later(Code::ResourceExhausted, text, AFTER_A_CROWD)
+}
+
 fn retry_later(code: Code, text: String, after: Duration) -> Status {
     let mut status = Status::with_error_details(code, text, ErrorDetails::with_retry_info(Some(after)));
     push_back(&mut status, after);
@@ -62,6 +77,8 @@ pub fn draining() -> Status {
     Status::unavailable("the sandbox is shutting down; run it on another replica")
 }
 
+/// After this some of the requests that wait may have ended.
+const AFTER_A_CROWD: Duration = Duration::from_secs(1);
 /// After this a fault of ours may be gone.
 const AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const DOMAIN: &str = "sandbox.troupe.v1";

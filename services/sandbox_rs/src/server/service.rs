@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -13,6 +14,7 @@ use tracing::Instrument;
 use super::caller::caller;
 use super::convert;
 use super::refusal::{self, BadField};
+use super::room::{Held, Room};
 use crate::proto;
 use crate::proto::sandbox_server::Sandbox;
 use crate::supervisor::Supervisor;
@@ -37,6 +39,7 @@ pub enum Phase {
 pub struct Service {
     pub supervisor: Arc<Supervisor>,
     pub phase: watch::Receiver<Phase>,
+    pub room: Arc<Room>,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -48,6 +51,10 @@ impl Service {
         }
         let missing = self.supervisor.missing_layers(required);
         if missing.is_empty() { Ok(()) } else { Err(refusal::missing_layers(&missing)) }
+    }
+
+    fn hold(&self, caller: &str, bytes: usize) -> Result<Held, Status> {
+        self.room.take(caller, bytes as u64).map_err(|full| refusal::no_room(&full))
     }
 
     /// Waits in the queue, unless the service shuts down meanwhile. Who cancels the call leaves the queue: the call is
@@ -110,7 +117,8 @@ impl Sandbox for Service {
         &self,
         request: Request<Streaming<proto::RunWorkflowRequest>>,
     ) -> Result<Response<Self::RunWorkflowStream>, Status> {
-        let turn = Turn::of(&caller(&request));
+        let caller = caller(&request);
+        let turn = Turn::of(&caller);
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(START_DEADLINE, inbound.message())
             .await
@@ -121,8 +129,10 @@ impl Sandbox for Service {
         };
         let execution_id = start.execution_id.clone();
         let required = start.required_layers.clone();
+        let bytes = start.encoded_len();
         let job = convert::workflow_job(start, &self.supervisor.ranges, turn.clone())?;
         self.admit(&required)?;
+        let held = self.hold(&caller, bytes)?;
         let slot = self.slot(&self.supervisor.workflow_slots, &turn, "workflow").await?;
 
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
@@ -134,7 +144,10 @@ impl Sandbox for Service {
         tokio::spawn(listen(inbound, said));
         let session = {
             let supervisor = supervisor.clone();
-            let ended = async move { supervisor.run_workflow(job, slot, events, words, ending).await };
+            let ended = async move {
+                let _held = held;
+                supervisor.run_workflow(job, slot, events, words, ending).await
+            };
             tokio::spawn(ended.in_current_span())
         };
         // Ends the script at once when the caller cancels, or when the grace of a shutdown is over.
@@ -179,17 +192,20 @@ impl Sandbox for Service {
         &self,
         request: Request<proto::RunTestsRequest>,
     ) -> Result<Response<Self::RunTestsStream>, Status> {
-        let turn = Turn::of(&caller(&request));
+        let caller = caller(&request);
+        let turn = Turn::of(&caller);
         let request = request.into_inner();
         let required = request.required_layers.clone();
+        let bytes = request.encoded_len();
         let job = Arc::new(convert::tests_job(request, &self.supervisor.ranges, turn.clone())?);
         self.admit(&required)?;
+        let held = self.hold(&caller, bytes)?;
         let slot = self.slot(&self.supervisor.test_jobs, &turn, "test").await?;
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
         let supervisor = self.supervisor.clone();
         let mut phase = self.phase.clone();
         let answer = async move {
-            let _slot = slot;
+            let _taken = (slot, held);
             let (results, mut coming) = mpsc::channel(EVENTS_AHEAD);
             let forward = async {
                 while let Some(result) = coming.recv().await {

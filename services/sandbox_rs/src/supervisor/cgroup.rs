@@ -75,6 +75,17 @@ pub fn fault_of_exit(
     is_from_outside(exit, cpu, cpu_limit, own_doing).then(|| fault_of_kill(since, what))
 }
 
+/// Memory of the container around us, or else of the machine, in bytes.
+pub fn memory_limit() -> Option<u64> {
+    let group = MemoryGroup::around().and_then(|group| group.limit());
+    group.or_else(|| machine_memory(&fs::read_to_string("/proc/meminfo").ok()?))
+}
+
+fn machine_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
 const MOUNT: &str = "/sys/fs/cgroup";
 
 impl MemoryGroup {
@@ -195,6 +206,12 @@ mod tests {
         let group = find("4:memory:/kubepods/x\n", &root).unwrap();
         assert_eq!((group.kills(), group.limit()), (1, Some(4096)));
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(memory_limit().is_some_and(|bytes| bytes > 1 << 28));
+        assert_eq!(machine_memory("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
     }
 
     #[test]

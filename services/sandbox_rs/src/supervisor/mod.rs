@@ -296,7 +296,7 @@ fn look_around(settings: &Settings, ranges: &Ranges) -> Result<Vec<LayerReport>,
         + most(settings.test_slots, &ranges.test)
         + most(settings.tool_slots, &ranges.tool);
     let limit = cgroup::MemoryGroup::around().and_then(|group| group.limit());
-    let reports = Surroundings::read(limit, promised).report();
+    let reports = Surroundings::read(cgroup::memory_limit(), promised).report();
     let missing = outer::missing(&reports, &settings.required_layers);
     if !missing.is_empty() {
         return Err(Fault::Internal(missing.join("; ")));
