@@ -13,33 +13,47 @@ from sandboxed import metrics, stdin_tests, wait_until
 from troupe_contracts.errors import INFRASTRUCTURE_CODES
 
 JOBS = 200
+SCRIPTS = 50
+# Two turns of an agent and a tool between them.
+SCRIPT = """
+from workflow import AgentNode, Workflow
+from workflow.tools import run_python
+flow = Workflow("asks")
+flow.add_node(AgentNode("solver", "You solve."))
+first = flow.run(question).content
+second = run_python("import time; time.sleep(0.05); print(7)", None)
+print([first, second, flow.run(question).content])
+"""
+ANSWERS = "['42', '7', '42']\n"
 # What an orchestrator tries again.
 INFRASTRUCTURE = {code.name for code in INFRASTRUCTURE_CODES}
 
 
 class Load:
-    """Jobs in flight, and how each ended."""
+    """Jobs in flight, solutions and scripts, and how each ended."""
 
     def __init__(self, server):
         self.server = server
         self.ends: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.started = threading.Semaphore(0)
         job = "import time; time.sleep(0.05); print(input())"
         self.request = stdin_tests(job, *[(str(number), str(number)) for number in range(3)])
         self.pool = ThreadPoolExecutor(JOBS)
-        self.jobs = [self.pool.submit(self.run) for _ in range(JOBS)]
+        runs = [self.script, *[self.solution] * (JOBS // SCRIPTS - 1)]
+        self.jobs = [self.pool.submit(self.run, runs[number % len(runs)]) for number in range(JOBS)]
 
-    def run(self):
+    def solution(self):
+        _, outcome = self.server.run_tests(self.request)
+        return "passed" if outcome.passed else f"outcome {outcome}"
+
+    def script(self):
+        outcome = self.server.run_workflow(SCRIPT).outcome
+        return "answered" if outcome.stdout == ANSWERS else f"outcome {outcome}"
+
+    def run(self, job):
         end = "lost"
         try:
-            call = self.server.stub.RunTests(self.request, timeout=120)
-            self.started.release()
-            outcome = None
-            for response in call:
-                if response.HasField("outcome"):
-                    outcome = response.outcome
-            end = "passed" if outcome is not None and outcome.passed else f"outcome {outcome}"
+            end = job()
         except grpc.RpcError as error:
             end = error.code().name
         finally:
@@ -55,7 +69,8 @@ class Load:
 
 
 def in_flight(server):
-    return metrics(server.metrics)['troupe_sandbox_running{pool="test_job"}'] > 20
+    seen = metrics(server.metrics)
+    return min(seen[f'troupe_sandbox_running{{pool="{pool}"}}'] for pool in ("test_job", "workflow")) > 20
 
 
 def zygotes(server):
@@ -82,7 +97,8 @@ def test_zygotes_and_programs_can_be_killed_under_load(launch, tmp_path, profile
                 continue
     ends = load.wait()
     assert ends["passed"] > 0
-    assert set(ends) <= {"passed", *INFRASTRUCTURE}, ends
+    assert ends["answered"] > 0, ends
+    assert set(ends) <= {"passed", "answered", *INFRASTRUCTURE}, ends
     _, outcome = server.run_tests(stdin_tests("print(1)", ("", "1")))
     assert outcome.passed
     assert server.stop() == 0
@@ -101,7 +117,7 @@ def test_a_killed_server_leaves_no_job_without_an_answer_and_its_successor_serve
     server.process.wait()
     ends = load.wait()
     assert ends["UNAVAILABLE"] > 0
-    assert set(ends) <= {"passed", *INFRASTRUCTURE}, ends
+    assert set(ends) <= {"passed", "answered", *INFRASTRUCTURE}, ends
     wait_until(lambda: not any(map(server.is_alive, children)), "its processes end with it")
     # What a supervisor of services does.
     successor = launch(second, "--listen", address)
