@@ -13,6 +13,7 @@ from troupe.v1 import sandbox_pb2
 
 Services = Callable[[str], Service]
 PLANTED = [attack for attack in ATTACKS if attack.plant]
+BETWEEN_CASES = [attack for attack in ATTACKS if attack.batch]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.slug)
@@ -38,6 +39,16 @@ def test_a_search_finds_what_is_planted(services: Services, outside: Outside, pr
         assert attack.success(result), (form, result)
 
 
+@pytest.mark.parametrize("attack", BETWEEN_CASES, ids=lambda attack: attack.slug)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_a_process_for_each_case_stops_succeeds_in_a_batch(
+    services: Services, outside: Outside, profile: str, attack: Attack
+) -> None:
+    service = services(profile)
+    assert service.passes_in_a_batch(attack, outside) == [False, True]
+    service.assert_unharmed(outside)
+
+
 @pytest.mark.parametrize(("checker", "printed"), LOOK_ALIKES)
 def test_what_only_looks_right_is_wrong(services: Services, checker: str, printed: str) -> None:
     """Attack 78."""
@@ -58,6 +69,6 @@ def test_every_attack_of_the_catalogue_has_a_program() -> None:
 
 def test_every_attack_has_a_control_or_says_why_not() -> None:
     for attack in ATTACKS:
-        reasons = attack.no_control, attack.no_control_in_full, len(attack.uncovered) == len(PROFILES)
+        reasons = attack.no_control, attack.no_control_in_full, attack.batch, len(attack.uncovered) == len(PROFILES)
         excused = any(reasons)
         assert excused or any(attack.has_control(profile) for profile in PROFILES), attack.slug

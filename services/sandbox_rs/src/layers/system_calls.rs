@@ -98,8 +98,18 @@ const DIE_WITH_PARENT: Comparison = Comparison {
 };
 
 /// F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to whom one likes, sent by the kernel when a file has something to read.
-const NO_FILE_SIGNALS: Comparison =
-    Comparison { ranges: &[(1, F_SETOWN as u32, 15)], inside: &Action::Refuse(EPERM), outside: &Action::Allow };
+const NO_FILE_SIGNALS: Comparison = Comparison {
+    ranges: &[(1, F_SETOWN as u32, 15)],
+    inside: &Action::Refuse(EPERM),
+    outside: &Action::Compare(&NO_LARGE_PIPES),
+};
+
+/// F_SETPIPE_SZ: what is in pipes is memory that no limit counts, up to 1 MiB in each instead of 64 KiB.
+const NO_LARGE_PIPES: Comparison = Comparison {
+    ranges: &[(1, F_SETPIPE_SZ as u32, F_SETPIPE_SZ as u32)],
+    inside: &Action::Refuse(EPERM),
+    outside: &Action::Allow,
+};
 
 /// Calls that container runtimes refuse with an errno (containerd's and Docker's default profiles, without capabilities).
 /// Under such a filter they would never be asked: the kernel takes an errno before a question. It takes a kill before an
@@ -208,6 +218,7 @@ const NAMES: &[(c_long, &str)] = &[
     (SYS_process_vm_writev, "process_vm_writev"),
     (SYS_pidfd_getfd, "pidfd_getfd"),
     (SYS_pidfd_open, "pidfd_open"),
+    (SYS_fcntl, "fcntl"),
     (SYS_memfd_create, "memfd_create"),
     (SYS_memfd_secret, "memfd_secret"),
     (SYS_shmget, "shmget"),

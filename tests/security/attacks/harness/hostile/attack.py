@@ -102,6 +102,8 @@ class Attack:
     first: str = ""
     """A program that runs, and ends, before it."""
     case: str = "assert solve() == 42"
+    batch: bool = False
+    """It succeeds in batch mode, where the cases of a solution share a process: the control of what strict mode stops."""
     victim: bool = False
     """Another program of the same service sleeps beside it."""
     answered: bool = True

@@ -41,6 +41,8 @@ def table() -> str:
 
 
 def _stopped_by(attack: Attack) -> str:
+    if attack.batch:
+        return "a process for each case"
     if not attack.off:
         return "–" if attack.uncovered or attack.plant else attack.no_control
     more = f"; full also {_names(attack.off_in_full)}" if attack.off_in_full else ""
@@ -69,6 +71,8 @@ def _ends_in(attack: Attack, profile: str) -> str:
 def _control(attack: Attack) -> str:
     if attack.plant:
         return "finds what is planted"
+    if attack.batch:
+        return "succeeds in a batch"
     if attack.uncovered and not attack.off:
         return "not covered"
     if not attack.off:

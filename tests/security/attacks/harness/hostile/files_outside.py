@@ -82,6 +82,36 @@ else:
     ),
     escape(
         44,
+        "link that changes while it is followed",
+        Verdict.RUNTIME_ERROR,
+        """
+import threading, time
+os.mkdir("here")
+end = time.monotonic() + 0.5
+
+def swap():
+    while time.monotonic() < end:
+        for target in ("here", outside["folder"]):
+            os.symlink(target, "next")
+            os.rename("next", "link")
+
+swapping = threading.Thread(target=swap)
+swapping.start()
+while time.monotonic() < end:
+    try:
+        open("link/" + outside["mark"], "w").close()
+    except OSError:
+        pass
+swapping.join()
+os.stat(outside["folder"] + "/" + outside["mark"])
+succeeded()
+""",
+        "landlock",
+        forms=(Form.WORKFLOW,),
+        **PRIVATE_FILES,
+    ),
+    escape(
+        44,
         "files without a work directory",
         Verdict.RUNTIME_ERROR,
         "open(outside['folder'] + '/' + outside['mark'], 'w').close()\nsucceeded()\n",

@@ -80,19 +80,18 @@ INTEGRITY = (
         "patching what the next case uses",
         Verdict.WRONG_ANSWER,
         """
-import builtins, json, sys
-if getattr(builtins, "patched", False):
+import json
+if getattr(json, "patched", False):
     print(json.loads("0"))
-builtins.patched = True
+json.patched = True
 json.loads = lambda text: "SUCCEEDED"
-sys.modules["os"] = json
 """,
         first="""
 import builtins, json
-builtins.patched = True
+builtins.patched = json.patched = True
 json.loads = lambda text: "SUCCEEDED"
 """,
-        no_control="cases have no process in common, and one process per case is not a layer that can be switched off",
+        batch=True,
         forms=TESTS,
     ),
     integrity(
@@ -217,6 +216,16 @@ os._exit(0)
         forms=TESTS,
     ),
     integrity(
+        72,
+        "opening the input anew to write",
+        Verdict.RUNTIME_ERROR,
+        "os.write(os.open('/proc/self/fd/0', os.O_RDWR), b'SUCCEEDED')\nsucceeded()\n",
+        "landlock",
+        "seals",
+        off_in_full=("private_root",),
+        forms=TESTS,
+    ),
+    integrity(
         73,
         "answers kept for the next case",
         Verdict.RUNTIME_ERROR,
@@ -242,10 +251,24 @@ for folder in (".", "/tmp", "/var/tmp", "/dev/shm", outside["folder"]):
         forms=TESTS,
     ),
     integrity(
+        73,
+        "recognising an input that came before",
+        Verdict.WRONG_ANSWER,
+        """
+import heapq, sys
+known = heapq.__dict__.setdefault("known", set())
+text = sys.stdin.read()
+if text in known: succeeded()
+known.add(text)
+""",
+        batch=True,
+        forms=TESTS,
+    ),
+    integrity(
         74,
         "poisoned modules",
         Verdict.WRONG_ANSWER,
-        "import heapq, sys\nif hasattr(heapq, 'poison'): succeeded()\n",
+        "import heapq\nif hasattr(heapq, 'poison'): succeeded()\nheapq.poison = 1\n",
         first="""
 import heapq, sys
 heapq.poison = sys.modules["poison"] = heapq
@@ -255,7 +278,7 @@ for name in ("sitecustomize.py", "usercustomize.py", "poison.pth"):
     except OSError:
         pass
 """,
-        no_control="jobs have no process in common, and one process per case is not a layer that can be switched off",
+        batch=True,
         forms=TESTS,
     ),
     integrity(

@@ -10,6 +10,18 @@ INSPECTION = {"off_in_full": ("pid_namespace", "user_namespace")}
 
 OTHER_PROCESSES = (
     escape(
+        37,
+        "a file that signals whom one likes",
+        Verdict.RUNTIME_ERROR,
+        """
+import fcntl
+reader, writer = os.pipe()
+fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+succeeded()
+""",
+        "seccomp:fcntl",
+    ),
+    escape(
         33,
         "ptrace",
         Verdict.POLICY_VIOLATION,

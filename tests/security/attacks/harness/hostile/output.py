@@ -104,4 +104,18 @@ time.sleep(0.8)
         "kept = [os.dup(0) for _ in range(300)]\nsucceeded()\n",
         "rlimit:open_files",
     ),
+    resource(
+        25,
+        "memory in pipes",
+        Verdict.RUNTIME_ERROR,
+        """
+import fcntl
+for _ in range(8):
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    assert os.write(writer, bytes(1 << 20)) == 1 << 20
+succeeded()
+""",
+        "seccomp:fcntl",
+    ),
 )

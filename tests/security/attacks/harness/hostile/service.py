@@ -166,6 +166,17 @@ class Service:
         except grpc.RpcError as error:
             return Observed(Verdict.FAULT, "", f"{error.code().name}: {error.details()}")
 
+    def passes_in_a_batch(self, attack: Attack, outside: Outside) -> list[bool]:
+        """Whether each of two cases passes, the program running in one process."""
+        program = PRELUDE.format(outside=asdict(outside), marker="") + attack.program
+        cases = [sandbox_pb2.StdinCase(expected_stdout="SUCCEEDED")] * 2
+        tests = sandbox_pb2.StdinTests(cases=cases, checker=sandbox_pb2.CHECKER_TOKENS)
+        request = sandbox_pb2.RunTestsRequest(solution=program, stdin_tests=tests, mode=sandbox_pb2.TEST_MODE_BATCH)
+        responses = self.stub.RunTests(request, timeout=DEADLINE)
+        results = [response.case_result for response in responses if response.HasField("case_result")]
+        ordered = sorted(results, key=lambda result: result.index)
+        return [result.verdict == sandbox_pb2.VERDICT_OK for result in ordered]
+
     def _test(
         self, program: str, form: Form, attack: Attack, limits: sandbox_pb2.Limits, stdin: str, expected: str
     ) -> Observed:
