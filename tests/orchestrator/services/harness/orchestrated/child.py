@@ -39,16 +39,26 @@ class Child:
 
 @contextlib.asynccontextmanager
 async def child(
-    folder: Path, parts: Backends, sandbox: str, learner: bool = False, listen: str = "127.0.0.1:0"
+    folder: Path,
+    parts: Backends,
+    sandbox: str,
+    learner: bool = False,
+    listen: str = "127.0.0.1:0",
+    designers: Backends | None = None,
 ) -> AsyncIterator[Child]:
-    """An orchestrator process on the store in `folder`; killed at the end, if it was not before."""
+    """An orchestrator process on the store in `folder`; killed at the end, if it was not before.
+
+    Args:
+        designers: the designer's own engine and learner; without them it shares those of `parts`.
+    """
     folder.mkdir(exist_ok=True)
     ready = folder / f"ready-{uuid.uuid4().hex[:8]}.json"
     serving = folder / "serving.yaml"
     serving.write_text(yaml.safe_dump({"max_attempts": 2, "budgets": {"cpu_seconds": 1.0}}))
     settings = {
         "data_dir": folder / "data",
-        "designer": parts.target,
+        "designer": parts.target if designers is None else designers.target,
+        "designer_learner": "" if designers is None else designers.target,
         "executor": parts.target,
         "sandbox": sandbox,
         "learner": parts.target if learner else "",

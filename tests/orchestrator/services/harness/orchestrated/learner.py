@@ -179,6 +179,15 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self.bases.append((request.run_id, request.uri))
         return self._loaded(request.uri)
 
+    def lose(self) -> None:
+        """It is started again: what is not in a checkpoint is gone."""
+        self.ledger = Ledger("", next(self._lineages))
+        self._initial = self.ledger.version
+        self.batches.clear()
+        self.bases.clear()
+        self._done.clear()
+        self.generation += 1
+
     def _check_room(self, call: str) -> None:
         """A call that answers at once is refused, with a delay."""
         if self.full_for == call:

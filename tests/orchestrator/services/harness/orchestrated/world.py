@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -40,6 +40,8 @@ class Backends:
     designer: StandInDesigner
     learner: StandInLearner
     running: Running | None = None
+    on_call: Callable[[str], None] = field(default=lambda moment: None)
+    """Called before and after each call that changes something: `before TrainStep`, `after TrainStep`."""
 
     @property
     def target(self) -> str:
@@ -105,17 +107,8 @@ class World:
         return await self.training.GetRun(training_pb2.GetRunRequest(run_id=run_id))
 
     def config(self, rows: Sequence[dict[str, object]], **changes: object) -> str:
-        """A run's YAML over these tasks: two steps of two tasks, two designs, one execution."""
-        file = self.folder / "train.jsonl"
-        file.write_text(lines(*rows))
-        config: dict[str, object] = {
-            "dataset": {"train": str(file)},
-            "steps": 2,
-            "stages": [{"train": "both", "steps": 2}],
-            "rollout": {"tasks_per_step": 2, "designs": 2, "executions": 1, "max_attempts": 2},
-            "sampling": {"designer": {"max_tokens": 64}, "executor": {"max_tokens": 64}},
-        }
-        return yaml.safe_dump(config | changes)
+        """A run's YAML over these tasks."""
+        return run_config(self.folder, rows, **changes)
 
 
 @contextlib.asynccontextmanager
@@ -123,6 +116,10 @@ async def backends(policy_id: str = POLICY_ID) -> AsyncIterator[Backends]:
     """Stand-ins for designer, executor and learner, served."""
     weights = Weights()
     parts = Backends(StandInPolicy(weights, policy_id), StandInDesigner(weights), StandInLearner(policy_id))
+    for name in ("SubmitBatch", "TrainStep", "SaveCheckpoint", "RestoreCheckpoint"):
+        _tell(parts, parts.learner, name)
+    for name in ("Generate", "BeginUpdate", "CommitUpdate"):
+        _tell(parts, parts.policy, name)
 
     def register(server: grpc.aio.Server) -> None:
         policy_pb2_grpc.add_PolicyServicer_to_server(parts.policy, server)
@@ -133,6 +130,19 @@ async def backends(policy_id: str = POLICY_ID) -> AsyncIterator[Backends]:
     parts.running = await start(ServiceSettings(), register, names)
     yield parts
     await parts.stop()
+
+
+def _tell(parts: Backends, servicer: object, name: str) -> None:
+    """Have a method tell when it is called and when it answers."""
+    method = getattr(servicer, name)
+
+    async def told(request: object, context: object) -> object:
+        parts.on_call(f"before {name}")
+        response = await method(request, context)
+        parts.on_call(f"after {name}")
+        return response
+
+    setattr(servicer, name, told)
 
 
 @contextlib.asynccontextmanager
@@ -169,6 +179,20 @@ async def world(
 def _nobody() -> tuple[StandInPolicy, StandInDesigner, StandInLearner]:
     weights = Weights()
     return StandInPolicy(weights), StandInDesigner(weights), StandInLearner()
+
+
+def run_config(folder: Path, rows: Sequence[dict[str, object]], **changes: object) -> str:
+    """A run's YAML over these tasks: two steps of two tasks, two designs, one execution."""
+    file = folder / "train.jsonl"
+    file.write_text(lines(*rows))
+    config: dict[str, object] = {
+        "dataset": {"train": str(file)},
+        "steps": 2,
+        "stages": [{"train": "both", "steps": 2}],
+        "rollout": {"tasks_per_step": 2, "designs": 2, "executions": 1, "max_attempts": 2},
+        "sampling": {"designer": {"max_tokens": 64}, "executor": {"max_tokens": 64}},
+    }
+    return yaml.safe_dump(config | changes)
 
 
 def math_task(name: str, **fields: object) -> dict[str, object]:
