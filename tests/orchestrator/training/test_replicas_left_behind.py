@@ -11,8 +11,11 @@ from grpc.aio import AioRpcError, Metadata
 from troupe.v1 import common_pb2, policy_pb2
 from troupe_orchestrator.fleet import PolicyFleet, Replica
 from troupe_orchestrator.rotation import NoReplicasError
-from troupe_orchestrator.training import weights
-from troupe_orchestrator.training.weights import WeightSyncError, load_weights
+from troupe_orchestrator.store.steps import StepRecord, StepState
+from troupe_orchestrator.training import serving, weights
+from troupe_orchestrator.training.policies import Policy
+from troupe_orchestrator.training.serving import Serving
+from troupe_orchestrator.training.weights import SyncReport, WeightSyncError, load_weights
 
 NEW = common_pb2.PolicyVersion(lineage="a", number=1)
 FENCE = common_pb2.Fence(store_id="store", token=1)
@@ -53,7 +56,7 @@ class Engine:
         self._answers()
         assert self.open is not None
         self.version, self.open = self.open, None
-        return policy_pb2.CommitUpdateResponse(version=self.version)
+        return policy_pb2.CommitUpdateResponse(version=self.version, probe_mean_error=0.01, probe_max_error=0.02)
 
     def _answers(self) -> None:
         if self.away:
@@ -66,11 +69,15 @@ def fleet_of(engines: list[Engine]) -> PolicyFleet:
     )
 
 
-async def load_into(fleet: PolicyFleet, number: int) -> tuple[str, ...]:
-    """Load a version; why replicas were left behind."""
+async def loaded(fleet: PolicyFleet, number: int) -> SyncReport:
     version = common_pb2.PolicyVersion(lineage="a", number=number)
     manifest = policy_pb2.WeightManifest(policy_id="p", version=version)
-    return (await load_weights(fleet, manifest, policy_pb2.WeightSource(), FENCE, [], 0.1)).failures
+    return await load_weights(fleet, manifest, policy_pb2.WeightSource(), FENCE, [], 0.1)
+
+
+async def load_into(fleet: PolicyFleet, number: int) -> tuple[str, ...]:
+    """Load a version; why replicas were left behind."""
+    return (await loaded(fleet, number)).failures
 
 
 async def until_all_serve(fleet: PolicyFleet) -> None:
@@ -85,15 +92,50 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_LEAST_PATIENCE_SECONDS", 0.1)
 
 
-async def test_a_sync_has_not_succeeded_while_nobody_says_that_a_replica_is_ready() -> None:
+class Told:
+    """Stands in for what a sync tells of beside the engines."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fleet: PolicyFleet) -> None:
+        self.recorded: list[StepRecord] = []
+        self.fence = FENCE
+        monkeypatch.setattr(serving, "forget_loan", self._forget)
+        monkeypatch.setattr(serving, "advance_step", self._advance)
+        monkeypatch.setattr(serving, "sync_weights", lambda *_: loaded(fleet, 1))
+
+    async def _forget(self, *_: object) -> None:
+        pass
+
+    async def _advance(self, database: object, record: StepRecord, state: object) -> None:
+        self.recorded.append(record)
+
+
+async def test_a_sync_has_not_succeeded_while_nobody_says_that_a_replica_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fleet = fleet_of([Engine()])
+    told = Told(monkeypatch, fleet)
+    policy = Policy("p", cast("Any", None), fleet, ("executor",))
+    monkeypatch.setattr(Policy, "fixed_probes", [])
+    engines = Serving({"p": policy}, cast("Any", told), cast("Any", None), 0.1)
     (replica,) = fleet.replicas()
     fleet.set_ready(replica, False)
     with pytest.raises(NoReplicasError):
-        await load_into(fleet, 1)
+        await engines.sync(policy, 1)
     fleet.set_ready(replica, True)
     await until_all_serve(fleet)
-    assert await load_into(fleet, 1) == ()
+    await engines.sync(policy, 1)
+    await engines.record(StepRecord("run", 1, StepState.TRAINED, ("task",), {}))
+    # Of the load that nobody could be given work after.
+    (step,) = told.recorded
+    assert (step.metrics["probe_mean_error"], step.metrics["probe_max_error"]) == pytest.approx((0.01, 0.02))
+
+
+async def test_a_load_of_what_is_loaded_tells_of_no_probe() -> None:
+    fleet = fleet_of([Engine(), Engine()])
+    await fleet.connect()
+    first, again = await loaded(fleet, 1), await loaded(fleet, 1)
+    assert first.probe_mean_error == pytest.approx(0.01)
+    assert (again.probe_mean_error, again.probe_max_error, again.paused_seconds) == (None, None, 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -26,7 +26,7 @@ from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
 from troupe_contracts.identity import NOBODY, Identity, own
 
-from troupe_orchestrator.rotation import NotReadyError, Rotation, Seats
+from troupe_orchestrator.rotation import NoReplicasError, NotReadyError, Rotation, Seats
 
 OUTAGE_SECONDS: Final = 60.0
 TURN_SECONDS: Final = 300.0
@@ -171,6 +171,14 @@ class PolicyFleet(Rotation[Replica]):
             return max(free, key=lambda replica: _rank(key, replica))
         return free[0] if free else None
 
+    def require(self) -> None:
+        """
+        Raises:
+            NoReplicasError: none is in rotation.
+        """
+        if not self.serving():
+            raise self.nobody()
+
     async def describe(self) -> list[policy_pb2.PolicyInfo]:
         """What each replica in rotation says of itself; one that does not answer is taken out.
 
@@ -186,6 +194,19 @@ class PolicyFleet(Rotation[Replica]):
         if not described:
             raise self.nobody()
         return described
+
+    async def known(self) -> list[policy_pb2.PolicyInfo]:
+        """What each replica in rotation says of itself; where none is, what each one has to be that comes.
+
+        Raises:
+            NoReplicasError: none has been in rotation yet.
+        """
+        try:
+            return await self.describe()
+        except NoReplicasError:
+            if self.identity is None:
+                raise
+            return [self.identity]
 
     async def connect(self) -> dict[str, policy_pb2.PolicyInfo]:
         """Ask each replica who it is; what the first one says is what they all have to be.

@@ -184,6 +184,25 @@ async def test_without_any_engine_a_step_waits_and_says_so_and_goes_on_with_the_
     assert "TaskDropped" not in reasons(events)
 
 
+async def test_a_run_may_be_asked_for_while_there_is_no_engine(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, at_once: None
+) -> None:
+    await deployed.start("a")
+    async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
+        deployed.remove("a")
+        await deployed.kill("a")
+        request = training_pb2.CreateRunRequest(run_id="run", config=one.config(TASKS))
+        await one.training.PlanRun(training_pb2.PlanRunRequest(config=request.config))
+        await one.training.CreateRun(request)
+        await told(one, "NoExecutors")
+        assert (await one.get_run()).state == training_pb2.RUN_STATE_RUNNING
+        await deployed.start("b")
+        events = await one.run_events()
+        run = await one.get_run()
+    assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+    assert metrics(events, "success") == [0.5, 0.5]
+
+
 async def test_after_a_restart_without_a_run_one_that_comes_has_the_trained_weights(
     deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
 ) -> None:

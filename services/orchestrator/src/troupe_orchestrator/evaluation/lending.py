@@ -150,6 +150,7 @@ class Lending:
             )
             for failure in report.failures:
                 logger.warning("a replica is out of rotation until it has the weights", failure=failure)
+            fleet.require()
 
     async def _own_weights(self, loan: Loan) -> Probed:
         """What the engines of a loan served before: the learner's weights, or those that they were started with."""

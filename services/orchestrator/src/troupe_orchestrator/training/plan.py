@@ -222,7 +222,7 @@ async def describe(policies: Sequence[Policy]) -> list[PolicyDescription]:
 async def _describe(policy: Policy) -> PolicyDescription:
     learner = await policy.learner.get()
     manifest = await policy.learner.manifest()
-    replicas = await policy.fleet.describe()
+    replicas = await policy.fleet.known()
     return PolicyDescription(
         policy_id=policy.policy_id,
         roles=policy.roles,

@@ -161,7 +161,8 @@ async def _policies(engines: Engines) -> tuple[PolicyRecord, ...]:
     for policy in sorted(engines.policies, key=lambda policy: policy.policy_id):
         try:
             learner = await policy.learner.get()
-            replicas = await policy.fleet.describe()
+            # A run may be asked for while engines come and go: it waits for one.
+            replicas = await policy.fleet.known()
         except grpc.aio.AioRpcError as error:
             raise Unavailable(
                 f"policy {policy.policy_id!r}: its learner or an engine does not answer ({error.details()}); call again "

@@ -55,7 +55,12 @@ class Serving:
         self._probes[policy_id] = batch_probes(sequences, _BATCH_PROBES)
 
     async def sync(self, policy: Policy, step: int) -> None:
-        """Bring a policy's engines to its learner's weights."""
+        """Bring a policy's engines to its learner's weights.
+
+        Raises:
+            WeightSyncError: not one engine has them afterwards.
+            NoReplicasError: none of those that have them is ready yet, or there is none.
+        """
         begun = time.perf_counter()
         report = await sync_weights(
             policy.learner,
@@ -76,15 +81,19 @@ class Serving:
                     remedy="the replica is out of rotation until it has the current weights",
                 ),
             )
+        # They have the weights and answer; who says that they are ready may not have said so yet.
+        policy.fleet.require()
 
     async def record(self, record: StepRecord) -> None:
         """Record that the engines serve what a step has trained."""
         reports = [report for report, _ in self._synced]
         metrics = record.metrics | {"seconds_sync": sum(seconds for _, seconds in self._synced)}
         if reports:
-            metrics["probe_mean_error"] = max(report.probe_mean_error for report in reports)
-            metrics["probe_max_error"] = max(report.probe_max_error for report in reports)
             metrics["seconds_paused"] = max(report.paused_seconds for report in reports)
+        for name in ("probe_mean_error", "probe_max_error"):
+            errors = [error for report in reports if (error := getattr(report, name)) is not None]
+            if errors:
+                metrics[name] = max(errors)
         # A learner that was replaced meanwhile came to the same weights by replay, under a lineage of its own.
         served = {batch.policy_id: await _version(self._policies[batch.policy_id]) for batch in record.batches}
         synced = replace(record, versions=record.versions | served, metrics=metrics)

@@ -28,7 +28,8 @@ _ASK_SECONDS = 10.0
 _ATTEMPTS = 2
 _LEAST_PATIENCE_SECONDS = 30.0
 """What the slower half of the replicas gets at least, once the other half has the version."""
-_Result = policy_pb2.CommitUpdateResponse | str
+_Result = policy_pb2.CommitUpdateResponse | None | str
+"""Of one replica: None where it had the version before, a text why it does not have it."""
 _ENDING: Final[set[asyncio.Task[_Result]]] = set()
 """Updates of laggards that are being aborted; nobody waits for them."""
 
@@ -44,8 +45,9 @@ class SyncReport:
     version: common_pb2.PolicyVersion
     seconds: float
     paused_seconds: float
-    probe_mean_error: float
-    probe_max_error: float
+    probe_mean_error: float | None
+    probe_max_error: float | None
+    """Of the worst replica; None where each had the version before, and nothing was probed."""
     failures: tuple[str, ...]
     """Replicas that were taken out of rotation, with the remote text."""
 
@@ -61,6 +63,7 @@ async def sync_weights(
 
     Raises:
         WeightSyncError: not one replica has them afterwards.
+        NoMembersError: there is none.
     """
     manifest = await learner.manifest()
     probes = await learner.probes(probe_sequences) if probe_sequences else []
@@ -104,11 +107,10 @@ async def load_weights(
     probes: list[policy_pb2.Probe],
     probe_bound: float,
 ) -> SyncReport:
-    """Load weights into every replica that does not have them.
+    """Load weights into every replica that does not have them. Of those that have them none may be ready yet.
 
     Raises:
         WeightSyncError: not one replica has them afterwards.
-        NoReplicasError: none of those that have them is ready yet.
         NoMembersError: there is none.
     """
     begun = time.perf_counter()
@@ -155,15 +157,13 @@ async def load_weights(
             fleet.take_out(replica, result)
     if not committed:
         raise WeightSyncError(f"no replica of policy {manifest.policy_id} took the update: {'; '.join(failures)}")
-    if not fleet.serving():
-        # They have the weights and answer; who says that they are ready has not said so yet.
-        raise fleet.nobody()
+    loaded = [result for result in committed if result is not None]
     return SyncReport(
         version=manifest.version,
         seconds=time.perf_counter() - begun,
-        paused_seconds=max(result.paused_seconds for result in committed),
-        probe_mean_error=max(result.probe_mean_error for result in committed),
-        probe_max_error=max(result.probe_max_error for result in committed),
+        paused_seconds=max((result.paused_seconds for result in loaded), default=0.0),
+        probe_mean_error=max((result.probe_mean_error for result in loaded), default=None),
+        probe_max_error=max((result.probe_max_error for result in loaded), default=None),
         failures=tuple(failures),
     )
 
@@ -200,14 +200,14 @@ async def _bring_up(
     probes: list[policy_pb2.Probe],
     probe_bound: float,
 ) -> _Result:
-    """Commit the manifest's version on one replica, or why that failed."""
+    """Commit the manifest's version on one replica that does not have it, or why that failed."""
     failure = ""
     for _ in range(_ATTEMPTS):
         try:
             state = await replica.stub.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=_ASK_SECONDS)
             serving = state.state in (policy_pb2.UPDATE_STATE_SERVING, policy_pb2.UPDATE_STATE_BEGUN)
             if serving and state.version == manifest.version:
-                return policy_pb2.CommitUpdateResponse(version=manifest.version)
+                return None
             return await _update(replica, state.replica_id, source, manifest, fence, probes, probe_bound)
         except grpc.RpcError as error:
             failure = describe(error)
