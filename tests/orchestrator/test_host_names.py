@@ -111,7 +111,15 @@ async def test_names_are_looked_up_as_this_machine_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["dns:executor:50051", "dns:///executor", "dns:///:1", "dns:///executor:0", "dns:///a b:1"]
+    "target",
+    [
+        "dns:executor:50051",
+        "dns:///executor",
+        "dns:///:1",
+        "dns:///executor:0",
+        "dns:///a b:1",
+        f"dns:///{'a' * 64}.b:1",
+    ],
 )
 def test_a_target_that_is_no_name_is_refused(target: str) -> None:
     with pytest.raises(ValueError, match="must be dns:///NAME:PORT"):

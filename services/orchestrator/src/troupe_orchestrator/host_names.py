@@ -22,6 +22,7 @@ logger = structlog.get_logger()
 
 SCHEME: Final = "dns:///"
 _TARGET: Final = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?):(?P<port>[0-9]{1,5})")
+_LONGEST_LABEL: Final = 63
 _LOOK_SECONDS: Final = 5.0
 _NO_ADDRESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 
@@ -65,7 +66,11 @@ def parse_host(target: str) -> Host:
         ValueError: it is none.
     """
     matched = _TARGET.fullmatch(target.removeprefix(SCHEME)) if target.startswith(SCHEME) else None
-    if matched is None or not 0 < int(matched["port"]) < 1 << 16:
+    if (
+        matched is None
+        or max(map(len, matched["name"].split("."))) > _LONGEST_LABEL
+        or not 0 < int(matched["port"]) < 1 << 16
+    ):
         raise ValueError(f"{target!r} must be {SCHEME}NAME:PORT, with the number of a port")
     return Host(matched["name"], int(matched["port"]))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from orchestrated.engine import Engine, start_engine
-from orchestrated.world import Backends, World, math_task, world
+from orchestrated.world import Backends, World, eval_request, math_task, world
 from standin_api.objects import PODS, SLICES, endpoint, endpoint_slice, pod, unschedulable
 from standin_api.server import StandInApi
-from troupe.v1 import common_pb2, policy_pb2, training_pb2
+from troupe.v1 import common_pb2, evaluation_pb2, policy_pb2, training_pb2
 from troupe_contracts.identity import NOBODY
 from troupe_orchestrator.fleet import PolicyFleet, replica_at
 from troupe_orchestrator.kubernetes import cluster, notices
@@ -201,6 +201,25 @@ async def test_a_run_may_be_asked_for_while_there_is_no_engine(
         run = await one.get_run()
     assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
     assert metrics(events, "success") == [0.5, 0.5]
+
+
+async def test_an_eval_job_may_be_asked_for_while_there_is_no_engine(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    await deployed.start("a")
+    async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
+        deployed.remove("a")
+        await deployed.kill("a")
+        # The orchestrator has seen it.
+        await asyncio.sleep(0.5)
+        job = await one.evaluation.CreateEvalJob(eval_request(*TASKS))
+        # Long enough for a job that would not wait.
+        await asyncio.sleep(0.5)
+        await deployed.start("b")
+        await one.watched(job.job_id)
+        job = await one.evaluation.GetEvalJob(evaluation_pb2.GetEvalJobRequest(job_id=job.job_id))
+    assert job.state == evaluation_pb2.EVAL_STATE_SUCCEEDED, job.reason
+    assert (job.items_done, job.items_faulted) == (len(TASKS), 0)
 
 
 async def test_after_a_restart_without_a_run_one_that_comes_has_the_trained_weights(

@@ -84,7 +84,10 @@ class Lending:
         Raises:
             FailedPrecondition: they are of another policy, or there would be no way back.
             WeightSyncError: no replica took them.
+            NoReplicasError: none has served for as long as work waits.
         """
+        for fleet in (self._engines.executor, self._engines.designer):
+            await fleet.somebody()
         holders = await weight_holders(self._engines)
         if holders.keys() != lent.keys():
             raise FailedPrecondition("target", f"has weights of {sorted(lent)}, the engines serve {sorted(holders)}")
