@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from killing import checks
 from killing.record import LocalStore, Record
-from troupe.v1 import learner_pb2, policy_pb2
+from troupe.v1 import common_pb2, learner_pb2, policy_pb2
 
 TABLES = """
 create table runs (run_id, state, reason);
@@ -27,16 +27,21 @@ Steps = Sequence[tuple[str, float | None, int | None]]
 class Learner:
     """A stand-in for services: what the learner has applied, look by look; the last one stays."""
 
-    def __init__(self, *looks: int) -> None:
+    def __init__(self, *looks: int, served: Sequence[int] = (0,)) -> None:
         self.looks = list(looks)
+        self.served = list(served)
+        """Version of the engine, look by look; the learner's is the last."""
+        self.trained = self.served[-1]
 
     async def learner(self) -> learner_pb2.LearnerInfo:
         count = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         applied = [learner_pb2.AppliedStep(step=number, digest=digest(number)) for number in range(1, count + 1)]
-        return learner_pb2.LearnerInfo(applied_steps=applied)
+        return learner_pb2.LearnerInfo(applied_steps=applied, version=common_pb2.PolicyVersion(number=self.trained))
 
     async def engine(self) -> policy_pb2.PolicyInfo:
-        return policy_pb2.PolicyInfo(state=policy_pb2.UPDATE_STATE_SERVING)
+        number = self.served.pop(0) if len(self.served) > 1 else self.served[0]
+        version = common_pb2.PolicyVersion(number=number)
+        return policy_pb2.PolicyInfo(state=policy_pb2.UPDATE_STATE_SERVING, version=version)
 
 
 def digest(number: int) -> bytes:
@@ -115,3 +120,18 @@ async def test_a_load_of_which_no_probe_is_on_record_is_found(
 async def test_a_probe_beyond_the_bound_is_found(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"0\.06"):
         await checks.engines_are_at_the_learner(Learner(1), record(tmp_path, [("committed", 0.06, 1)]), 0.05)
+
+
+async def test_an_engine_that_is_behind_is_waited_for(tmp_path: Path) -> None:
+    found = record(tmp_path, THREE)
+    learner = Learner(1, 1, 2, served=[1, 1, 1, 2])
+    await checks.engine_comes_to_the_learner(learner, found, 0.05)
+    assert learner.served == [2]
+
+
+async def test_an_engine_that_stays_behind_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "REPLAY_SECONDS", 0.3)
+    learner = Learner(2, served=[1])
+    learner.trained = 2
+    with pytest.raises(AssertionError, match="number: 1"):
+        await checks.engine_comes_to_the_learner(learner, record(tmp_path, THREE), 0.05)

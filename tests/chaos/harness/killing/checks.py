@@ -24,7 +24,7 @@ from troupe_orchestrator.training.queue import TaskQueue, epoch_order
 from killing.record import Record
 
 REPLAY_SECONDS = 300.0
-"""In which a learner that came back is given its checkpoint and the sealed batches after it."""
+"""In which a learner that came back is given its checkpoint and the sealed batches after it, and an engine the weights."""
 Hash = dict[str, str]
 """SHA-256 of each tensor, by name."""
 
@@ -50,6 +50,21 @@ async def applied_is_sealed(live: Serving, record: Record) -> None:
             return
         assert time.monotonic() < deadline, f"only {len(applied)} of the {due} updates of committed steps are applied"
         await asyncio.sleep(0.1)
+
+
+async def engine_comes_to_the_learner(live: Serving, record: Record, probe_bound: float) -> None:
+    """While the run goes on: between a step's sync and the next one's training the engine serves what the learner has, and
+    no load was further from the learner than it may be.
+    """
+    due, deadline = record.updates_committed(), time.monotonic() + REPLAY_SECONDS
+    while True:
+        learner, engine = await live.learner(), await live.engine()
+        serves = engine.state == policy_pb2.UPDATE_STATE_SERVING and engine.version == learner.version
+        if serves and len(learner.applied_steps) >= due:
+            break
+        assert time.monotonic() < deadline, f"engine {engine.version} ({engine.state}), learner {learner.version}"
+        await asyncio.sleep(0.1)
+    assert all(error <= probe_bound for error in record.probe_errors()), record.probe_errors()
 
 
 async def engines_are_at_the_learner(live: Serving, record: Record, probe_bound: float) -> None:

@@ -111,6 +111,7 @@ class Chaos:
         """What holds at any time."""
         self.record.keep_batches()
         await checks.applied_is_sealed(self.live, self.record)
+        await checks.engine_comes_to_the_learner(self.live, self.record, PROBE_BOUND)
         checks.tasks_are_the_epochs(self.record, self._task_ids, self._seed)
 
     async def finish(self, replay: Path) -> Ended:
