@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from types import TracebackType
 from typing import Final, Literal
 from urllib.parse import quote, unquote
@@ -127,11 +128,19 @@ def new_trace() -> str:
 def ids_to_metadata() -> tuple[tuple[str, str], ...]:
     """Metadata that carries the bound ids. Percent-encoded, since metadata is ASCII."""
     values = structlog.contextvars.get_contextvars()
-    carried = [(key, quote(str(values[name])[:_MAX_ID_CHARACTERS])) for name, key in ID_KEYS.items() if name in values]
+    carried = [
+        (key, _encoded(str(values[name])[:_MAX_ID_CHARACTERS])) for name, key in ID_KEYS.items() if name in values
+    ]
     if _TRACE.fullmatch(trace := str(values.get("trace", ""))):
         # Not sampled: no span of ours is kept anywhere.
         carried.append((TRACE_KEY, f"00-{trace}-{secrets.token_hex(8)}-00"))
     return tuple(carried)
+
+
+@lru_cache(maxsize=4096)
+def _encoded(text: str) -> str:
+    """Remembered: the calls of an execution carry the same ids."""
+    return quote(text)
 
 
 def metadata_to_ids(metadata: Mapping[str, str | bytes]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from troupe.v1 import common_pb2, designer_pb2, sandbox_pb2, solver_pb2, solver_pb2_grpc
+from troupe.v1 import common_pb2, designer_pb2, policy_pb2, sandbox_pb2, solver_pb2, solver_pb2_grpc
 from troupe_contracts.calls import Context
 from troupe_contracts.errors import InvalidArgument, Relayed, Unavailable
 
@@ -80,7 +80,14 @@ class _Told:
     def design(self, design: designer_pb2.Design) -> None:
         self.events.put_nowait(solver_pb2.SolveEvent(design=design))
 
-    def turn(self, turn: solver_pb2.AgentTurn) -> None:
+    def turn(self, call: sandbox_pb2.AgentCall, response: policy_pb2.GenerateResponse) -> None:
+        turn = solver_pb2.AgentTurn(
+            conversation_id=call.conversation_id,
+            agent=call.agent,
+            messages=call.messages,
+            reply=response.text,
+            generated_tokens=response.generated_tokens,
+        )
         self.events.put_nowait(solver_pb2.SolveEvent(turn=turn))
 
     def tool_run(self, tool_run: sandbox_pb2.ToolRun) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
-from troupe.v1 import common_pb2, policy_pb2, sandbox_pb2, solver_pb2, transcript_pb2
+from troupe.v1 import common_pb2, policy_pb2, sandbox_pb2, transcript_pb2
 from troupe_contracts.scripts import reply_refusal
 
 from troupe_orchestrator.fleet import TURN_SECONDS, PolicyFleet, Replica
@@ -263,15 +263,7 @@ class _Execution:
             reply.refusal = too_long
             return
         reply.text = response.text
-        self._observer.turn(
-            solver_pb2.AgentTurn(
-                conversation_id=agent_call.conversation_id,
-                agent=agent_call.agent,
-                messages=agent_call.messages,
-                reply=response.text,
-                generated_tokens=response.generated_tokens,
-            )
-        )
+        self._observer.turn(agent_call, response)
 
     async def _generate(
         self, conversation: Conversation, agent_call: sandbox_pb2.AgentCall
