@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from troupe.v1 import training_pb2
 from troupe_orchestrator import host_names
 from troupe_orchestrator.host_names import Host, Lookups, parse_host
 from troupe_orchestrator.rotation import NoMembersError, Rotation
@@ -32,31 +33,28 @@ class World:
 
     def __init__(self) -> None:
         self.fleet = StandInFleet("executor", [], 60.0)
-        self.says: frozenset[str] | OSError = frozenset()
-        self.lookups = Lookups(self.fleet, Host("executor", 50051), StandInMember, self._look_up)
-
-    async def _look_up(self) -> frozenset[str]:
-        if isinstance(self.says, OSError):
-            raise self.says
-        return self.says
+        self.lookups = Lookups(self.fleet, Host("executor.example", 50051), StandInMember)
 
     async def say(self, *hosts: str) -> list[str]:
         """The name server says so; who serves then."""
-        self.says = frozenset(f"{host}:50051" for host in hosts)
-        return await self.look()
+        return await self.take(addresses(*hosts))
 
-    async def look(self) -> list[str]:
-        await self.lookups.look()
+    async def take(self, now: frozenset[str] | OSError) -> list[str]:
+        self.lookups.take(now)
         for _ in range(5):
             await asyncio.sleep(0)
         return [member.target.removesuffix(":50051") for member in self.fleet.serving()]
+
+
+def addresses(*hosts: str) -> frozenset[str]:
+    return frozenset(f"{host}:50051" for host in hosts)
 
 
 @pytest_asyncio.fixture
 async def here() -> AsyncIterator[World]:
     found = World()
     yield found
-    await found.lookups.close()
+    found.lookups.close()
     await found.fleet.close()
 
 
@@ -73,39 +71,54 @@ async def test_a_name_server_that_does_not_answer_changes_nothing(
     here: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await here.say("10.0.0.1")
-    here.says = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    assert await here.look() == ["10.0.0.1"]
-    assert await here.look() == ["10.0.0.1"]
+    silence = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert await here.take(silence) == ["10.0.0.1"]
+    assert await here.take(silence) == ["10.0.0.1"]
     assert capsys.readouterr().out.count("no name server answers") == 1
     assert await here.say("10.0.0.2") == ["10.0.0.2"]
 
 
-async def test_a_name_without_addresses_is_a_service_without_replicas(here: World) -> None:
+async def test_a_name_without_addresses_is_a_service_without_replicas_and_is_told_of_once(here: World) -> None:
+    told: list[training_pb2.Condition] = []
+    here.lookups.on_missing(told.append)
     await here.say("10.0.0.1")
-    assert await here.say() == []
+    assert await here.say() == await here.say() == []
     assert isinstance(here.fleet.nobody(), NoMembersError)
     assert here.fleet.outage == ""
+    (condition,) = told
+    assert here.lookups.missing == condition
+    assert condition.reason == "NoExecutors"
+    assert condition.message.startswith("executor.example has no address")
+    await here.say("10.0.0.1")
+    assert here.lookups.missing is None
+    await here.say()
+    assert len(told) == 2
 
 
-async def test_the_name_is_looked_up_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_name_is_looked_up_again_and_again(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    says: list[frozenset[str] | Exception] = [addresses("10.0.0.1"), ValueError("unforeseen"), addresses("10.0.0.2")]
+
+    def look_up(host: Host) -> frozenset[str]:
+        now = says.pop(0) if len(says) > 1 else says[0]
+        if isinstance(now, Exception):
+            raise now
+        return now
+
     monkeypatch.setattr(host_names, "_LOOK_SECONDS", 0.01)
-    here = World()
-    here.says = frozenset({"10.0.0.1:50051"})
+    monkeypatch.setattr(Host, "look_up", look_up)
+    here.lookups.start()
     async with asyncio.timeout(30):
         await here.fleet.first()
-        here.says = frozenset({"10.0.0.2:50051"})
         while [member.target for member in here.fleet.serving()] != ["10.0.0.2:50051"]:
             await asyncio.sleep(0.01)
-    await here.lookups.close()
-    await here.fleet.close()
 
 
-async def test_names_are_looked_up_as_this_machine_does() -> None:
+def test_names_are_looked_up_as_this_machine_does() -> None:
     """Of two families one: a process that listens to both would count twice."""
-    assert await Host("localhost", 50051).look_up() == {"127.0.0.1:50051"}
+    assert Host("localhost", 50051).look_up() == {"127.0.0.1:50051"}
     # RFC 6761: this name never has an address.
     try:
-        assert await Host("executor.invalid", 50051).look_up() == set()
+        assert Host("executor.invalid", 50051).look_up() == set()
     except socket.gaierror as error:
         assert error.errno == socket.EAI_AGAIN  # noqa: PT017 - a machine without a name server
 
@@ -118,6 +131,7 @@ async def test_names_are_looked_up_as_this_machine_does() -> None:
         "dns:///:1",
         "dns:///executor:0",
         "dns:///a b:1",
+        "dns:///a..b:1",
         f"dns:///{'a' * 64}.b:1",
     ],
 )

@@ -18,6 +18,17 @@ pub struct Limits {
     pub output_bytes: u64,
 }
 
+/// A program that has no processor gets longer, by so many times its wall limit at most: one that only yields is always
+/// ready to run, and would go on for as long as others are busy.
+const MOST_STARVED: u32 = 4;
+
+impl Limits {
+    /// The wall limit of a program that could have run for so long and had no processor.
+    pub fn wall_when_starved(&self, starved: Duration) -> Duration {
+        self.wall + starved.min(self.wall * MOST_STARVED)
+    }
+}
+
 /// Figures of a request, or of a `troupe_sandbox.Limits`; 0 takes the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromPyObject)]
 pub struct Asked {
@@ -187,6 +198,13 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_no_processor_gets_longer_and_not_for_ever() {
+        let limits = TEST.default;
+        assert_eq!(limits.wall_when_starved(Duration::from_secs(5)), Duration::from_secs(17));
+        assert_eq!(limits.wall_when_starved(Duration::MAX), Duration::from_secs(60));
+    }
 
     #[test]
     fn zero_takes_the_default() {

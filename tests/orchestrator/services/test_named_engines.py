@@ -36,7 +36,7 @@ async def test_engines_may_come_and_go_with_the_addresses_of_a_name(
     first, second = await start_engine(replace), await start_engine(play)
     addresses = {"engines": frozenset({first.running.target}), "sandboxes": frozenset({sandbox})}
 
-    async def look_up(host: Host) -> frozenset[str]:
+    def look_up(host: Host) -> frozenset[str]:
         return addresses[host.name]
 
     monkeypatch.setattr(Host, "look_up", look_up)

@@ -79,7 +79,7 @@ class Chaos:
     def at(self, moment: str) -> None:
         for trained in self.learners:
             trained.note()
-        often = 0.02 if moment.endswith("Generate") else 0.2
+        often = 0.01 if moment.endswith("Generate") else 0.12
         if self.orchestrator is None or len(self.moments) == MOST_KILLS or self.chance.random() > often:
             return
         self.moments.append(moment)
@@ -125,10 +125,13 @@ async def test_each_policy_is_trained_on_its_own_batches_each_once(
             if await ended(orchestrator):
                 run = await orchestrator.training.GetRun(training_pb2.GetRunRequest(run_id="run"))
                 break
-        if chaos.chance.random() < 0.5:
+        # What is lost after the last sync no sync brings back to the engines.
+        if chaos.chance.random() < 0.5 and sum(len(each.parts.learner.applied) for each in learners) < SHAPE["steps"]:
             chaos.chance.choice(learners).parts.learner.lose()
+            chaos.moments.append("lost")
     assert run.state == training_pb2.RUN_STATE_SUCCEEDED, (run.reason, chaos.moments)
     assert run.committed_steps == 6
+    assert chaos.moments, "nothing was disturbed"
     assert [trained.applied() for trained in learners] == expected, chaos.moments
     for trained in learners:
         assert trained.parts.policy.weights.version == trained.parts.learner.version, chaos.moments

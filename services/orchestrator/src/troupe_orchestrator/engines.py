@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 import structlog
-from troupe.v1 import policy_pb2
+from troupe.v1 import policy_pb2, training_pb2
 from troupe_contracts import identity
 from troupe_contracts.errors import FailedPrecondition, describe
 
@@ -55,12 +55,18 @@ class Watched:
             assert self.cluster is not None
             self.cluster.follow(rotation, target, make)
         elif names_host(target):
-            self.lookups.append(Lookups(rotation, parse_host(target), make))
+            lookups = Lookups(rotation, parse_host(target), make)
+            self.lookups.append(lookups)
+            lookups.start()
+
+    def missing(self) -> list[training_pb2.Condition]:
+        """What runs are told of names without addresses."""
+        return [lookups.missing for lookups in self.lookups if lookups.missing is not None]
 
     async def close(self) -> None:
         """Watch nobody."""
         for lookups in self.lookups:
-            await lookups.close()
+            lookups.close()
         if self.cluster is not None:
             await self.cluster.close()
 
@@ -170,6 +176,10 @@ async def _designers(settings: OrchestratorSettings, executors: PolicyFleet, wat
     """
     own = _policy_fleet(settings, watched, "designer", settings.designer)
     described = await own.connect()
+    if settings.designer == settings.executor:
+        # The same processes. Where they come and go, the one list may be ahead of the other.
+        own.follow(executors)
+        return own
     known = {replica.target for replica in executors.replicas()}
     forwards = {target: target in known or _forwards(info, executors) for target, info in described.items()}
     if all(forwards.values()):

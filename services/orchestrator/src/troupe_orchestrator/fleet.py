@@ -195,6 +195,20 @@ class PolicyFleet(Rotation[Replica]):
             raise self.nobody()
         return described
 
+    async def described(self) -> list[policy_pb2.PolicyInfo]:
+        """What each replica in rotation says of itself, once one does; waited for as by work.
+
+        Raises:
+            NoReplicasError: none has for as long as work waits.
+        """
+        while True:
+            await self.somebody()
+            try:
+                return await self.describe()
+            except NoReplicasError:
+                # Those that seemed to serve do not; now it is known.
+                continue
+
     async def known(self) -> list[policy_pb2.PolicyInfo]:
         """What each replica in rotation says of itself; where none is, what each one has to be that comes.
 

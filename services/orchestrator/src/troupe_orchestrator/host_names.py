@@ -8,21 +8,24 @@ member serves once it is fit for work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import structlog
+from troupe.v1 import training_pb2
 
-from troupe_orchestrator.rotation import Member, Rotation
+from troupe_orchestrator.rotation import NO_MEMBERS, Member, Rotation
 
 logger = structlog.get_logger()
 
 SCHEME: Final = "dns:///"
-_TARGET: Final = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?):(?P<port>[0-9]{1,5})")
-_LONGEST_LABEL: Final = 63
+_LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_TARGET: Final = re.compile(rf"(?P<name>{_LABEL}(?:\.{_LABEL})*\.?):(?P<port>[0-9]{{1,5}})")
 _LOOK_SECONDS: Final = 5.0
 _NO_ADDRESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 
@@ -36,8 +39,8 @@ class Host:
     name: str
     port: int
 
-    async def look_up(self) -> frozenset[str]:
-        """A host:port for each address; none where the name has none.
+    def look_up(self) -> frozenset[str]:
+        """A host:port for each address; none where the name has none. Blocks.
 
         Of two families only one counts: a process that listens to both would be two replicas.
 
@@ -45,7 +48,7 @@ class Host:
             OSError: no name server says so or otherwise.
         """
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(self.name, self.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(self.name, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             if error.errno in _NO_ADDRESS:
                 return frozenset()
@@ -66,11 +69,7 @@ def parse_host(target: str) -> Host:
         ValueError: it is none.
     """
     matched = _TARGET.fullmatch(target.removeprefix(SCHEME)) if target.startswith(SCHEME) else None
-    if (
-        matched is None
-        or max(map(len, matched["name"].split("."))) > _LONGEST_LABEL
-        or not 0 < int(matched["port"]) < 1 << 16
-    ):
+    if matched is None or not 0 < int(matched["port"]) < 1 << 16:
         raise ValueError(f"{target!r} must be {SCHEME}NAME:PORT, with the number of a port")
     return Host(matched["name"], int(matched["port"]))
 
@@ -80,34 +79,37 @@ class Lookups(Generic[M]):
 
     Args:
         make: a member for a host:port, with a channel of its own.
-        look_up: the addresses now; for tests, as `Host.look_up` otherwise.
     """
 
-    def __init__(
-        self,
-        rotation: Rotation[M],
-        host: Host,
-        make: Callable[[str], M],
-        look_up: Callable[[], Awaitable[frozenset[str]]] | None = None,
-    ) -> None:
+    def __init__(self, rotation: Rotation[M], host: Host, make: Callable[[str], M]) -> None:
+        self.missing: training_pb2.Condition | None = None
+        """What is to be told of the name while it has no address."""
         self._rotation = rotation
         self._host = host
         self._make = make
-        self._look_up = look_up or host.look_up
         self._members: dict[str, M] = {}
         self._away = False
+        self._listeners: list[Callable[[training_pb2.Condition], None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._closed = threading.Event()
         rotation.watched = True
-        self._looking = asyncio.create_task(self._look_again(), name=f"{rotation.service}-addresses")
 
-    async def look(self) -> None:
-        """Ask once, and have the fleet be so."""
-        try:
-            now = await self._look_up()
-        except OSError as error:
+    def start(self) -> None:
+        """Look up from now on: in a thread of its own, which a name server that does not answer may hold up for long."""
+        name = f"{self._rotation.service}-addresses"
+        threading.Thread(target=self._look_again, name=name, daemon=True).start()
+
+    def on_missing(self, listener: Callable[[training_pb2.Condition], None]) -> None:
+        """Have `listener` told when the name has lost its last address."""
+        self._listeners.append(listener)
+
+    def take(self, now: frozenset[str] | Exception) -> None:
+        """Have the fleet be so; after an error it stays as it was."""
+        if self._closed.is_set():
+            return
+        if isinstance(now, Exception):
             if not self._away:
-                logger.warning(
-                    "no name server answers; members stay as last known", name=self._host.name, why=str(error)
-                )
+                logger.warning("no name server answers; members stay as last known", name=self._host.name, why=str(now))
             self._away = True
             return
         self._away = False
@@ -116,13 +118,33 @@ class Lookups(Generic[M]):
         for target in sorted(now - self._members.keys()):
             self._members[target] = self._make(target)
             self._rotation.join(self._members[target])
+        self._tell_if_missing()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Look up no more."""
-        self._looking.cancel()
-        await asyncio.gather(self._looking, return_exceptions=True)
+        self._closed.set()
 
-    async def _look_again(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_SECONDS)
+    def _tell_if_missing(self) -> None:
+        if self._members:
+            self.missing = None
+        elif self.missing is None:
+            self.missing = training_pb2.Condition(
+                reason=NO_MEMBERS[self._rotation.service],
+                message=f"{self._host.name} has no address: work waits for a replica, and counts no fault meanwhile",
+                remedy=f"start a replica under that name, or mend TROUPE_{self._rotation.service.upper()}",
+            )
+            logger.warning("no addresses", name=self._host.name, service=self._rotation.service)
+            for listener in self._listeners:
+                listener(self.missing)
+
+    def _look_again(self) -> None:
+        while not self._closed.is_set():
+            found: frozenset[str] | Exception
+            try:
+                found = self._host.look_up()
+            except Exception as error:  # the boundary of a look-up: whatever it ends with, the next one follows
+                found = error
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.take, found)
+            self._closed.wait(_LOOK_SECONDS)

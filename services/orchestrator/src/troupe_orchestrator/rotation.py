@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -27,6 +27,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _TELL_SECONDS = 30.0
 _NOT_READY = "its pod is not ready"
+NO_MEMBERS: Final = {"executor": "NoExecutors", "designer": "NoDesigners", "sandbox": "NoSandboxes"}
+"""What runs are told where a service has no member at all: the condition's reason."""
 
 
 class NoReplicasError(RuntimeError):

@@ -1,7 +1,8 @@
-//! How many bytes of requests the service holds, in all and of one caller: a few large jobs that wait would otherwise take the
-//! memory that programs need. Beyond it a request is refused with a delay; one that is alone is always taken.
+//! How many bytes of requests that have come whole the service holds, in all and of one caller: a few large jobs that wait would
+//! otherwise take the memory that programs need. Beyond it a request is refused with a delay; one that is alone is always taken.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// So many callers can fill their share.
@@ -11,6 +12,7 @@ const SHARES: u64 = 2;
 pub struct Room {
     total: u64,
     held: Mutex<HashMap<Arc<str>, u64>>,
+    refused: AtomicU64,
 }
 
 /// No room for so many bytes.
@@ -32,7 +34,7 @@ pub struct Held {
 
 impl Room {
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Room { total, held: Mutex::default() })
+        Arc::new(Room { total, held: Mutex::default(), refused: AtomicU64::new(0) })
     }
 
     pub fn take(self: &Arc<Self>, caller: &str, bytes: u64) -> Result<Held, Full> {
@@ -42,6 +44,7 @@ impl Room {
         let fits = |held: u64, total: u64| held == 0 || held.saturating_add(bytes) <= total;
         for (held, total, own_share) in [(own, self.total / SHARES, true), (all, self.total, false)] {
             if !fits(held, total) {
+                self.refused.fetch_add(1, Ordering::Relaxed);
                 return Err(Full { asked: bytes, held, total, own_share });
             }
         }
@@ -53,6 +56,11 @@ impl Room {
     /// Bytes held now.
     pub fn held(&self) -> u64 {
         self.lock().values().sum()
+    }
+
+    /// Requests for which there was none.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, u64>> {
@@ -86,7 +94,7 @@ mod tests {
         drop(second);
         assert!(room.take("a", 20).is_ok());
         drop((first, other));
-        assert_eq!((room.held(), room.lock().len()), (0, 0));
+        assert_eq!((room.held(), room.lock().len(), room.refused()), (0, 0, 2));
     }
 
     #[test]

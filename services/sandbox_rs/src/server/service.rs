@@ -130,9 +130,9 @@ impl Sandbox for Service {
         let execution_id = start.execution_id.clone();
         let required = start.required_layers.clone();
         let bytes = start.encoded_len();
+        let held = self.hold(&caller, bytes)?;
         let job = convert::workflow_job(start, &self.supervisor.ranges, turn.clone())?;
         self.admit(&required)?;
-        let held = self.hold(&caller, bytes)?;
         let slot = self.slot(&self.supervisor.workflow_slots, &turn, "workflow").await?;
 
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
@@ -197,9 +197,9 @@ impl Sandbox for Service {
         let request = request.into_inner();
         let required = request.required_layers.clone();
         let bytes = request.encoded_len();
+        let held = self.hold(&caller, bytes)?;
         let job = Arc::new(convert::tests_job(request, &self.supervisor.ranges, turn.clone())?);
         self.admit(&required)?;
-        let held = self.hold(&caller, bytes)?;
         let slot = self.slot(&self.supervisor.test_jobs, &turn, "test").await?;
         let (responses, stream) = mpsc::channel(EVENTS_AHEAD);
         let supervisor = self.supervisor.clone();

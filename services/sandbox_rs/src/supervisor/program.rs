@@ -298,14 +298,17 @@ impl Watcher {
         tokio::pin!(wall);
         let pulled = self.switch.clone();
         let mut pause = self.pause_after(Duration::ZERO);
+        let mut starved = Duration::ZERO;
         loop {
             tokio::select! {
                 biased;
                 exited = self.process.exited() => { exited?; break; }
                 () = pulled.0.pulled.notified() => { self.end().await?; break; }
                 () = &mut wall, if !weakened::is_off("supervisor:wall") => {
-                    let not_its_own = self.charged.stopwatch.waited().queued + tree::starved(self.process.pid, self.children);
-                    let due = self.started + self.limits.wall + not_its_own;
+                    starved = tree::starved(self.process.pid, self.children);
+                    let due = self.started
+                        + self.limits.wall_when_starved(starved)
+                        + self.charged.stopwatch.waited().queued;
                     let left = due.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         self.switch.end(Reason::Wall(self.limits.wall));
@@ -335,7 +338,7 @@ impl Watcher {
         let used = ResourceUse {
             cpu: reaped.cpu + self.charged.total(),
             wall: self.started.elapsed(),
-            waiting: Duration::ZERO,
+            waiting: starved,
             peak_memory_bytes: reaped.peak_memory_bytes,
         };
         if let Some(reason) = self.switch.reason() {

@@ -178,10 +178,11 @@ impl Watch<'_> {
             if now >= deadline && !weakened::is_off("supervisor:wall") {
                 number = number.or_else(|| process::number(self.process));
                 let starved = number.map_or(Duration::ZERO, |number| tree::starved(number, false));
-                deadline = self.started + self.limits.wall + starved;
-                if now >= deadline {
+                let due = self.started + self.limits.wall_when_starved(starved);
+                if now >= due {
                     return Ok(Woken::Over(Reason::Wall(self.limits.wall)));
                 }
+                deadline = due.max(now + SHORTEST_PAUSE);
             }
             if now >= look {
                 number = number.or_else(|| process::number(self.process));

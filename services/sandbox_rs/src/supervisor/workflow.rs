@@ -290,7 +290,7 @@ impl Session {
                 _ => ended.stdout.text(),
             },
             stderr: ended.stderr.text(),
-            used: ResourceUse { waiting: self.account.stopwatch.waited().in_all, ..ended.used },
+            used: ResourceUse { waiting: ended.used.waiting + self.account.stopwatch.waited().in_all, ..ended.used },
             outstanding_calls: self.waiting.len() as u32,
             agent_calls: self.agent_calls,
         }

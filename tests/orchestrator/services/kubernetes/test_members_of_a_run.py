@@ -203,18 +203,21 @@ async def test_a_run_may_be_asked_for_while_there_is_no_engine(
     assert metrics(events, "success") == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("removed", [True, False])
 async def test_an_eval_job_may_be_asked_for_while_there_is_no_engine(
-    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, removed: bool
 ) -> None:
     await deployed.start("a")
     async with opened(deployed, tmp_path, stand_ins, sandbox) as one:
-        deployed.remove("a")
+        # Whether or not the orchestrator has seen it before the job begins.
+        if removed:
+            deployed.remove("a")
         await deployed.kill("a")
-        # The orchestrator has seen it.
-        await asyncio.sleep(0.5)
         job = await one.evaluation.CreateEvalJob(eval_request(*TASKS))
         # Long enough for a job that would not wait.
         await asyncio.sleep(0.5)
+        if not removed:
+            deployed.remove("a")
         await deployed.start("b")
         await one.watched(job.job_id)
         job = await one.evaluation.GetEvalJob(evaluation_pb2.GetEvalJobRequest(job_id=job.job_id))

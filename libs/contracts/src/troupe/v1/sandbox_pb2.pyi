@@ -171,7 +171,8 @@ class Limits(_message.Message):
     """CPU seconds of the program and all its children."""
     wall_seconds: _builtins.float
     """From the moment its jail stands. Time in a queue of the sandbox does not count: neither for a slot of its own nor
-    for those of a script's tool calls. Nor does the time in which it could have run but had no processor.
+    for those of a script's tool calls. Nor does the time in which it could have run but had no processor, up to four
+    times this.
     """
     memory_bytes: _builtins.int
     processes: _builtins.int
@@ -210,7 +211,8 @@ class ResourceUse(_message.Message):
     wall_seconds: _builtins.float
     waiting_seconds: _builtins.float
     """Wall seconds spent waiting for us: with an agent call outstanding, or with a tool call in the queue for its slot, while
-    none of the script's own tool calls has one.
+    none of the script's own tool calls has one; where that had to be known for its wall limit, also those in which it
+    could have run but had no processor.
     """
     peak_memory_bytes: _builtins.int
     def __init__(

@@ -8,7 +8,7 @@ given back the engines are out of rotation and say so, until they can, or until 
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -30,6 +30,7 @@ from troupe_orchestrator.training.weights import WeightSyncError, load_weights
 logger = structlog.get_logger()
 
 _ANSWER_SECONDS = 10.0
+Ask = Callable[[PolicyFleet], Awaitable[list[policy_pb2.PolicyInfo]]]
 _PROBE_BOUND: float = RunConfig.model_fields["probe_bound"].default
 
 
@@ -53,15 +54,19 @@ class Holder:
     info: policy_pb2.PolicyInfo
 
 
-async def weight_holders(engines: Engines) -> dict[str, Holder]:
+async def weight_holders(engines: Engines, ask: Ask = PolicyFleet.describe) -> dict[str, Holder]:
     """Policy id to the engines into which weights can be loaded.
 
+    Args:
+        ask: whether a fleet of which none serves is waited for.
+
     Raises:
+        NoReplicasError: none serves.
         FailedPrecondition: there are none, since the models are hosted.
     """
     holders: dict[str, Holder] = {}
     for fleet in (engines.executor, engines.designer):
-        info = (await fleet.describe())[0]
+        info = (await ask(fleet))[0]
         if info.accepts_updates:
             known = holders.get(info.policy_id)
             holders[info.policy_id] = Holder((*known.fleets, fleet) if known else (fleet,), info)
@@ -86,9 +91,7 @@ class Lending:
             WeightSyncError: no replica took them.
             NoReplicasError: none has served for as long as work waits.
         """
-        for fleet in (self._engines.executor, self._engines.designer):
-            await fleet.somebody()
-        holders = await weight_holders(self._engines)
+        holders = await weight_holders(self._engines, PolicyFleet.described)
         if holders.keys() != lent.keys():
             raise FailedPrecondition("target", f"has weights of {sorted(lent)}, the engines serve {sorted(holders)}")
         loans = [
@@ -153,7 +156,8 @@ class Lending:
             )
             for failure in report.failures:
                 logger.warning("a replica is out of rotation until it has the weights", failure=failure)
-            fleet.require()
+            # They have the weights; who says that they are ready may not have said so yet.
+            await fleet.somebody()
 
     async def _own_weights(self, loan: Loan) -> Probed:
         """What the engines of a loan served before: the learner's weights, or those that they were started with."""

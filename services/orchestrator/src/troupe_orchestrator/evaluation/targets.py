@@ -121,8 +121,7 @@ async def served(
 
 async def _version(fleet: PolicyFleet) -> str:
     """The one version that a fleet serves. While none of it serves that is waited for, as turns would."""
-    await fleet.somebody()
-    versions = sorted({version_text(info.version) for info in await fleet.describe()})
+    versions = sorted({version_text(info.version) for info in await fleet.described()})
     if len(versions) > 1:
         raise FailedPrecondition("target", f"its replicas serve {versions}: items of several versions are not mixed")
     return versions[0]

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from troupe_kubernetes.endpoints import Endpoint, EndpointReader, port_names
 from troupe_kubernetes.mirror import Snapshot
 
 from troupe_orchestrator.kubernetes.addresses import ServiceAddress
 from troupe_orchestrator.kubernetes.notices import Notice
-from troupe_orchestrator.rotation import Member, Rotation
+from troupe_orchestrator.rotation import NO_MEMBERS, Member, Rotation
 
 M = TypeVar("M", bound=Member)
-
-_NONE: Final = {"executor": "NoExecutors", "designer": "NoDesigners", "sandbox": "NoSandboxes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Membership(Generic[M]):
                 f"name the port in the Service, or in TROUPE_{service.upper()}",
             )
         return Notice(
-            _NONE[service],
+            NO_MEMBERS[service],
             f"Service {self._address.service} has no endpoint: work waits for a replica, and counts no fault meanwhile",
             f"kubectl scale it to 1 or more, or see why its pods do not start: kubectl get pods -l {_selector(service)}",
         )

@@ -38,6 +38,8 @@ from troupe_orchestrator.run_config import Budgets
 from troupe_orchestrator.tree import ExecutionPayload, ExecutionStatus, NodeVisit, ToolRunRecord
 
 _TESTS_SECONDS = 600.0
+_STARVED_PER_WALL = 4
+"""So many times its wall limit a program gets at most in addition, where the sandbox is short of processors."""
 """Deadline of all hidden tests of one solution, beside the time that they may take one after another."""
 _TEST_ATTEMPTS = 2
 _GRADER_REMEDY = "see what ends it: memory of this machine, or the task's reference, which the text then names"
@@ -113,7 +115,7 @@ class TaskGrader:
         self, task: Task, request: sandbox_pb2.RunTestsRequest, sandbox: SandboxReplica
     ) -> Grade | InfrastructureFaultError:
         cases = len(request.stdin_tests.cases) or len(request.assertion_tests.cases)
-        deadline = _TESTS_SECONDS + cases * request.limits.wall_seconds
+        deadline = _TESTS_SECONDS + cases * (1 + _STARVED_PER_WALL) * request.limits.wall_seconds
         try:
             return await run_tests(sandbox.stub, task, request, deadline)
         except grpc.RpcError as error:

@@ -29,7 +29,7 @@ _ATTEMPTS = 2
 _LEAST_PATIENCE_SECONDS = 30.0
 """What the slower half of the replicas gets at least, once the other half has the version."""
 _Result = policy_pb2.CommitUpdateResponse | None | str
-"""Of one replica: None where it had the version before, a text why it does not have it."""
+"""Of one replica: None where it was found with the version, a text why it does not have it."""
 _ENDING: Final[set[asyncio.Task[_Result]]] = set()
 """Updates of laggards that are being aborted; nobody waits for them."""
 
@@ -47,7 +47,8 @@ class SyncReport:
     paused_seconds: float
     probe_mean_error: float | None
     probe_max_error: float | None
-    """Of the worst replica; None where each had the version before, and nothing was probed."""
+    """Of the worst replica; None where each was found with the version: loaded before, or by an update of which
+    nothing was heard."""
     failures: tuple[str, ...]
     """Replicas that were taken out of rotation, with the remote text."""
 

@@ -11,7 +11,7 @@ INSPECTION = {"off_in_full": ("pid_namespace", "user_namespace")}
 OTHER_PROCESSES = (
     escape(
         37,
-        "a file that signals whom one likes",
+        "choosing whom a file signals",
         Verdict.RUNTIME_ERROR,
         """
 import fcntl
