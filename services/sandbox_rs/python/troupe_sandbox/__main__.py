@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--test-queue", type=int, help="jobs of tests of one caller that may wait (default: 4096)")
     parser.add_argument(
-        "--request-memory", type=int, help="MiB of requests that may wait and run (default: a tenth of the memory there is)"
+        "--request-memory",
+        type=int,
+        help="MiB of requests that may wait and run (default: a tenth of the memory there is)",
     )
     parser.add_argument(
         "--program-memory", type=int, help="MiB of memory that no program may have more of (default: as limits.rs says)"
