@@ -255,7 +255,7 @@ async def test_a_page_token_that_no_list_gave_is_refused_by_field(shared: World,
 async def test_a_job_whose_engine_cannot_be_asked_fails_with_the_engines_words(
     open_world: object, stand_ins: Backends
 ) -> None:
-    async with open_world() as world:  # type: ignore[operator]
+    async with open_world(outage_seconds=0.3) as world:  # type: ignore[operator]
         await stand_ins.stop()
         job = await world.evaluate(math_task("one"))
         assert job.state == evaluation_pb2.EVAL_STATE_FAILED

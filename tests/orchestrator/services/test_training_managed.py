@@ -111,7 +111,8 @@ async def test_a_run_that_no_engine_took_weights_for_is_resumed_once_they_do(ope
         assert "out of memory" in told(events)["WeightSyncFailed"]
         await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
         events = await world.run_events(after=events[-1].event_id)
-        assert "out of memory" in told(events)["ProvenanceUnknown"]
+        # What the engines have to be is known, though none serves.
+        assert "ProvenanceUnknown" not in told(events)
         assert events[-1].state_changed.state == SUCCEEDED
 
 

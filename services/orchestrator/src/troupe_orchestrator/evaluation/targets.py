@@ -107,9 +107,9 @@ async def served(
             designer = PolicyFleet([target.endpoint.designer], "designer")
             stack.push_async_callback(designer.close)
             services = replace(services, designers=designer)
-        versions, designs = {"executor": await _version(executor)}, None
+        versions, designs = {"executor": await _version(executor, engines)}, None
         if asks_designer(request):
-            versions["designer"] = await _version(designer)
+            versions["designer"] = await _version(designer, engines)
         elif request.designs_of:
             designs, versions["designer"] = await stored_designs(request.designs_of, database)
         elif request.mode == evaluation_pb2.EVAL_MODE_MAJORITY:
@@ -119,9 +119,13 @@ async def served(
         yield Served(services, versions, designs)
 
 
-async def _version(fleet: PolicyFleet) -> str:
-    """The one version that a fleet serves. While none of it serves that is waited for, as turns would."""
-    versions = sorted({version_text(info.version) for info in await fleet.described()})
+async def _version(fleet: PolicyFleet, engines: Engines) -> str:
+    """The one version that a fleet serves. Engines of ours are waited for while none serves, as by turns; whoever names an
+    endpoint is told at once.
+    """
+    own = fleet in (engines.executor, engines.designer)
+    described = await (fleet.described() if own else fleet.describe())
+    versions = sorted({version_text(info.version) for info in described})
     if len(versions) > 1:
         raise FailedPrecondition("target", f"its replicas serve {versions}: items of several versions are not mixed")
     return versions[0]
