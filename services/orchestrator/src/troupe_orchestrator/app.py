@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 from troupe.v1 import evaluation_pb2_grpc, solver_pb2_grpc, training_pb2, training_pb2_grpc
-from troupe_contracts.errors import Unavailable
 
 from troupe_orchestrator.custom_resources.eval_jobs import JobsBehindObjects
 from troupe_orchestrator.custom_resources.steering import CallsSteer, ObjectsSteer, Steering
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from troupe_orchestrator.kubernetes.deployment import Deployment
 
 logger = structlog.get_logger()
-_TELLING: Final[set[asyncio.Task[None]]] = set()
-"""Held, so that none is collected before it has ended."""
 
 PROBE_BOUND: float = RunConfig.model_fields["probe_bound"].default
 """For loads that no run asked for."""
@@ -116,7 +113,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         if engines is not None:
             queue.on_start(partial(_standing, engines, deployment))
             for lookups in engines.watched.lookups:
-                lookups.on_missing(partial(_tell, queue))
+                lookups.on_missing(queue.tell)
             await queue.resume_interrupted()
             if deployment is not None and not queue.under_way:
                 deployment.idle()
@@ -132,18 +129,6 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
 def _standing(engines: Engines, deployment: Deployment | None) -> list[training_pb2.Condition]:
     """What a run that starts now is told of."""
     return [*engines.watched.missing(), *([] if deployment is None else deployment.in_force())]
-
-
-def _tell(queue: RunQueue, condition: training_pb2.Condition) -> None:
-    async def told() -> None:
-        try:
-            await queue.tell(condition)
-        except Unavailable as error:
-            logger.warning("a run could not be told", reason=condition.reason, why=str(error))
-
-    task = asyncio.create_task(told(), name="names-tell")
-    _TELLING.add(task)
-    task.add_done_callback(_TELLING.discard)
 
 
 async def _know_ways_back(engines: Engines, database: Database) -> None:

@@ -109,7 +109,9 @@ class Lookups(Generic[M]):
             return
         if isinstance(now, Exception):
             if not self._away:
-                logger.warning("no name server answers; members stay as last known", name=self._host.name, why=str(now))
+                logger.warning(
+                    "a name cannot be looked up; members stay as last known", name=self._host.name, why=repr(now)
+                )
             self._away = True
             return
         self._away = False

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import structlog
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import Unavailable
 
 from troupe_orchestrator.kubernetes.cluster import Cluster
 from troupe_orchestrator.kubernetes.notices import Notice
@@ -43,7 +42,6 @@ class Deployment:
         self._cluster = cluster
         self._writer = EventWriter(cluster.api, cluster.own_object, socket.gethostname())
         self._stages: dict[str, int] = {}
-        self._telling: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
 
         def tell(notice: Notice | None) -> None:
@@ -52,21 +50,9 @@ class Deployment:
 
         self._scaler = None if plan is None else Scaler(cluster.api, plan, tell)
 
-    def tell_notices(self, tell: Callable[[training_pb2.Condition], Awaitable[None]]) -> None:
+    def tell_notices(self, tell: Callable[[training_pb2.Condition], None]) -> None:
         """Have `tell` told of what is wrong in the cluster."""
-
-        async def told(notice: Notice) -> None:
-            try:
-                await tell(_condition(notice))
-            except Unavailable as error:
-                logger.warning("a run could not be told", reason=notice.reason, why=str(error))
-
-        def listener(notice: Notice) -> None:
-            task = asyncio.create_task(told(notice), name="kubernetes-tells")
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
-
-        self._cluster.on_notice(listener)
+        self._cluster.on_notice(lambda notice: tell(_condition(notice)))
 
     def in_force(self) -> list[training_pb2.Condition]:
         """What has been told and is still wrong in the cluster: for a run that starts now."""
@@ -94,10 +80,7 @@ class Deployment:
                 self.idle()
 
     async def close(self) -> None:
-        """Tell, write and set no more."""
-        for task in list(self._telling):
-            task.cancel()
-        await asyncio.gather(*self._telling, return_exceptions=True)
+        """Write and set no more."""
         if self._scaler is not None:
             self._scaler.close()
         await asyncio.to_thread(self._writer.close)

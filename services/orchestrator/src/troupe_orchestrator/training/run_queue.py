@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 from troupe.v1 import training_pb2
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.jobs import EvalJobs
@@ -59,6 +59,7 @@ class RunQueue:
         self._active: ActiveRun | None = None
         self._choosing = asyncio.Lock()
         self._starting: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
         self._standing: Callable[[], Sequence[training_pb2.Condition]] = tuple
 
@@ -158,10 +159,20 @@ class RunQueue:
         await active.stop(state, reason)
         return await self._records.get(record.run_id)
 
-    async def tell(self, condition: training_pb2.Condition) -> None:
-        """Put a condition that is not of its own making into the events of the run that is under way."""
+    def tell(self, condition: training_pb2.Condition) -> None:
+        """Put a condition that is not of its own making into the events of the run that is under way, as soon as the store
+        takes it."""
         if self._active is not None:
-            await self._active.tell(condition)
+            task = asyncio.create_task(self._told(self._active, condition), name="tells")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    @staticmethod
+    async def _told(active: ActiveRun, condition: training_pb2.Condition) -> None:
+        try:
+            await active.tell(condition)
+        except Unavailable as error:
+            logger.warning("a run could not be told", reason=condition.reason, why=str(error))
 
     def on_start(self, standing: Callable[[], Sequence[training_pb2.Condition]]) -> None:
         """Have each run that starts told of what holds then and was told when it was not under way.
@@ -174,7 +185,7 @@ class RunQueue:
     async def close(self) -> None:
         """End the loop where it stands; the store knows how to go on."""
         self._closed = True
-        tasks = [*self._starting, *([] if self._active is None else [self._active.task])]
+        tasks = [*self._starting, *self._telling, *([] if self._active is None else [self._active.task])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
