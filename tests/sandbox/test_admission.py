@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from sandboxed import detail, failure, metrics, stdin_tests, wait_until
+from sandboxed import ONE_AGENT, detail, failure, metrics, stdin_tests, wait_until
+from sandboxed.half_sent import HalfSent
 from troupe.v1 import sandbox_pb2
 
 SLEEPER = "import time; time.sleep(300)"
 LONG = sandbox_pb2.Limits(wall_seconds=600)
+GRPC_PREFIX = 5
+"""Bytes ahead of every message."""
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +118,10 @@ def test_large_requests_of_one_caller_are_refused_before_they_fill_the_memory(la
 
     job = stdin_tests(SLEEPER, ("x" * 300_000, ""), limits=LONG)
     running_or_waiting = [server.stub.RunTests(job, metadata=as_run("full"), timeout=60) for _ in range(3)]
-    wait_until(lambda: held() == 3 * job.ByteSize(), "they are held")
+    wait_until(lambda: held() == 3 * (GRPC_PREFIX + job.ByteSize()), "they are held")
     error = failure(server.stub.RunTests(job, metadata=as_run("full"), timeout=60))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"of yours that wait and run hold {held():.0f} bytes of {1 << 20}" in error.details()
+    assert f"of yours that come, wait and run hold {held():.0f} bytes of {1 << 20}" in error.details()
     assert "--request-memory" in error.details()
     assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
     script = sandbox_pb2.RunWorkflowRequest(start=sandbox_pb2.StartWorkflow(script="#" * 300_000))
@@ -185,3 +188,51 @@ def test_waits_and_faults_are_metrics(narrow):
     assert count >= 1
     assert samples['troupe_sandbox_wait_seconds_bucket{pool="test_case",le="+Inf"}'] == count
     assert samples['troupe_sandbox_programs_total{kind="stdin",verdict="ok"}'] >= 1
+
+
+def test_halves_of_requests_count_as_they_come_and_are_refused_beyond_what_there_is(launch, tmp_path):
+    server = launch(tmp_path, "--request-memory", "2")
+
+    def held():
+        return metrics(server.metrics)["troupe_sandbox_request_bytes"]
+
+    def half_sent(run):
+        return HalfSent(server.target, "/troupe.v1.Sandbox/RunTests", 30 << 20, as_run(run))
+
+    first, second = half_sent("a"), half_sent("a")
+    first.send(400_000)
+    second.send(500_000)
+    wait_until(lambda: held() == 900_000 + 2 * GRPC_PREFIX, "both halves are counted")
+    error = failure(server.stub.RunTests(stdin_tests("#" * 200_000, ("", "")), metadata=as_run("a"), timeout=60))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "of yours that come, wait and run hold 900010 bytes" in error.details()
+    # Another caller is not held up, and a half that itself no longer fits is let go of.
+    *_, last = server.stub.RunTests(stdin_tests("print(1)", ("", "1")), metadata=as_run("b"), timeout=60)
+    assert last.outcome.passed
+    first.send(200_000)
+    wait_until(lambda: held() == 500_000 + GRPC_PREFIX, "the larger of the two is refused")
+    assert metrics(server.metrics)["troupe_sandbox_no_room_total"] == 2
+    second.close()
+    wait_until(lambda: held() == 0, "who goes takes the rest along")
+    first.close()
+    assert server.stop() == 0
+
+
+def test_a_reply_is_taken_whatever_other_requests_hold(launch, tmp_path):
+    server = launch(tmp_path, "--request-memory", "1")
+    halves = []
+
+    def answer(_):
+        halves.append(HalfSent(server.target, "/troupe.v1.Sandbox/RunTests", 30 << 20))
+        halves[0].send(500_000)
+        wait_until(lambda: metrics(server.metrics)["troupe_sandbox_request_bytes"] > 500_000, "the share is full")
+        assert failure(server.stub.RunTests(stdin_tests("#" * 100_000, ("", "")), timeout=60)).code() == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED
+        )
+        return "x" * 200_000
+
+    execution = server.run_workflow(ONE_AGENT, answer)
+    assert execution.outcome.verdict == sandbox_pb2.VERDICT_OK
+    halves[0].close()
+    wait_until(lambda: metrics(server.metrics)["troupe_sandbox_request_bytes"] == 0, "nothing is held any more")
+    assert server.stop() == 0

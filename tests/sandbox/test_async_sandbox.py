@@ -7,16 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sandboxed import ONE_AGENT
 from troupe_sandbox import AgentCall, AsyncSandbox, Limits, Sandbox
 
 ENDLESS = "while True: pass"
 PATIENT = Limits(cpu_seconds=60, wall_seconds=120)
-ONE_AGENT = """
-from workflow import AgentNode, Workflow
-flow = Workflow("one")
-flow.add_node(AgentNode("a", "Solve."))
-flow.run(question)
-"""
 VOTE = """
 from workflow import AgentNode, EnsembleNode, Workflow
 flow = Workflow("vote")

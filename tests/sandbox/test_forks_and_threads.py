@@ -10,16 +10,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
+from sandboxed import ONE_AGENT
 from troupe.v1 import sandbox_pb2
 from troupe_sandbox import Sandbox, _native, settings
 from troupe_workflow import LIBRARY
-
-ONE_AGENT = """
-from workflow import AgentNode, Workflow
-flow = Workflow("one")
-flow.add_node(AgentNode("a", "Solve."))
-flow.run(question)
-"""
 
 
 def threads(pid: int) -> int:

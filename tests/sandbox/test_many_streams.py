@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sandboxed import metrics, stdin_tests
+from sandboxed import ONE_AGENT, metrics, stdin_tests
 from troupe.v1 import common_pb2, sandbox_pb2, sandbox_pb2_grpc
 
 SLOTS = 4
@@ -18,12 +18,6 @@ CONNECTIONS = 4
 DEADLINE = 3600.0
 SLEEPER = "import time; time.sleep(3000)"
 PATIENT = sandbox_pb2.Limits(wall_seconds=1800)
-ONE_AGENT = """
-from workflow import AgentNode, Workflow
-flow = Workflow("one")
-flow.add_node(AgentNode("solver", "Solve."))
-flow.run(question)
-"""
 # Records of calls that are kept for as many to come, and the pages on which they lie.
 KEPT_BYTES = 64 << 20
 

@@ -163,7 +163,7 @@ fn render(supervisor: &Supervisor, room: &Room) -> String {
     let no_room = [(String::new(), room.refused() as f64)];
     family(&mut text, "troupe_sandbox_no_room_total", "counter", "Requests refused for their bytes.", &no_room);
     let held = [(String::new(), room.held() as f64)];
-    family(&mut text, "troupe_sandbox_request_bytes", "gauge", "Bytes of the requests that wait and run.", &held);
+    family(&mut text, "troupe_sandbox_request_bytes", "gauge", "Bytes of the requests that come, wait and run.", &held);
     let profile = [(format!("{{profile=\"{}\"}}", supervisor.isolation.profile.name()), 1.0)];
     family(&mut text, "troupe_sandbox_profile", "gauge", "The profile in force.", &profile);
     text

@@ -6,6 +6,7 @@
 //! Who may call is `access`'s. Nothing that a caller sends to prove it is ever logged.
 
 mod access;
+mod arriving;
 mod caller;
 pub(crate) mod codec;
 mod connection;
@@ -37,6 +38,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 
 use self::access::{Admission, Credentials, Listening};
+use self::arriving::Arrivals;
 use self::metrics::Endpoint;
 use self::room::Room;
 use self::service::{Phase, Service};
@@ -77,7 +79,7 @@ pub struct Options {
     /// Scripts, and jobs of tests, of one caller that may wait; the default fits the slots.
     pub workflow_queue: Option<usize>,
     pub test_queue: Option<usize>,
-    /// Memory that requests may take that wait and run, in MiB; the default is a share of what there is.
+    /// Memory that requests may take, in MiB; the default is a share of what there is.
     pub request_memory: Option<u64>,
     /// Runs of python for agents at once; the default fits the cores.
     pub tool_slots: Option<usize>,
@@ -133,10 +135,9 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
     let reflection_alpha = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let sandbox =
-        SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone(), room: room.clone() })
-            .max_decoding_message_size(LARGEST_MESSAGE)
-            .max_encoding_message_size(LARGEST_MESSAGE);
+    let sandbox = SandboxServer::new(Service { supervisor: supervisor.clone(), phase: phase.clone() })
+        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_encoding_message_size(LARGEST_MESSAGE);
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -146,6 +147,7 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .layer(Admission::new(credentials.guard.clone()))
+        .layer(Arrivals::new(room.clone()))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)

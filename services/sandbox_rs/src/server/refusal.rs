@@ -45,11 +45,11 @@ pub fn busy(busy: &Busy, what: &str) -> Status {
     retry_later(Code::ResourceExhausted, text, busy.retry_after)
 }
 
-/// Requests that wait and run hold all the bytes that they may.
+/// Requests hold all the bytes that they may.
 pub fn no_room(full: &Full) -> Status {
     let text = format!(
-        "requests{} that wait and run hold {} bytes of {}, and this one is of {}; try again after {} ms, or start the sandbox \
-         with a larger --request-memory",
+        "requests{} that come, wait and run hold {} bytes of {}, and this one, of which {} have come, does not fit beside them; \
+         try again after {} ms, or start the sandbox with a larger --request-memory",
         if full.own_share { " of yours" } else { "" },
         full.held,
         full.total,
@@ -57,6 +57,14 @@ pub fn no_room(full: &Full) -> Status {
         AFTER_A_CROWD.as_millis()
     );
     retry_later(Code::ResourceExhausted, text, AFTER_A_CROWD)
+}
+
+/// A request is not whole after all this time.
+pub fn late(after: Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "the first message had not come whole after {} s; send it at once, or see what slows the way to the sandbox",
+        after.as_secs()
+    ))
 }
 
 fn retry_later(code: Code, text: String, after: Duration) -> Status {

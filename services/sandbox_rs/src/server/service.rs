@@ -2,19 +2,17 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::Stream;
-use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::caller::caller;
+use super::arriving::Arrived;
+use super::caller::Caller;
 use super::convert;
 use super::refusal::{self, BadField};
-use super::room::{Held, Room};
 use crate::proto;
 use crate::proto::sandbox_server::Sandbox;
 use crate::supervisor::Supervisor;
@@ -22,8 +20,6 @@ use crate::supervisor::slots::{Slot, Slots, Turn};
 use crate::supervisor::workflow::{Said, SessionError};
 use crate::verdict::{Fault, Reason};
 
-/// The first message must come within this.
-const START_DEADLINE: Duration = Duration::from_secs(30);
 const EVENTS_AHEAD: usize = 64;
 
 /// How far the service is on its way out.
@@ -39,7 +35,6 @@ pub enum Phase {
 pub struct Service {
     pub supervisor: Arc<Supervisor>,
     pub phase: watch::Receiver<Phase>,
-    pub room: Arc<Room>,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -53,10 +48,6 @@ impl Service {
         if missing.is_empty() { Ok(()) } else { Err(refusal::missing_layers(&missing)) }
     }
 
-    fn hold(&self, caller: &str, bytes: usize) -> Result<Held, Status> {
-        self.room.take(caller, bytes as u64).map_err(|full| refusal::no_room(&full))
-    }
-
     /// Waits in the queue, unless the service shuts down meanwhile. Who cancels the call leaves the queue: the call is
     /// dropped with all that it waits for.
     async fn slot(&self, slots: &Slots, turn: &Turn, what: &str) -> Result<Slot, Status> {
@@ -68,6 +59,13 @@ impl Service {
         };
         slot.map_err(|busy| refusal::busy(&busy, what))
     }
+}
+
+/// Whose turn a call takes, and its bytes, which count as long as they are kept.
+fn of_call<T>(request: &Request<T>) -> (Turn, Arrived) {
+    let extensions = request.extensions();
+    let caller = extensions.get::<Caller>().expect("the layer of arrivals has seen it");
+    (Turn::of(&caller.name()), extensions.get::<Arrived>().expect("the layer of arrivals has seen it").clone())
 }
 
 fn session_status(supervisor: &Supervisor, error: &SessionError) -> Status {
@@ -117,20 +115,14 @@ impl Sandbox for Service {
         &self,
         request: Request<Streaming<proto::RunWorkflowRequest>>,
     ) -> Result<Response<Self::RunWorkflowStream>, Status> {
-        let caller = caller(&request);
-        let turn = Turn::of(&caller);
+        let (turn, arrived) = of_call(&request);
         let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(START_DEADLINE, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded(format!("no start within {} s", START_DEADLINE.as_secs())))??;
-        let start = match first.and_then(|request| request.message) {
+        let start = match inbound.message().await?.and_then(|request| request.message) {
             Some(proto::run_workflow_request::Message::Start(start)) => start,
             _ => return Err(BadField::new("start", "must be the first message").into()),
         };
         let execution_id = start.execution_id.clone();
         let required = start.required_layers.clone();
-        let bytes = start.encoded_len();
-        let held = self.hold(&caller, bytes)?;
         let job = convert::workflow_job(start, &self.supervisor.ranges, turn.clone())?;
         self.admit(&required)?;
         let slot = self.slot(&self.supervisor.workflow_slots, &turn, "workflow").await?;
@@ -145,7 +137,7 @@ impl Sandbox for Service {
         let session = {
             let supervisor = supervisor.clone();
             let ended = async move {
-                let _held = held;
+                let _arrived = arrived;
                 supervisor.run_workflow(job, slot, events, words, ending).await
             };
             tokio::spawn(ended.in_current_span())
@@ -192,12 +184,9 @@ impl Sandbox for Service {
         &self,
         request: Request<proto::RunTestsRequest>,
     ) -> Result<Response<Self::RunTestsStream>, Status> {
-        let caller = caller(&request);
-        let turn = Turn::of(&caller);
+        let (turn, arrived) = of_call(&request);
         let request = request.into_inner();
         let required = request.required_layers.clone();
-        let bytes = request.encoded_len();
-        let held = self.hold(&caller, bytes)?;
         let job = Arc::new(convert::tests_job(request, &self.supervisor.ranges, turn.clone())?);
         self.admit(&required)?;
         let slot = self.slot(&self.supervisor.test_jobs, &turn, "test").await?;
@@ -205,7 +194,7 @@ impl Sandbox for Service {
         let supervisor = self.supervisor.clone();
         let mut phase = self.phase.clone();
         let answer = async move {
-            let _taken = (slot, held);
+            let _taken = (slot, arrived);
             let (results, mut coming) = mpsc::channel(EVENTS_AHEAD);
             let forward = async {
                 while let Some(result) = coming.recv().await {

@@ -12,6 +12,12 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from troupe.v1 import sandbox_pb2
 
 DEADLINE = 60.0
+ONE_AGENT = """
+from workflow import AgentNode, Workflow
+flow = Workflow("one")
+flow.add_node(AgentNode("solver", "Solve."))
+flow.run(question)
+"""
 
 
 def stdin_tests(solution: str, *cases: tuple[str, str], **fields: object) -> sandbox_pb2.RunTestsRequest:

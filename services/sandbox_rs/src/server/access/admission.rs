@@ -15,6 +15,7 @@ use tracing::instrument::Instrumented;
 
 use super::guard::{Guard, Refusal, uri_names};
 use super::table::Role;
+use crate::server::caller::peer;
 use crate::server::logging::span_of;
 
 #[derive(Clone)]
@@ -34,9 +35,7 @@ impl Admission {
         let chain = tls.and_then(TlsConnectInfo::peer_certs);
         let admitted = self.guard.admit(method, authorization, &uri_names(chain.as_deref().map(Vec::as_slice)));
         if let Err(Refusal::Unauthenticated(why) | Refusal::PermissionDenied(why)) = &admitted {
-            let plain = request.extensions().get::<TcpConnectInfo>();
-            let peer = tls.map(TlsConnectInfo::get_ref).or(plain).and_then(TcpConnectInfo::remote_addr);
-            tracing::warn!(rpc = method, ?peer, why, "refused a call");
+            tracing::warn!(rpc = method, peer = ?peer(request), why, "refused a call");
         }
         admitted
     }
