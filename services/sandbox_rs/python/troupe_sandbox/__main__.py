@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--request-memory",
         type=int,
-        help="MiB of requests that may wait and run (default: a tenth of the memory there is)",
+        help="MiB of requests that may come, wait and run (default: a tenth of the memory there is)",
     )
     parser.add_argument(
         "--program-memory", type=int, help="MiB of memory that no program may have more of (default: as limits.rs says)"
