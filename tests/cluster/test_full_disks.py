@@ -82,6 +82,8 @@ async def test_a_full_store_pauses_the_run_by_name_and_with_room_it_goes_on(inst
     manifests = render_folder(Path(OVERLAY))
     for workload in ("orchestrator", "learner"):
         with_volume(manifests, workload, {"persistentVolumeClaim": {"claimName": "small"}}, "/store/data")
+    (container,) = manifests.one("StatefulSet", "orchestrator")["spec"]["template"]["spec"]["containers"]
+    container.setdefault("env", []).append({"name": "TROUPE_PATIENCE_SECONDS", "value": "60"})
     small = tuple(yaml.safe_load_all(VOLUME_AND_CLAIM))
     try:
         with varied(installation, Manifests((*small, *manifests.objects)), Variant()):

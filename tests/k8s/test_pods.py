@@ -181,8 +181,17 @@ def test_nobody_but_the_orchestrator_and_the_job_has_rights_and_none_of_them_eve
         for binding in manifests.of("RoleBinding")
         for subject in binding["subjects"]
     }
-    objects = {("orchestrator", "orchestrator-custom-resources")} if manifests.of("CustomResourceDefinition") else set()
-    assert given == {("orchestrator", "orchestrator"), ("credentials", "credentials")} | objects
+    (orchestrator,) = [each for each in manifests.workloads if each.name == "orchestrator"]
+    settings = manifests.environment(orchestrator, orchestrator.pod["containers"][0])
+    of_components = {
+        ("orchestrator", "orchestrator-custom-resources"): bool(manifests.of("CustomResourceDefinition")),
+        ("orchestrator", "orchestrator-scaling"): settings.get("TROUPE_SCALING") == "stage",
+    }
+    assert given == {
+        ("orchestrator", "orchestrator"),
+        ("credentials", "credentials"),
+        *(binding for binding, wanted in of_components.items() if wanted),
+    }
 
 
 def test_the_orchestrator_can_make_no_pods_and_read_no_secrets(manifests: Manifests) -> None:
@@ -194,17 +203,33 @@ def test_the_orchestrator_can_make_no_pods_and_read_no_secrets(manifests: Manife
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    looks = {"get", "list", "watch"}
-    assert {verb for resource, verb in rights if resource == "pods"} <= looks
+    looks = {"list", "watch"}
+    assert {verb for resource, verb in rights if resource == "pods"} == looks
     assert not {resource for resource, _ in rights} & {"secrets", "jobs", "nodes", "pods/exec", "*"}
     assert "*" not in {verb for _, verb in rights}
     assert {resource for resource, verb in rights if verb not in looks} <= {
         "events",
         "deployments/scale",
-        "statefulsets/scale",
         "trainingruns/status",
         "evaljobs/status",
     }
+
+
+def test_every_engine_reads_the_checkpoints_that_the_learner_writes(manifests: Manifests) -> None:
+    """An evaluation of a checkpoint names its folder, and each engine reads it."""
+    seen = {
+        each.name: [
+            (volume["persistentVolumeClaim"]["claimName"], mount["mountPath"], mount.get("readOnly", False))
+            for volume in each.pod["volumes"]
+            for mount in each.pod["containers"][0]["volumeMounts"]
+            if mount["name"] == volume["name"] == "store"
+        ]
+        for each in manifests.workloads
+        if each.name in ("designer", "executor", "learner", "orchestrator")
+    }
+    engines = {name for name in seen if name in ("designer", "executor")}
+    assert engines
+    assert seen == {name: [("store", "/store", name in engines)] for name in seen}
 
 
 def test_the_namespace_enforces_the_restricted_standard(manifests: Manifests) -> None:

@@ -52,7 +52,7 @@ def test_the_manifests_of_what_it_scales_do_not_say_how_many_there_are_and_all_o
 def test_it_may_set_the_replicas_of_all_that_its_plan_names(scaling: Manifests) -> None:
     may = {
         f"{resource.removesuffix('/scale')}/{name}"
-        for rule in scaling.one("Role", "orchestrator")["rules"]
+        for rule in scaling.one("Role", "orchestrator-scaling")["rules"]
         for resource in rule["resources"]
         if resource.endswith("/scale") and "patch" in rule["verbs"]
         for name in rule["resourceNames"]

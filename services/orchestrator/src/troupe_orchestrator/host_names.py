@@ -89,7 +89,7 @@ class Lookups(Generic[M]):
         self._make = make
         self._members: dict[str, M] = {}
         self._away = False
-        self._listeners: list[Callable[[training_pb2.Condition], None]] = []
+        self._listeners: list[Callable[[training_pb2.Condition], object]] = []
         self._loop = asyncio.get_running_loop()
         self._closed = threading.Event()
         rotation.watched = True
@@ -99,7 +99,7 @@ class Lookups(Generic[M]):
         name = f"{self._rotation.service}-addresses"
         threading.Thread(target=self._look_again, name=name, daemon=True).start()
 
-    def on_missing(self, listener: Callable[[training_pb2.Condition], None]) -> None:
+    def on_missing(self, listener: Callable[[training_pb2.Condition], object]) -> None:
         """Have `listener` told when the name has lost its last address."""
         self._listeners.append(listener)
 

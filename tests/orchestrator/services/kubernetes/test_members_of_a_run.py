@@ -354,6 +354,21 @@ async def test_stages_and_ends_of_runs_are_events_of_the_orchestrators_workload(
     assert {each["regarding"]["uid"] for each in written} == {"owner"}
 
 
+async def test_what_keeps_a_pod_from_serving_is_an_event_while_no_run_is_under_way(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str, at_once: None
+) -> None:
+    deployed.api.put(PODS, pod(socket.gethostname(), "orchestrator"))
+    await deployed.start("a")
+    async with opened(deployed, tmp_path, stand_ins, sandbox):
+        deployed.api.put(PODS, pod("learner-1", "learner", unschedulable("0/1 nodes: insufficient nvidia.com/gpu")))
+        while not (written := list(deployed.api.objects.get(EVENTS, {}).values())):
+            await asyncio.sleep(0.01)
+    assert [each["reason"] for each in written] == ["Unschedulable"]
+    assert "learner-1" in written[0]["note"]
+    assert "insufficient nvidia.com/gpu" in written[0]["note"]
+    assert written[0]["regarding"]["name"] == socket.gethostname()
+
+
 async def test_replicas_are_set_by_what_is_trained_and_when_nothing_is(
     deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
 ) -> None:

@@ -14,7 +14,7 @@ from troupe.v1 import training_pb2
 
 from troupe_orchestrator.kubernetes.cluster import Cluster
 from troupe_orchestrator.kubernetes.notices import Notice
-from troupe_orchestrator.kubernetes.run_events import EventWriter, stage_started, told_of
+from troupe_orchestrator.kubernetes.run_events import EventWriter, of_nobody, stage_started, told_of
 from troupe_orchestrator.kubernetes.scaling import ReplicaPlan, Scaler
 from troupe_orchestrator.stages import StepPlan
 
@@ -50,9 +50,16 @@ class Deployment:
 
         self._scaler = None if plan is None else Scaler(cluster.api, plan, tell)
 
-    def tell_notices(self, tell: Callable[[training_pb2.Condition], None]) -> None:
-        """Have `tell` told of what is wrong in the cluster."""
-        self._cluster.on_notice(lambda notice: tell(_condition(notice)))
+    def tell_notices(self, tell: Callable[[training_pb2.Condition], bool]) -> None:
+        """Have `tell` told of what is wrong in the cluster; where it says that no run heard of it, an Event is written
+        nevertheless."""
+
+        def told(notice: Notice) -> None:
+            condition = _condition(notice)
+            if not tell(condition):
+                self._writer.write(of_nobody(condition))
+
+        self._cluster.on_notice(told)
 
     def in_force(self) -> list[training_pb2.Condition]:
         """What has been told and is still wrong in the cluster: for a run that starts now."""

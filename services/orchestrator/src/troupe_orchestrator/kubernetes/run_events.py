@@ -51,6 +51,11 @@ def stage_started(run_id: str, plan: StepPlan) -> Told:
     return Told("StageStarted", "Normal", f"run {run_id}: stage {plan.stage}, {plan.trains}, from step {plan.step}")
 
 
+def of_nobody(condition: training_pb2.Condition) -> Told:
+    """What is the case while no run is under way."""
+    return Told(condition.reason, "Warning", _with_remedy(condition))
+
+
 def told_of(run_id: str, event: training_pb2.RunEvent) -> Told | None:
     """What an event of a run says to who looks at the cluster; None where that is nothing."""
     match event.WhichOneof("event"):
@@ -62,10 +67,13 @@ def told_of(run_id: str, event: training_pb2.RunEvent) -> Told | None:
             )
         case "condition" if event.condition.reason not in _OF_TASKS:
             told = event.condition
-            remedy = f"; {told.remedy}" if told.remedy else ""
-            return Told(told.reason, "Warning", f"run {run_id}, step {event.step}: {told.message}{remedy}")
+            return Told(told.reason, "Warning", f"run {run_id}, step {event.step}: {_with_remedy(told)}")
         case _:
             return None
+
+
+def _with_remedy(condition: training_pb2.Condition) -> str:
+    return f"{condition.message}; {condition.remedy}" if condition.remedy else condition.message
 
 
 def event_object(told: Told, regarding: Object, reporter: str, now: datetime) -> Object:

@@ -159,13 +159,15 @@ class RunQueue:
         await active.stop(state, reason)
         return await self._records.get(record.run_id)
 
-    def tell(self, condition: training_pb2.Condition) -> None:
+    def tell(self, condition: training_pb2.Condition) -> bool:
         """Put a condition that is not of its own making into the events of the run that is under way, as soon as the store
-        takes it."""
-        if self._active is not None:
-            task = asyncio.create_task(self._told(self._active, condition), name="tells")
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        takes it. False where none is."""
+        if self._active is None:
+            return False
+        task = asyncio.create_task(self._told(self._active, condition), name="tells")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return True
 
     @staticmethod
     async def _told(active: ActiveRun, condition: training_pb2.Condition) -> None:
