@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sandboxed import ONE_AGENT, detail, failure, metrics, stdin_tests, wait_until
 from sandboxed.half_sent import HalfSent
 from troupe.v1 import sandbox_pb2
@@ -216,6 +217,41 @@ def test_halves_of_requests_count_as_they_come_and_are_refused_beyond_what_there
     wait_until(lambda: held() == 0, "who goes takes the rest along")
     first.close()
     assert server.stop() == 0
+
+
+def test_a_call_of_one_message_is_given_no_second_one_and_questions_are_small_and_free(launch, tmp_path):
+    server = launch(tmp_path, "--request-memory", "1")
+
+    def held():
+        return metrics(server.metrics)["troupe_sandbox_request_bytes"]
+
+    full = HalfSent(server.target, "/troupe.v1.Sandbox/RunTests", 30 << 20, as_run("a"))
+    full.send(700_000)
+    wait_until(lambda: held() == 700_000 + GRPC_PREFIX, "it is counted")
+    second = HalfSent(server.target, "/troupe.v1.Sandbox/RunTests", 0, as_run("a"))
+    second.begin(30 << 20)
+    second.send(300_000)
+    second.wait_for_its_end()
+    assert held() == 700_000 + GRPC_PREFIX
+    HalfSent(server.target, "/grpc.health.v1.Health/Check", 1 << 20, as_run("a")).wait_for_its_end()
+    request = health_pb2.HealthCheckRequest(service="troupe.v1.Sandbox")
+    answer = health_pb2_grpc.HealthStub(server.channel).Check(request, timeout=60)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    full.close()
+    wait_until(lambda: held() == 0, "nothing is held any more")
+    assert server.stop() == 0
+
+
+def test_a_caller_that_reads_no_results_holds_no_slot(narrow):
+    stuck = narrow.stub.RunTests(stdin_tests("print('x' * 3000)", *[("", "y")] * 1500), metadata=as_run("stuck"))
+    next(stuck)
+    other = stdin_tests("print(1)", *[("", "1")] * 3)
+    *_, last = narrow.stub.RunTests(other, metadata=as_run("other"), timeout=60)
+    assert last.outcome.passed
+    wait_until(lambda: running(narrow, "test_case") == 0, "all its cases have run, read or not")
+    results = sum(each.HasField("case_result") for each in stuck)
+    assert results == 1500 - 1
+    wait_until(lambda: idle(narrow), "it has ended")
 
 
 def test_a_reply_is_taken_whatever_other_requests_hold(launch, tmp_path):

@@ -171,6 +171,15 @@ def test_a_batch_is_one_process_and_strict_mode_is_not(sandbox):
     assert not sandbox.run_tests(solution, cases).passed
 
 
+@pytest.mark.parametrize(("end", "verdict"), [("while True: pass", "cpu_limit"), ("os._exit(3)", "runtime_error")])
+def test_answers_of_a_batch_that_did_not_end_plainly_are_not_taken(sandbox, end, verdict):
+    # The right answers, written where a batch puts them, by a program that does not stand up to a case of its own.
+    answers = "import os\ntry: os.write(4, 3 * (b'\\x01\\0\\0\\0' + b'1'))\nexcept OSError: pass\n"
+    solution = answers + end
+    report = sandbox.run_tests(solution, [("", "1")] * 3, limits=SHORT, batch=True)
+    assert [case.verdict for case in report.cases] == [verdict] * 3
+
+
 def test_assertions_are_not_run_in_a_batch(sandbox):
     with pytest.raises(ValueError, match="batch"):
         sandbox.run_tests("x = 1", ["assert x"], batch=True)

@@ -41,6 +41,19 @@ def test_a_runtime_error_carries_the_end_of_its_traceback_however_much_was_writt
     assert "in inner" in result.detail
 
 
+def test_an_assertion_of_the_program_itself_is_an_error_like_any_other(undisturbed):
+    result, _ = only_case(undisturbed, "def check(n):\n    assert n > 1, 'too small'\ncheck(1)")
+    assert result.verdict == Verdict.VERDICT_RUNTIME_ERROR
+    assert "in check" in result.detail
+    assert result.detail.endswith("AssertionError: too small")
+    result, _ = only_case(undisturbed, "import os\nos._exit(112)")
+    assert (result.verdict, result.detail) == (Verdict.VERDICT_RUNTIME_ERROR, "exit status 112")
+    script = "from workflow.tools import run_python\nprint(run_python(\"assert 1 > 2, 'too small'\", None))"
+    execution = undisturbed.run_workflow(script)
+    assert "AssertionError: too small" in execution.outcome.stdout
+    assert [run.verdict for run in execution.tool_runs] == [Verdict.VERDICT_RUNTIME_ERROR]
+
+
 def test_control_characters_of_an_error_do_not_reach_a_terminal(undisturbed):
     result, _ = only_case(undisturbed, "raise ValueError('\\x1b[31m red \\0')")
     assert result.verdict == Verdict.VERDICT_RUNTIME_ERROR

@@ -1,7 +1,8 @@
 """The table of who may call what: complete, and never without the sentences that it stands for."""
 
+import pytest
 from guarded.calls import HEALTH, REFLECTION, SERVED, contracts, rpcs_at, rpcs_of
-from troupe_contracts.access import ACCESS, Role, callers
+from troupe_contracts.access import ACCESS, Role, callers, read_table
 
 
 def test_every_call_of_the_contracts_has_a_row_and_every_row_a_call() -> None:
@@ -17,6 +18,18 @@ def test_every_service_of_the_contracts_is_served_by_some_process() -> None:
 
 def test_every_row_names_somebody() -> None:
     assert [method for method, roles in ACCESS.items() if not roles] == []
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ('{"a.B": {"Call": ["client"], "Other": ["client"], "Call": ["observer"]}}', "'Call'"),
+        ('{"a.B": {"Call": ["client"]}, "a.B": {"Other": ["client"]}}', "'a.B'"),
+    ],
+)
+def test_a_row_or_a_service_that_is_there_twice_is_refused_by_name(table: str, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"access\.json has {named} twice: remove one"):
+        read_table(table)
 
 
 def test_what_has_no_row_nobody_may_call() -> None:

@@ -172,8 +172,8 @@ pub struct ResourceUse {
     pub peak_memory_bytes: u64,
 }
 
-/// Exit statuses by which the inside tells kinds of failures of its own apart. Forging one only swaps one failure for
-/// another.
+/// Exit statuses by which the inside tells kinds of failures of its own apart; the first only where cases are assertions.
+/// Forging one only swaps one failure for another.
 pub const EXIT_ASSERTION: i32 = 112;
 pub const EXIT_MEMORY: i32 = 113;
 
@@ -187,14 +187,14 @@ pub fn is_from_outside(exit: Exit, cpu: Duration, cpu_limit: Duration, own_doing
 /// What the filter kills at once, without asking.
 const KILLED_BY_FILTER: &str = "a system call of another architecture, or one that the container runtime's filter answers first, so that it has no name";
 
-/// Verdict and explanation of an exit that the supervisor did not cause.
-pub fn of_exit(exit: Exit, used: &ResourceUse, limits: &Limits) -> (Verdict, String) {
+/// Verdict and explanation of an exit that the supervisor did not cause; `asserts` where it is a case that is an assertion.
+pub fn of_exit(exit: Exit, used: &ResourceUse, limits: &Limits, asserts: bool) -> (Verdict, String) {
     let full = used.peak_memory_bytes >= limits.memory_bytes;
     match exit {
         _ if weakened::is_off("supervisor:exit_status") => (Verdict::Ok, String::new()),
         Exit::Code(0) => (Verdict::Ok, String::new()),
         Exit::Code(EXIT_MEMORY) => (Verdict::MemoryLimit, memory_limit(limits)),
-        Exit::Code(EXIT_ASSERTION) => (Verdict::WrongAnswer, "an assertion failed".to_owned()),
+        Exit::Code(EXIT_ASSERTION) if asserts => (Verdict::WrongAnswer, "an assertion failed".to_owned()),
         Exit::Code(code) => (Verdict::RuntimeError, format!("exit status {code}")),
         Exit::Signal(libc::SIGXCPU | libc::SIGKILL) if used.cpu >= limits.cpu => of_reason(&Reason::Cpu(limits.cpu)),
         Exit::Signal(libc::SIGXFSZ) => (Verdict::OutputLimit, "a file grew beyond its limit".to_owned()),
@@ -247,7 +247,7 @@ mod tests {
     const LIMITS: Limits = Limits { cpu: SECOND, ..crate::limits::TEST.default };
 
     fn ended(exit: Exit, cpu: Duration, peak_memory_bytes: u64) -> Verdict {
-        of_exit(exit, &ResourceUse { cpu, peak_memory_bytes, ..ResourceUse::default() }, &LIMITS).0
+        of_exit(exit, &ResourceUse { cpu, peak_memory_bytes, ..ResourceUse::default() }, &LIMITS, false).0
     }
 
     #[test]
@@ -256,6 +256,9 @@ mod tests {
         assert_eq!(verdict(Exit::Code(0)), Verdict::Ok);
         assert_eq!(verdict(Exit::Code(1)), Verdict::RuntimeError);
         assert_eq!(verdict(Exit::Code(EXIT_MEMORY)), Verdict::MemoryLimit);
+        assert_eq!(verdict(Exit::Code(EXIT_ASSERTION)), Verdict::RuntimeError);
+        let of_assertion = of_exit(Exit::Code(EXIT_ASSERTION), &ResourceUse::default(), &LIMITS, true);
+        assert_eq!(of_assertion.0, Verdict::WrongAnswer);
         assert_eq!(verdict(Exit::Signal(libc::SIGSEGV)), Verdict::RuntimeError);
         assert_eq!(verdict(Exit::Signal(libc::SIGKILL)), Verdict::RuntimeError);
         assert_eq!(ended(Exit::Signal(libc::SIGKILL), SECOND, 0), Verdict::CpuLimit);

@@ -163,8 +163,12 @@ def new_main(name: str) -> dict[str, object]:
     return module.__dict__
 
 
-def leave(run: Callable[[], None], name: str, source: str) -> None:
-    """Runs `run` as a program would run, prints its traceback, and ends the process. Never returns."""
+def leave(run: Callable[[], None], name: str, source: str, failed_assertion: int = EXIT_FAILED) -> None:
+    """Runs `run` as a program would run, prints its traceback, and ends the process. Never returns.
+
+    Args:
+        failed_assertion: exit status of an AssertionError.
+    """
     status = 0
     try:
         run()
@@ -182,7 +186,7 @@ def leave(run: Callable[[], None], name: str, source: str) -> None:
             os.write(2, b"MemoryError\n")
         status = ending.EXIT_OUT_OF_MEMORY if ending.was_refused_memory(error) else EXIT_FAILED
         if isinstance(error, AssertionError):
-            status = EXIT_ASSERTION
+            status = failed_assertion
     finish(status)
 
 
@@ -317,7 +321,7 @@ def run_batch(code: types.CodeType) -> None:
 def run_assertions() -> None:
     """A solution with its cases; the native side compiles and runs both, see its module."""
     new_main("solution.py")
-    leave(native.run_assertions, "solution", "")
+    leave(native.run_assertions, "solution", "", EXIT_ASSERTION)
 
 
 class CountedOutput(io.FileIO):

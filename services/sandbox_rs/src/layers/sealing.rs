@@ -6,6 +6,7 @@
 //! - `seccomp` adds this filter.
 //! - `mmap(MAP_SHARED | MAP_ANONYMOUS)` is memory that no limit counts: `RLIMIT_DATA` knows private memory only. What is
 //!   shared through files of the work directory stays: their size is limited.
+//! - `mmap(MAP_GROWSDOWN)` makes what counts as a stack, which `RLIMIT_DATA` leaves out as well.
 
 use std::io;
 
@@ -17,11 +18,13 @@ use super::{check, weakened};
 const NUMBER: u32 = 0;
 const FLAGS: u32 = 16 + 3 * 8;
 const UNNAMED: u32 = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32;
+const GROWING: u32 = libc::MAP_GROWSDOWN as u32;
 const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const NO_MEMORY: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOMEM as u32;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const ANY_OF: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
@@ -37,15 +40,15 @@ fn filter(messages_too: bool) -> Vec<sock_filter> {
             filter.extend([step(EQUAL, 0, 1, call as u32), step(RETURN, 0, 0, REFUSED)]);
         }
     }
-    if !weakened::is_off("shared_memory") {
-        filter.extend([
-            step(EQUAL, 0, 4, libc::SYS_mmap as u32),
-            step(LOAD, 0, 0, FLAGS),
-            step(AND, 0, 0, UNNAMED),
-            step(EQUAL, 0, 1, UNNAMED),
-            step(RETURN, 0, 0, NO_MEMORY),
-        ]);
+    let mut mappings = Vec::new();
+    if !weakened::is_off("growing_memory") {
+        mappings.extend([step(ANY_OF, 0, 1, GROWING), step(RETURN, 0, 0, NO_MEMORY)]);
     }
+    if !weakened::is_off("shared_memory") {
+        mappings.extend([step(AND, 0, 0, UNNAMED), step(EQUAL, 0, 1, UNNAMED), step(RETURN, 0, 0, NO_MEMORY)]);
+    }
+    filter.extend([step(EQUAL, 0, 1 + mappings.len() as u8, libc::SYS_mmap as u32), step(LOAD, 0, 0, FLAGS)]);
+    filter.extend(mappings);
     filter.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     filter
 }
@@ -59,7 +62,7 @@ pub fn seal(messages_too: bool) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &program) }).map(drop)
 }
 
-/// Tries the layer: a shared mapping, a message and a second filter must fail, a private mapping must not.
+/// Tries the layer: a shared mapping, one that grows, a message and a second filter must fail, a private mapping must not.
 pub fn probe() -> io::Result<bool> {
     super::no_new_privs::apply()?;
     seal(true)?;
@@ -72,6 +75,7 @@ pub fn probe() -> io::Result<bool> {
     let refused = |result: io::Result<()>| result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     // SAFETY: the descriptor is no socket and the message is null: without the filter this is another error.
     let sent = check(unsafe { libc::sendmsg(0, std::ptr::null(), 0) } as libc::c_long).map(drop);
-    let mapped = map(libc::MAP_SHARED) || map(libc::MAP_SHARED_VALIDATE);
+    let mapped =
+        map(libc::MAP_SHARED) || map(libc::MAP_SHARED_VALIDATE) || map(libc::MAP_PRIVATE | libc::MAP_GROWSDOWN);
     Ok(!mapped && map(libc::MAP_PRIVATE) && refused(sent) && refused(seal(true)))
 }

@@ -97,6 +97,13 @@ const DIE_WITH_PARENT: Comparison = Comparison {
     outside: &Action::Refuse(EPERM),
 };
 
+/// Whoever ignores SIGCHLD has its children reaped by the kernel, and nobody is charged with the CPU time that they took.
+const CHILDREN_ARE_WAITED_FOR: Comparison = Comparison {
+    ranges: &[(0, SIGCHLD as u32, SIGCHLD as u32)],
+    inside: &Action::Refuse(EPERM),
+    outside: &Action::Allow,
+};
+
 /// F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to whom one likes, sent by the kernel when a file has something to read.
 const NO_FILE_SIGNALS: Comparison = Comparison {
     ranges: &[(1, F_SETOWN as u32, 15)],
@@ -159,6 +166,7 @@ pub fn policy(grants: Grants) -> Policy {
     if grants.program == Program::WithChildren {
         // Its sockets may be made non-blocking, as asyncio does: the request is looked at.
         actions.remove(&(SYS_ioctl as u32));
+        actions.insert(SYS_rt_sigaction as u32, Action::Compare(&CHILDREN_ARE_WAITED_FOR));
     }
     if grants.program == Program::Cases {
         // The supervisor sees whether a signal is for the caller itself.
@@ -196,6 +204,7 @@ const NAMES: &[(c_long, &str)] = &[
     (SYS_execve, "execve"),
     (SYS_execveat, "execveat"),
     (SYS_wait4, "wait4"),
+    (SYS_rt_sigaction, "rt_sigaction"),
     (SYS_kill, "kill"),
     (SYS_tkill, "tkill"),
     (SYS_tgkill, "tgkill"),

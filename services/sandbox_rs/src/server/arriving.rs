@@ -1,8 +1,11 @@
 //! Requests as they come: counted against the room from the first byte on, and whole within a stated time.
 //!
 //! Half of many large messages would otherwise be memory that nobody counts, held for as long as their caller likes. What does
-//! not fit is refused before it is whole. A call's first message counts until the call has ended; each later one (replies to
-//! a script, which has been let in) while it comes, and is never refused.
+//! not fit is refused before it is whole. A call's first message counts until the call has ended. A script that has been let
+//! in gets replies: each counts while it comes, and is never refused. Other calls have one message and end with it.
+//!
+//! Only the sandbox's own calls are counted. What anybody may ask, health and reflection, is small, and must be answered
+//! however full it is.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,13 +20,17 @@ use tonic::codegen::{Service, http};
 use tower_layer::Layer;
 
 use super::caller::Caller;
-use super::refusal;
+use super::refusal::{self, BadField};
 use super::room::{Held, Room};
 
 /// The largest that is taken comes within it at 1 MiB/s.
 const FIRST_MESSAGE: Duration = Duration::from_secs(64);
 /// Bytes ahead of each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
+
+const COUNTED: &str = "/troupe.v1.Sandbox/";
+/// Of these the one with a stream of messages.
+const STREAM: &str = "/troupe.v1.Sandbox/RunWorkflow";
 
 type Chunk = <Body as http_body::Body>::Data;
 
@@ -64,11 +71,16 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Arriving<
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if !path.starts_with(COUNTED) {
+            return self.inner.call(request);
+        }
+        let is_stream = path == STREAM;
         let caller = Caller::of(&request);
         let arrived = Arrived(Arc::new(Mutex::new(self.room.nothing(caller.name()))));
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(arrived.clone());
-        self.inner.call(request.map(|body| Body::new(Counted::new(body, arrived))))
+        self.inner.call(request.map(|body| Body::new(Counted::new(body, arrived, is_stream))))
     }
 }
 
@@ -81,18 +93,29 @@ struct Counted {
     body: Body,
     arrived: Arrived,
     messages: Messages,
+    /// More than one message may come.
+    is_stream: bool,
     late: Pin<Box<Sleep>>,
 }
 
 impl Counted {
-    fn new(body: Body, arrived: Arrived) -> Self {
-        Counted { body, arrived, messages: Messages::default(), late: Box::pin(sleep(FIRST_MESSAGE)) }
+    fn new(body: Body, arrived: Arrived, is_stream: bool) -> Self {
+        Counted { body, arrived, messages: Messages::default(), is_stream, late: Box::pin(sleep(FIRST_MESSAGE)) }
+    }
+
+    /// Nothing has to come any more.
+    fn may_be_silent(&self) -> bool {
+        self.is_stream && self.messages.first.is_some()
     }
 
     fn count(&mut self, bytes: &[u8]) -> Result<(), Status> {
         let began_whole = self.messages.first.is_some();
         self.messages.pass(bytes);
-        let now = self.messages.first.unwrap_or(0) + self.messages.of_next();
+        let of_next = self.messages.of_next();
+        if !self.is_stream && self.messages.first.is_some() && (began_whole || of_next > 0) {
+            return Err(BadField::new("request", "this call takes one message, and more came").into());
+        }
+        let now = self.messages.first.unwrap_or(0) + of_next;
         let mut held = self.arrived.0.lock().unwrap_or_else(PoisonError::into_inner);
         if began_whole {
             held.set(now);
@@ -113,7 +136,7 @@ impl http_body::Body for Counted {
                 let counted = frame.data_ref().map_or(Ok(()), |chunk| self.count(chunk));
                 Poll::Ready(Some(counted.map(|()| frame)))
             }
-            Poll::Pending if self.messages.first.is_none() && self.late.as_mut().poll(context).is_ready() => {
+            Poll::Pending if !self.may_be_silent() && self.late.as_mut().poll(context).is_ready() => {
                 Poll::Ready(Some(Err(refusal::late(FIRST_MESSAGE))))
             }
             other => other,
@@ -223,20 +246,43 @@ mod tests {
         }
     }
 
-    async fn second_frame(bytes: Vec<u8>, room: &Arc<Room>) -> Option<Status> {
+    async fn second_frame(bytes: Vec<u8>, is_stream: bool, room: &Arc<Room>) -> Option<Status> {
         let arrived = Arrived(Arc::new(Mutex::new(room.nothing("somebody".into()))));
-        let mut body = Box::pin(Counted::new(Body::new(Stalled(bytes)), arrived));
+        let mut body = Box::pin(Counted::new(Body::new(Stalled(bytes)), arrived, is_stream));
         let mut next = async || std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await;
         assert!(next().await.unwrap().unwrap().is_data());
         tokio::time::timeout(2 * FIRST_MESSAGE, next()).await.ok()?.unwrap().err()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_first_message_that_stays_half_is_given_up_and_a_stream_may_be_silent() {
+    async fn what_does_not_come_is_given_up_and_only_a_stream_may_be_silent() {
         let room = Room::new(100);
         let half = message(20)[..10].to_vec();
-        assert_eq!(second_frame(half, &room).await.unwrap().code(), tonic::Code::DeadlineExceeded);
-        assert!(second_frame(message(20), &room).await.is_none());
+        for is_stream in [false, true] {
+            let ended = second_frame(half.clone(), is_stream, &room).await;
+            assert_eq!(ended.unwrap().code(), tonic::Code::DeadlineExceeded);
+        }
+        // Whole, but its caller does not say that it has ended.
+        let ended = second_frame(message(20), false, &room).await;
+        assert_eq!(ended.unwrap().code(), tonic::Code::DeadlineExceeded);
+        assert!(second_frame(message(20), true, &room).await.is_none());
         assert_eq!(room.held(), 0);
+    }
+
+    #[test]
+    fn a_call_of_one_message_takes_no_second_one() {
+        let room = Room::new(100);
+        let ends = |is_stream, chunks: &[&[u8]]| {
+            let arrived = Arrived(Arc::new(Mutex::new(room.nothing("somebody".into()))));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _entered = runtime.enter();
+            let mut body = Counted::new(Body::empty(), arrived, is_stream);
+            chunks.iter().find_map(|chunk| body.count(chunk).err()).map(|status| status.code())
+        };
+        let (empty, large) = (message(0), message(300));
+        assert_eq!(ends(false, &[&empty, &large[..9]]), Some(tonic::Code::InvalidArgument));
+        assert_eq!(ends(false, &[&[&empty[..], &large[..9]].concat()]), Some(tonic::Code::InvalidArgument));
+        assert_eq!(ends(true, &[&empty, &large]), None);
+        assert_eq!(ends(false, &[&large]), None);
     }
 }

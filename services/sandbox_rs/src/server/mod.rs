@@ -63,6 +63,8 @@ const RESETS_AT_ONCE: usize = STREAMS_PER_CONNECTION as usize;
 const MEMORY_SHARE: u64 = 10;
 /// Where nobody says how much memory there is.
 const LITTLE_MEMORY: u64 = 1 << 30;
+/// Questions of health and reflection.
+const LARGEST_QUESTION: usize = 4 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// After the grace, connections have this long to end.
@@ -148,9 +150,9 @@ pub async fn serve(options: Options, mut settings: Settings) -> Result<(), Box<d
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .layer(Admission::new(credentials.guard.clone()))
         .layer(Arrivals::new(room.clone()))
-        .add_service(health_service)
-        .add_service(reflection.build_v1()?)
-        .add_service(reflection_alpha.build_v1alpha()?)
+        .add_service(health_service.max_decoding_message_size(LARGEST_QUESTION))
+        .add_service(reflection.build_v1()?.max_decoding_message_size(LARGEST_QUESTION))
+        .add_service(reflection_alpha.build_v1alpha()?.max_decoding_message_size(LARGEST_QUESTION))
         .add_service(sandbox);
     let mut stopping = phase.clone();
     let stopped = async move {

@@ -62,7 +62,7 @@ pub fn no_room(full: &Full) -> Status {
 /// A request is not whole after all this time.
 pub fn late(after: Duration) -> Status {
     Status::deadline_exceeded(format!(
-        "the first message had not come whole after {} s; send it at once, or see what slows the way to the sandbox",
+        "the request had not come whole after {} s; send it at once, or see what slows the way to the sandbox",
         after.as_secs()
     ))
 }

@@ -87,7 +87,13 @@ fn fault_status(supervisor: &Supervisor, fault: &Fault) -> Status {
 /// Passes the caller's messages on. A broken stream closes the channel, which ends the script; a closed side is said.
 async fn listen(mut inbound: Streaming<proto::RunWorkflowRequest>, said: mpsc::Sender<Said>) {
     loop {
-        let words = match inbound.message().await {
+        let message = tokio::select! {
+            biased;
+            // Who does not end the call on its side either keeps nothing here.
+            () = said.closed() => return,
+            message = inbound.message() => message,
+        };
+        let words = match message {
             Ok(Some(request)) => match convert::said(request.message) {
                 Ok(words) => words,
                 Err(bad) => Said::Broken(format!("{}: {}", bad.field, bad.complaint)),

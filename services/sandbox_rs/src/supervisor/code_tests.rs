@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::Supervisor;
 use super::case_files::{CaseFiles, json};
@@ -111,14 +111,15 @@ impl Supervisor {
         let progress = Arc::new(Progress::new(job, self.clone())?);
         let _interrupts = Interrupts(progress.interrupt.clone());
         let (stints, mut coming) = mpsc::unbounded_channel();
-        let mut processes = FuturesUnordered::new();
-        processes.push(self.run_process(progress.clone(), stints.clone()));
+        // Each a task of its own: a caller that does not read its results holds no slot.
+        let mut processes = JoinSet::new();
+        processes.spawn(self.clone().run_process(progress.clone(), stints.clone()).in_current_span());
         loop {
             let stint: Stint = tokio::select! {
                 biased;
                 Some(stint) = coming.recv() => stint,
-                ended = processes.next() => match ended {
-                    Some(ended) => { ended?; continue; }
+                ended = processes.join_next() => match ended {
+                    Some(ended) => { ended.map_err(|error| Fault::Internal(error.to_string()))??; continue; }
                     // All have ended, and what they said was taken before.
                     None => break,
                 },
@@ -139,7 +140,7 @@ impl Supervisor {
             // Another process only for a slot that nobody else waits for.
             let compiled = progress.compiled.load(Ordering::Relaxed);
             if compiled && processes.len() < wanted && self.case_slots.taken() < self.case_slots.total() {
-                processes.push(self.run_process(progress.clone(), stints.clone()));
+                processes.spawn(self.clone().run_process(progress.clone(), stints.clone()).in_current_span());
             }
         }
         Ok(outcome)
@@ -147,7 +148,7 @@ impl Supervisor {
 
     /// Runs cases in one process of the solution until none is left.
     async fn run_process(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         progress: Arc<Progress>,
         stints: mpsc::UnboundedSender<Stint>,
     ) -> Result<(), Fault> {

@@ -364,7 +364,7 @@ impl Watcher {
         {
             return Err(fault);
         }
-        let (verdict, error) = of_exit(exit, &used, &self.limits);
+        let (verdict, error) = of_exit(exit, &used, &self.limits, false);
         // What became of a child says only the script, and never whose doing it was.
         if self.children && verdict == Verdict::RuntimeError && cgroup::killed_since(self.started) {
             return Err(cgroup::fault_of_kill(self.started, "a process, and this script may have been its parent"));

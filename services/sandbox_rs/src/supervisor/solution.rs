@@ -95,6 +95,8 @@ pub struct Solution {
     listener: Option<OwnedFd>,
     profile: Profile,
     limits: Limits,
+    /// Its cases are assertions.
+    asserts: bool,
     interrupt: Arc<Interrupt>,
     /// It may fork now, and has not told of it: there may be a process that is not known here.
     forks: bool,
@@ -119,6 +121,7 @@ pub async fn start(
 ) -> Result<Starting, Fault> {
     let Given { kind, payload, stdin, stdout, stderr, only_case, limits } = given;
     let (control, theirs) = descriptors::packet_pair()?;
+    let asserts = kind == Kind::Assertions;
     let mut own = limits.of_process();
     let case_cpu_seconds = only_case.is_none().then_some(own.cpu_seconds);
     if only_case.is_none() {
@@ -133,8 +136,18 @@ pub async fn start(
     let asked = Instant::now();
     let (number, process) =
         pool.fork(spawn, attached, |number, descriptor| Ok((number, Child::of(descriptor)?))).await?;
-    let solution =
-        Solution { number, process, sleeper: None, control, listener: None, profile, limits, interrupt, forks: false };
+    let solution = Solution {
+        number,
+        process,
+        sleeper: None,
+        control,
+        listener: None,
+        profile,
+        limits,
+        asserts,
+        interrupt,
+        forks: false,
+    };
     Ok(Starting { solution, asked })
 }
 
@@ -177,7 +190,7 @@ impl Starting {
             Some(reason) => of_reason(&reason),
             None => {
                 solution.failed_to_begin(&reaped)?;
-                of_case(&reaped, &used, &solution.limits, own_kill, asked)?
+                of_case(&reaped, &used, &solution, own_kill, asked)?
             }
         };
         Ok(Seen { verdict, error, used })
@@ -261,7 +274,7 @@ impl Solution {
         }
         let reaped = self.end()?;
         self.failed_to_begin(&reaped)?;
-        let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started), &self.limits);
+        let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started), &self.limits, self.asserts);
         // The compiler does not kill itself, and nothing else has run.
         if reaped.exit == Exit::Signal(libc::SIGKILL) && verdict != Verdict::CpuLimit {
             return Err(Broken::Died(format!(
@@ -313,7 +326,7 @@ impl Solution {
                 if reaped.exit == Exit::Signal(libc::SIGKILL) && self.namespace_has_ended()? {
                     return Err(self.died("its process namespace was ended"));
                 }
-                of_case(&reaped, &used, &self.limits, own_kill, asked)?
+                of_case(&reaped, &used, self, own_kill, asked)?
             }
         };
         Ok(Seen { verdict, error, used })
@@ -403,14 +416,15 @@ fn failed(failure: &crate::inside::wire::Failure) -> Fault {
 fn of_case(
     reaped: &Reaped,
     used: &ResourceUse,
-    limits: &Limits,
+    solution: &Solution,
     own_kill: bool,
     started: Instant,
 ) -> Result<(Verdict, String), Fault> {
     let own_doing = own_kill || reaped.at_cpu_limit;
+    let limits = &solution.limits;
     match cgroup::fault_of_exit(reaped.exit, used.cpu, limits.cpu, own_doing, started, "a case of a solution") {
         Some(fault) => Err(fault),
-        None => Ok(of_exit(reaped.exit, used, limits)),
+        None => Ok(of_exit(reaped.exit, used, limits, solution.asserts)),
     }
 }
 

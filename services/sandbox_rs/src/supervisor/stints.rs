@@ -107,7 +107,8 @@ fn run_batch(progress: &Progress, mut solution: Solution) -> Result<Stint, Fault
         Err(Broken::Died(how)) => return progress.died(&how).map(|()| Stint::default()),
     };
     let written = read(&File::from(answers), 0, job.limits.output_bytes)?;
-    let is_clean = File::from(stray).metadata()?.len() == 0;
+    // A process that ended badly may have written any answers before.
+    let is_clean = seen.verdict == Verdict::Ok && File::from(stray).metadata()?.len() == 0;
     let outputs = if is_clean { batch::outputs(&written, cases.len()) } else { Vec::new() };
     let mut results = Vec::new();
     while let Some(index) = progress.take_new() {

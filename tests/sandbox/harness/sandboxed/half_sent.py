@@ -12,6 +12,9 @@ _STREAM = 1
 _LARGER_CONNECTION = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0])
 """The beginning of WINDOW_UPDATE of stream 0."""
 _LARGEST_FRAME = 1 << 14
+_PATIENCE_SECONDS = 60.0
+_LAST_HEADERS = bytes([1, 5, 0, 0, 0, 1])
+"""Of a frame with headers that ends the stream: all but its length."""
 
 
 class HalfSent:
@@ -37,6 +40,10 @@ class HalfSent:
             received += self._socket.recv(_LARGEST_FRAME)
         self._socket.sendall(_frame(_SETTINGS, b"", _ACKNOWLEDGED, stream=0))
         self._socket.sendall(_frame(_HEADERS, b"".join(_field(*each) for each in headers), _END_HEADERS))
+        self.begin(length)
+
+    def begin(self, length: int) -> None:
+        """That a message of that length comes."""
         self._socket.sendall(_frame(_DATA, b"\0" + struct.pack(">I", length)))
 
     def send(self, count: int) -> None:
@@ -45,6 +52,15 @@ class HalfSent:
             now = min(count, _LARGEST_FRAME)
             self._socket.sendall(_frame(_DATA, bytes(now)))
             count -= now
+
+    def wait_for_its_end(self) -> None:
+        """The server ends the call."""
+        self._socket.settimeout(_PATIENCE_SECONDS)
+        received = b""
+        while _LAST_HEADERS not in received:
+            more = self._socket.recv(_LARGEST_FRAME)
+            assert more, received
+            received += more
 
     def close(self) -> None:
         self._socket.close()

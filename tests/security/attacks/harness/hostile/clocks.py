@@ -1,6 +1,6 @@
 """Attacks 14 to 20 and 27: time, a better share of it, and limits raised again."""
 
-from .attack import Limits, Verdict
+from .attack import Form, Limits, Verdict
 from .resources import WALL, resource
 
 CPU = Limits(cpu_seconds=0.3)
@@ -27,6 +27,25 @@ succeeded()
         "import time\nwhile time.process_time() < 1: pass\nsucceeded()\n",
         "supervisor:cpu",
         limits=CPU,
+    ),
+    resource(
+        15,
+        "children that nobody waits for",
+        Verdict.RUNTIME_ERROR,
+        """
+import ctypes, signal, time
+call(13, signal.SIGCHLD, (ctypes.c_ulong * 4)(1, 0, 0, 0), None, 8)
+for _ in range(20):
+    if os.fork() == 0:
+        end = time.process_time() + 0.1
+        while time.process_time() < end: pass
+        os._exit(0)
+    time.sleep(0.25)
+succeeded()
+""",
+        "seccomp:rt_sigaction",
+        limits=CPU,
+        forms=(Form.WORKFLOW,),
     ),
     resource(
         16, "sleep", Verdict.WALL_LIMIT, "import time\ntime.sleep(1.5)\nsucceeded()\n", "supervisor:wall", limits=WALL

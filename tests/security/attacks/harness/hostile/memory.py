@@ -25,6 +25,19 @@ succeeded()
         "rlimit:data",
     ),
     resource(
+        7,
+        "mapping that grows beyond the memory limit",
+        Verdict.RUNTIME_ERROR,
+        """
+import mmap
+block = mmap.mmap(-1, 200 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100)
+for place in range(0, len(block), 4096):
+    block[place] = 1
+succeeded()
+""",
+        "growing_memory",
+    ),
+    resource(
         8,
         "shared mapping beyond the memory limit",
         Verdict.RUNTIME_ERROR,
