@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from deployed.containers import signal_ranks
 from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, Variant, installed, varied
 from deployed.runs import ClusterRun, begun, running
 from rendered.kubectl import kubectl
@@ -22,8 +23,12 @@ from troupe_contracts.identity import own
 
 API_AWAY = os.environ.get("TROUPE_TEST_API_AWAY", "")
 """A command of the shell; it returns when the API server is back. Any cluster has another."""
-DRAINED_STEPS = 24
-"""Of two seconds and more each: a pod that is asked to end takes some for it."""
+AWAY_SECONDS = 300.0
+"""That long it has to have been away."""
+SECOND_TAG = os.environ.get("TROUPE_TEST_SECOND_TAG", "")
+"""Under which the nodes find each service's image too: localhost/troupe-SERVICE."""
+IN_ROLLOUTS = ("executor", "designer", "sandbox")
+"""These have work while a step is rolled out: their pods have to end in it."""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -53,54 +58,70 @@ async def no_turn_failed(run: ClusterRun) -> None:
     await nothing_is_given_up(run)
 
 
+async def ranks_of_a_new_process(installation: Installation) -> None:
+    """Where the learner's process starts again, its generations of ranks count from 1 again."""
+    assert (await installation.learner()).generation == 1
+
+
 @pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator", "postgres"])
 async def test_a_pod_that_dies_in_a_step_costs_nothing_but_time(installation: Installation, component: str) -> None:
-    async with running(installation, steps=8) as run:
-        await run.survives(f"{component}: pod killed", partial(kill, installation, component), ended=component)
-        await run.finish()
+    async with running(installation) as run:
+        kill_it, lands = partial(kill, installation, component), ("rolling",) if component in IN_ROLLOUTS else ()
+        await run.survives(f"{component}: pod killed", kill_it, ended=component, lands=lands)
+        if component == "learner":
+            await ranks_of_a_new_process(installation)
+        await run.end()
         await nothing_is_given_up(run)
 
 
-@pytest.mark.parametrize("component", ["executor", "designer", "sandbox"])
+@pytest.mark.parametrize("component", IN_ROLLOUTS)
 async def test_a_pod_that_is_drained_fails_no_turn(installation: Installation, component: str) -> None:
-    async with running(installation, steps=DRAINED_STEPS) as run:
-        await run.survives(f"{component}: pod drained", partial(end, installation, component), ended=component)
-        await run.finish()
+    async with running(installation) as run:
+        end_it = partial(end, installation, component)
+        await run.survives(f"{component}: pod drained", end_it, ended=component, lands=("rolling",))
+        await run.end()
         await no_turn_failed(run)
 
 
-@pytest.mark.parametrize("state", ["sealed", "trained", "synced"])
+@pytest.mark.parametrize("state", ["trained", "synced"])
 async def test_the_orchestrator_dies_soon_after_each_phase_began(installation: Installation, state: str) -> None:
-    async with running(installation, steps=8) as run:
+    async with running(installation) as run:
         await run.survives(
             f"orchestrator: pod killed once a step was {state}",
             partial(kill, installation, "orchestrator"),
             state,
             ended="orchestrator",
         )
-        await run.finish()
+        await run.end()
+        await nothing_is_given_up(run)
+
+
+async def test_the_orchestrator_dies_while_the_learner_trains(installation: Installation) -> None:
+    async with running(installation) as run:
+        kill_it = partial(kill, installation, "orchestrator")
+        fault = "orchestrator: pod killed once a step was sealed"
+        await run.survives(fault, kill_it, "sealed", ended="orchestrator", lands=("sealed",), held=True)
+        await run.end()
         await nothing_is_given_up(run)
 
 
 async def test_the_learner_dies_while_it_trains(installation: Installation) -> None:
-    async with running(installation, steps=8) as run:
+    async with running(installation) as run:
         kill_it = partial(kill, installation, "learner")
-        await run.survives("learner: pod killed once a step was sealed", kill_it, "sealed", ended="learner")
-        await run.finish()
+        fault = "learner: pod killed once a step was sealed"
+        await run.survives(fault, kill_it, "sealed", ended="learner", lands=("sealed",), held=True)
+        await ranks_of_a_new_process(installation)
+        await run.end()
         await nothing_is_given_up(run)
 
 
 async def test_a_rank_of_the_learner_dies_while_it_trains(installation: Installation) -> None:
-    program = (
-        "import os, signal\n"
-        "others = [pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) != os.getpid()]\n"
-        "ranks = [pid for pid in others if b'troupe_learner.rank' in open(f'/proc/{pid}/cmdline', 'rb').read()]\n"
-        "os.kill(int(ranks[0]), signal.SIGKILL)"
-    )
-    inside = installation.inside("learner")[1:]
-    async with running(installation, steps=8) as run:
-        await run.survives("learner: rank killed", partial(kubectl, *inside, "python", "-c", program), "sealed")
-        await run.finish()
+    async with running(installation) as run:
+        before = (await installation.learner()).generation
+        kill_it = partial(signal_ranks, installation, "SIGKILL")
+        await run.survives("learner: rank killed", kill_it, "sealed", lands=("sealed",), held=True)
+        await run.formed_ranks_anew(before)
+        await run.end()
         await nothing_is_given_up(run)
 
 
@@ -116,24 +137,30 @@ while True:
 """
 
 
-async def is_named_and_starts_again(installation: Installation, component: str) -> None:
+async def is_named_and_starts_again(
+    installation: Installation, component: str, *states: str, held: bool = False
+) -> None:
     inside = installation.inside(component)[1:]
-    async with running(installation, steps=8) as run:
+    async with running(installation) as run:
         exhaust = partial(kubectl, *inside, "python", "-c", MEMORY_HOG, check=False)
-        await run.survives(f"{component}: out of memory", exhaust, ended=component)
+        await run.survives(f"{component}: out of memory", exhaust, *states, ended=component, lands=states, held=held)
         (pod,) = installation.pods(component)
         (status,) = pod["status"]["containerStatuses"]
         assert status["lastState"]["terminated"]["reason"] == "OOMKilled"
         assert any("OOMKilled" in condition for condition in await run.conditions())
-        await run.finish()
+        await run.end()
         await nothing_is_given_up(run)
 
 
-@pytest.mark.parametrize("component", ["executor", "learner"])
-async def test_a_service_that_the_kernel_kills_for_want_of_memory_is_named_and_starts_again(
-    installation: Installation, component: str
+async def test_an_executor_that_the_kernel_kills_for_want_of_memory_is_named_and_starts_again(
+    installation: Installation,
 ) -> None:
-    await is_named_and_starts_again(installation, component)
+    await is_named_and_starts_again(installation, "executor")
+
+
+async def test_so_is_the_learner_while_it_trains(installation: Installation) -> None:
+    await is_named_and_starts_again(installation, "learner", "sealed", held=True)
+    await ranks_of_a_new_process(installation)
 
 
 async def test_so_is_the_sandbox(installation: Installation) -> None:
@@ -161,7 +188,7 @@ async def test_programs_that_eat_memory_end_alone(installation: Installation) ->
         solution=MEMORY_EATER,
         stdin_tests=sandbox_pb2.StdinTests(cases=[sandbox_pb2.StdinCase()] * 40, checker=sandbox_pb2.CHECKER_TOKENS),
     )
-    async with running(installation, steps=8) as run:
+    async with running(installation, steps=5) as run:
         before = restarts(installation)
         await run.at("rolling")
         async with connect(installation.target("sandbox"), own()) as channel:
@@ -171,6 +198,15 @@ async def test_programs_that_eat_memory_end_alone(installation: Installation) ->
         await run.finish()
         await no_turn_failed(run)
         assert restarts(installation) == before
+
+
+async def every_engine_has_the_updates(installation: Installation, run: ClusterRun, engines: int) -> None:
+    """Two steps later those that are sealed now are in the weights of each."""
+    updates = len(run.record.sealed())
+    await run.committed(run.record.committed() + 2)
+    served = [await installation.updates_of(pod["metadata"]["name"]) for pod in installation.pods("executor")]
+    assert len(served) == engines
+    assert min(served) >= updates, f"{served} of {updates} updates"
 
 
 async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: Installation) -> None:
@@ -183,18 +219,15 @@ async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: 
     (container,) = small.one("Deployment", "executor")["spec"]["template"]["spec"]["containers"]
     container["resources"]["requests"]["cpu"] = "100m"  # three of them are to fit on a node of two cores
     with varied(installation, small, Variant()):
-        async with running(installation, steps=8) as run:
+        async with running(installation) as run:
             await run.survives("executor: scaled to 0, back after 15 s", none_for_a_while)
             assert any(condition.startswith("NoExecutors") for condition in await run.conditions())
-            await run.finish()
-            await nothing_is_given_up(run)
-        async with running(installation, steps=400) as run:  # more than there is time for
+            await run.end()
+            # Turns that are under way end at the old pod, the next ones wait for a member: neither is an attempt.
+            await no_turn_failed(run)
+        async with running(installation) as run:
             await run.survives("executor: scaled to 3", partial(scale, "executor", 3))
-            updates = len(run.record.sealed())
-            await run.committed(run.record.committed() + 2)
-            engines = [await installation.updates_of(pod["metadata"]["name"]) for pod in installation.pods("executor")]
-            assert len(engines) == 3
-            assert min(engines) >= updates, f"{engines} of {updates} updates"
+            await every_engine_has_the_updates(installation, run, engines=3)
             await run.survives("executor: scaled to 1", partial(scale, "executor", 1))
             await no_turn_failed(run)
 
@@ -202,9 +235,42 @@ async def test_executors_come_and_go_and_none_is_left_for_a_while(installation: 
 @pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator"])
 async def test_a_service_is_rolled_in_a_run(installation: Installation, component: str) -> None:
     restart = partial(kubectl, "-n", NAMESPACE, "rollout", "restart", WORKLOADS[component])
-    async with running(installation, steps=DRAINED_STEPS) as run:
+    async with running(installation) as run:
         await run.survives(f"{component}: rollout restart", restart, ended=component)
-        await run.finish()
+        await run.end()
+        await no_turn_failed(run)
+
+
+def set_image(component: str, image: str) -> None:
+    kubectl("-n", NAMESPACE, "set", "image", WORKLOADS[component], f"{component}={image}")
+
+
+def undo(component: str) -> None:
+    kubectl("-n", NAMESPACE, "rollout", "undo", WORKLOADS[component])
+
+
+def image_of(installation: Installation, component: str) -> str:
+    (pod,) = installation.pods(component)
+    return next(str(each["image"]) for each in pod["spec"]["containers"] if each["name"] == component)
+
+
+@pytest.mark.skipif(not SECOND_TAG, reason="TROUPE_TEST_SECOND_TAG is no tag that localhost/troupe-SERVICE has as well")
+@pytest.mark.parametrize("component", ["executor", "designer", "sandbox", "learner", "orchestrator"])
+async def test_a_service_gets_another_image_in_a_run_and_its_own_again(
+    installation: Installation, component: str
+) -> None:
+    own_image, other = image_of(installation, component), f"localhost/troupe-{component}:{SECOND_TAG}"
+    assert own_image != other, "TROUPE_TEST_SECOND_TAG is the tag that is deployed; name another"
+    async with running(installation) as run:
+        try:
+            # Each returns when `rollout status` does, and a step has gone through after it.
+            await run.survives(f"{component}: set image", partial(set_image, component, other), ended=component)
+            assert image_of(installation, component) == other
+            await run.survives(f"{component}: rollout undo", partial(undo, component), ended=component)
+            assert image_of(installation, component) == own_image
+        finally:
+            set_image(component, own_image)
+        await run.end()
         await no_turn_failed(run)
 
 
@@ -212,20 +278,19 @@ async def test_a_service_is_rolled_in_a_run(installation: Installation, componen
 async def test_an_image_that_does_not_start_leaves_the_old_replica_serving(
     installation: Installation, component: str
 ) -> None:
-    nowhere = f"{component}=localhost/troupe-{component}:none"
-    set_image = partial(kubectl, "-n", NAMESPACE, "set", "image", WORKLOADS[component], nowhere)
-    undo = partial(kubectl, "-n", NAMESPACE, "rollout", "undo", WORKLOADS[component])
-    async with running(installation, steps=5) as run:
-        step = await run.at("rolling")
-        set_image()
+    async with running(installation) as run:
+        await run.at("rolling")
+        old = installation.pod(component)
+        set_image(component, f"localhost/troupe-{component}:none")
         try:
-            # Two steps go through while the new pod cannot start.
-            await run.committed(step.number + 1)
-            status = kubectl("-n", NAMESPACE, "get", "events.events.k8s.io", "-o", "jsonpath={.items[*].note}").stdout
+            told = await run.told("ImagePullBackOff", "ErrImagePull")
+            # A step begins and goes through while the new pod cannot start.
+            await run.committed(run.record.newest().number + 1)
+            (new,) = {pod["metadata"]["name"] for pod in installation.pods(component)} - {old}
         finally:
-            undo()
-        assert f"troupe-{component}:none" in status
-        await run.finish()
+            undo(component)
+        assert any(f": {new} " in condition for condition in told), told
+        await run.end()
         await no_turn_failed(run)
 
 
@@ -239,9 +304,9 @@ async def test_a_node_is_drained_and_comes_back(installation: Installation) -> N
         finally:
             kubectl("uncordon", node)
 
-    async with running(installation, steps=8) as run:
+    async with running(installation) as run:
         await run.survives("node drained, then uncordoned", drained)
-        await run.finish()
+        await run.end()
         await nothing_is_given_up(run)
 
 
@@ -249,11 +314,17 @@ async def test_a_node_is_drained_and_comes_back(installation: Installation) -> N
     not API_AWAY, reason="TROUPE_TEST_API_AWAY is no command that takes the API server away for a while"
 )
 async def test_training_goes_on_while_the_api_server_is_away(installation: Installation) -> None:
-    async with running(installation, steps=400) as run:  # more than there is time for
-        before = (await run.at("rolling")).number
+    async with running(installation) as run:
+        before, begun_at = (await run.at("rolling")).number, time.monotonic()
         await asyncio.to_thread(subprocess.run, API_AWAY, shell=True, check=True)
+        away = time.monotonic() - begun_at
+        assert away >= AWAY_SECONDS, f"TROUPE_TEST_API_AWAY took {away:.0f} s; it has to take {AWAY_SECONDS:.0f} s"
         assert run.record.committed() > before + 1
-        await run.survives("executor: pod killed once the API server is back", partial(kill, installation, "executor"))
+        await asyncio.to_thread(installation.wait)
+        await run.told("ApiServerAway")
+        kill_it = partial(kill, installation, "executor")
+        await run.survives("executor: pod killed once the API server is back", kill_it, ended="executor")
+        await every_engine_has_the_updates(installation, run, engines=1)
         await nothing_is_given_up(run)
 
 

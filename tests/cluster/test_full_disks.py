@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 from deployed.installation import NAMESPACE, OVERLAY, WORKLOADS, Installation, Variant, varied
@@ -38,6 +39,9 @@ spec:
   accessModes: [ReadWriteMany]
   storageClassName: small
 """
+
+FREE_SPACE = "free space on its file system"
+"""What is said of a full database."""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -77,6 +81,21 @@ async def resume(run: ClusterRun) -> None:
         await client.resume_run(run.run_id)
 
 
+async def names_the_database(run: ClusterRun) -> None:
+    """Returns when the run says that it waits for the database's space, or that it does not run for want of it."""
+    deadline = time.monotonic() + STEP_SECONDS
+    while True:
+        try:
+            waits = await run.waits()
+        except grpc.aio.AioRpcError as error:
+            # A database that cannot write may end, and start again.
+            waits = f"no answer: {error.details()}"
+        if FREE_SPACE in waits:
+            return
+        assert time.monotonic() < deadline, waits
+        await asyncio.sleep(0.2)
+
+
 @pytest.mark.skipif(not SMALL_VOLUME, reason="TROUPE_TEST_SMALL_VOLUME is no folder of the node on a small file system")
 async def test_a_full_store_pauses_the_run_by_name_and_with_room_it_goes_on(installation: Installation) -> None:
     manifests = render_folder(Path(OVERLAY))
@@ -93,8 +112,14 @@ async def test_a_full_store_pauses_the_run_by_name_and_with_room_it_goes_on(inst
                 reason = await paused(run)
                 assert reason.startswith("DiskFull")
                 assert "free space" in reason
-                committed = run.record.committed()
+                committed, kept = run.record.committed(), run.record.checkpoints()
+                assert kept
+                # A learner that starts again has nothing but the checkpoint that is kept, and the batches after it.
+                kubectl("-n", NAMESPACE, "delete", "pod", installation.pod("learner"), "--wait=true", seconds=150)
                 make_room("orchestrator", installation, "/store/data")
+                await asyncio.to_thread(installation.wait)
+                assert run.record.checkpoints() == kept
+                assert (await installation.learner()).applied_step == 0
                 await resume(run)
                 await run.committed(committed + 1)
                 await run.finish()
@@ -116,12 +141,16 @@ async def test_a_full_database_holds_the_run_up_and_with_room_it_goes_on(install
             async with running(installation, steps=8) as run:
                 await run.at("rolling", after=3)
                 fill("postgres", installation, "/var/lib/postgresql")
+                await asyncio.sleep(10)  # a last commit may find room
+                committed = run.record.committed()
+                await names_the_database(run)
                 await asyncio.sleep(60)
+                assert run.record.committed() == committed
                 make_room("postgres", installation, "/var/lib/postgresql")
                 await asyncio.to_thread(installation.wait)
                 # Whether the run could say that it pauses depends on the last few bytes.
                 if run.record.run_state()[0] == "paused":
-                    assert "free space on its file system" in str(run.record.run_state()[1])
+                    assert FREE_SPACE in str(run.record.run_state()[1])
                     await resume(run)
                 await run.finish()
                 assert run.record.dropped() == []

@@ -55,9 +55,16 @@ async def test_a_learner_of_two_pods_trains_on_when_either_dies(
             kill = partial(
                 kubectl, "-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"
             )
-            async with running(installation, steps=8) as run:
-                await run.survives(f"{pod} of two killed, ZeRO-{zero_stage}", kill, "sealed", ended="learner")
-                await run.finish()
+            before = (await installation.learner()).generation
+            async with running(installation) as run:
+                fault = f"{pod} of two killed, ZeRO-{zero_stage}"
+                await run.survives(fault, kill, "sealed", ended="learner", lands=("sealed",), held=True)
+                if pod == "learner-1":
+                    await run.formed_ranks_anew(before)
+                else:
+                    # The process that counts generations starts again, and counts from 1.
+                    assert 0 < (await installation.learner()).generation < before
+                await run.end()
                 assert run.record.dropped() == []
 
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from requested.place import CONFIG, EVAL_JOBS, TRAINING_RUNS, Place, until
 from standin_api.objects import custom_resource
+from troupe.v1 import training_pb2
 from troupe_orchestrator.custom_resources import controller, status_writer
 from troupe_orchestrator.store.runs import RunState
 
@@ -64,6 +65,21 @@ async def test_what_changes_before_a_write_is_due_is_one_write(here: Place, monk
     here.runs.changed(uid)
     await until(lambda: here.status("one")["display"]["step"] == "4/4")
     assert patches(here, "one") == 2
+
+
+async def test_what_a_run_waits_for_is_its_reason_as_calls_show_it_until_it_waits_no_more(here: Place) -> None:
+    await here.start()
+    uid = here.apply("one")
+    await here.until_phase("one", "Running")
+    assert here.status("one")["reason"] == ""
+    here.runs.waits[uid] = "waits: NoExecutors: Service executor has no endpoint"
+    here.runs.changed(uid)
+    await until(lambda: here.status("one")["reason"] == here.runs.waits[uid])
+    run = await here.training.GetRun(training_pb2.GetRunRequest(run_id=uid), None)
+    assert run.reason == here.status("one")["reason"]
+    # Nobody tells that it waits no more.
+    del here.runs.waits[uid]
+    await until(lambda: here.status("one")["reason"] == "")
 
 
 async def test_a_status_that_somebody_else_wrote_is_set_right(here: Place) -> None:

@@ -85,6 +85,14 @@ async def _check(here: Place) -> None:
         assert status["phase"] == said
         assert run is not None or said in ("Pending", "Failed", "Cancelled")
         assert status.get("runId", "") == ("" if run is None else run.run_id)
+        if run is not None:
+            told = await here.training.GetRun(training_pb2.GetRunRequest(run_id=run.run_id), None)
+            shown = {name: status.get(name) for name in ("committedSteps", "totalSteps", "reason")}
+            assert shown == {
+                "committedSteps": told.committed_steps,
+                "totalSteps": told.total_steps,
+                "reason": told.reason,
+            }
         # What is to go on waits for the run that holds the policies.
         waits = desired == "Running" and said in ("Paused", "Failed") and bool(running)
         assert status["observedGeneration"] == found["metadata"]["generation"] or waits

@@ -93,6 +93,10 @@ class Record:
         """Digests of the policy's updates, from the first on."""
         return [row[0] for row in self._rows("select digest from batches where run_id = ? order by update_number")]
 
+    def checkpoints(self) -> list[int]:
+        """The steps after which one was saved that is kept."""
+        return [row[0] for row in self._rows("select step from checkpoints where run_id = ? order by step")]
+
     def updates_of(self, step: int) -> list[int]:
         """Numbers of the updates that a step sealed."""
         rows = self._rows("select update_number, step from batches where run_id = ?")

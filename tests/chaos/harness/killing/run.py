@@ -171,14 +171,14 @@ def run_config(starter: Path, steps: int, seed: int) -> tuple[str, list[str]]:
     return small(config, steps, seed), [task.task_id for task in dataset.tasks[:TASKS]]
 
 
-def small(config: dict[str, Any], steps: int, seed: int) -> str:
+def small(config: dict[str, Any], steps: int, seed: int, tasks_per_step: int = 3) -> str:
     """The YAML of a run of small steps over the first tasks of a config's data set."""
     config["dataset"] |= {"limit": TASKS}
     config |= {
         "seed": seed,
         "steps": steps,
         "stages": [{"train": "both", "steps": steps}],
-        "rollout": {"tasks_per_step": 3, "designs": 3, "executions": 2, "max_attempts": 8},
+        "rollout": {"tasks_per_step": tasks_per_step, "designs": 3, "executions": 2, "max_attempts": 8},
         "checkpoint": {"every": 3, "keep": 2},
         "probe_bound": PROBE_BOUND,
     }

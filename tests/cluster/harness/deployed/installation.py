@@ -110,9 +110,13 @@ class Installation:
         ]
         return frozenset(status["containerID"] for status in statuses if "running" in status["state"])
 
-    def inside(self, component: str) -> list[str]:
-        """What runs a command in a pod of it."""
-        return ["kubectl", "-n", NAMESPACE, "exec", self.pod(component), "-c", component, "--"]
+    def inside(self, component: str, pod: str = "") -> list[str]:
+        """What runs a command in a pod of it; any, unless one is named."""
+        return ["kubectl", "-n", NAMESPACE, "exec", pod or self.pod(component), "-c", component, "--"]
+
+    def inside_each(self, component: str) -> list[list[str]]:
+        """What runs a command in each of its pods."""
+        return [self.inside(component, pod["metadata"]["name"]) for pod in self.pods(component)]
 
     def wait(self, *components: str, seconds: int = START_SECONDS) -> None:
         """Returns when all replicas of these, or of everything, are ready and of the newest template."""

@@ -9,9 +9,9 @@ class Row:
 
     fault: str
     state: str
-    """The step's, as it was injected."""
+    """Of the step that it fell into, at that moment."""
     seconds: float
-    """Until the next step was committed."""
+    """Until a step was committed that began after it."""
 
     def __str__(self) -> str:
         return f"| {self.fault} | {self.state} | {self.seconds:.1f} |"

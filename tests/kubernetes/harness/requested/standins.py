@@ -30,6 +30,8 @@ class StandInRuns:
         self.resumed: list[str] = []
         self.away = False
         """A service does not answer."""
+        self.waits: dict[str, str] = {}
+        """What runs wait for."""
         self._turn = asyncio.Lock()
         """As the real ones': one at a time starts or ends."""
 
@@ -82,8 +84,8 @@ class StandInRuns:
             return await self._set(run_id, RunState.CANCELLED, "cancelled by request")
 
     def waits_for(self, run_id: str) -> str:
-        """Nothing: no service is asked for anything."""
-        return ""
+        """What a test says: no service is asked for anything."""
+        return self.waits.get(run_id, "")
 
     async def get(self, run_id: str) -> RunRecord:
         record = await get_run(self._database, run_id)

@@ -15,7 +15,7 @@ class Shown:
 
     state: RunState
     message: str
-    """Why it is paused, failed or cancelled, as calls show it."""
+    """Why it is paused, failed or cancelled, or what a run waits for that is under way, as calls show it."""
     cause: str
     """The same as one word, CamelCase; empty where there is none."""
     fields: Mapping[str, Any]

@@ -44,6 +44,7 @@ from troupe_orchestrator.kubernetes.run_events import EventWriter, Told, stage_s
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.store.database import Database, LeaseLostError
 from troupe_orchestrator.store.object_requests import ObjectRequest, forget_request, list_requests, put_request
+from troupe_orchestrator.store.runs import RunState
 
 logger = structlog.get_logger()
 
@@ -345,6 +346,9 @@ class Controller:
             resource.status,
             datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
+        if shown is not None and shown.state is RunState.RUNNING and shown.message:
+            # That it waits no more is nothing that is told.
+            self._look(uid, _RETRY_SECONDS)
         patch = merge_patch(resource.status, status)
         if not patch:
             return

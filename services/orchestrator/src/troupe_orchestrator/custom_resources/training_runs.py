@@ -48,6 +48,9 @@ class RunControl(Protocol):
     async def cancel(self, run_id: str) -> RunRecord:
         """See Runs."""
 
+    def waits_for(self, run_id: str) -> str:
+        """See Runs."""
+
 
 def create_run_request(uid: str, spec: Mapping[str, Any]) -> training_pb2.CreateRunRequest:
     """The call that a TrainingRun stands for.
@@ -103,7 +106,7 @@ class RunsBehindObjects:
         stopped = record.state in (RunState.PAUSED, RunState.FAILED)
         return Shown(
             state=record.state,
-            message=record.reason,
+            message=self._runs.waits_for(uid) if record.state is RunState.RUNNING else record.reason,
             cause=await self._cause(uid, message.state) if stopped else "",
             fields={
                 **fields_of(message, STATUS_FIELDS),
