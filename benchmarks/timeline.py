@@ -1,6 +1,6 @@
 """Draws one task of a step: when its designs were sampled, its executions ran and its agents' turns were in the engine.
 
-    python benchmarks/timeline.py .troupe/data/runs/RUN/steps/000001/timeline.json timeline.png
+    python benchmarks/timeline.py .troupe/data/runs/RUN/steps/000001/timeline-1.json timeline.png
 
 The task with the most turns that overlap is drawn; the numbers it prints are over all tasks. The JSON file itself
 opens in Perfetto and chrome://tracing.

@@ -1,7 +1,7 @@
 """Evaluates a problem file at a running orchestrator: `python examples/eval_client.py 127.0.0.1:4100 problems.jsonl`.
 
-Bare gRPC, with nothing of Troupe but the generated stubs; a lost connection is taken up again after the last event. An
-orchestrator that asks for a token is shown that of a third argument, such as `.troupe/credentials/client.token`.
+Bare gRPC, with nothing of Troupe but the generated stubs; a watch that is lost, or ended as idle, goes on after the last
+event. An orchestrator that asks for a token is shown that of a third argument, such as `.troupe/credentials/client.token`.
 """
 
 import sys
@@ -24,7 +24,7 @@ while job.state == evaluation_pb2.EVAL_STATE_RUNNING:
             for item in event.items:
                 print(f"{job.items_done}/{job.items_total} {item.problem_id}: {item.success} {item.answer}")
     except grpc.RpcError as error:
-        if error.code() != grpc.StatusCode.UNAVAILABLE:
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise
         time.sleep(1)
 print(f"{job.job_id}: success {job.summary.success:.3f}, coverage {job.summary.coverage:.3f} {job.reason}")

@@ -60,7 +60,7 @@ def test_only_files_that_we_name_so_and_nobody_lists_are_left_over() -> None:
         "trees/00000003-2.parquet",
         "trees/.00000003-2.parquet.partial",
     ]
-    others = ["steps/000001/timeline.json", "steps/000001/held.parquet", "notes.txt"]
+    others = ["steps/000001/timeline-1.json", "steps/000001/held-1.parquet", "notes.txt"]
     others += ["checkpoints/.step-000009-p.partial-1234", "steps/000001/mine/trees-1.parquet"]
     assert orphans([*listed, *ours, *others], listed, 2) == sorted(ours)
 
@@ -71,6 +71,14 @@ def test_a_stale_orchestrator_takes_nothing_of_a_later_one_for_left_over() -> No
     later += ["steps/000002/.batch-p-8.parquet.partial", "checkpoints/base-p-8", "trees/00000003-8.parquet"]
     assert orphans(later, [], 7) == []
     assert orphans(later, [], 8) == sorted(later)
+
+
+def test_of_what_is_held_and_of_timelines_that_of_the_highest_token_stays() -> None:
+    step = "steps/000001"
+    earlier = [f"{step}/held-9.parquet", f"{step}/timeline-9.json"]
+    newest = [f"{step}/held-10.parquet", f"{step}/timeline-10.json", "steps/000002/held-9.parquet"]
+    assert orphans([*newest, *earlier], [], 11) == earlier
+    assert orphans([*newest, *earlier], [], 8) == []
 
 
 CONFIG = """
@@ -163,7 +171,7 @@ async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_an
     groups.mkdir(parents=True)
     kept = {
         groups / "aa-1.parquet",
-        groups.parent / "timeline.json",
+        groups.parent / "timeline-1.json",
         tmp_path / "checkpoints" / ".step-000003-p.partial-1",
     }
     left_over = {groups / "bb-1.parquet", groups / ".cc-1.parquet.partial", groups.parent / "trees-1.parquet"}

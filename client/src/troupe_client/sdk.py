@@ -10,7 +10,8 @@
 
 A service that asks for credentials gets those of `Client(target, read_identity(token_file=…))`.
 
-Watches survive a lost connection: they go on from the last event that was seen. Errors are `grpc.RpcError`;
+Watches survive a lost connection, and the end that a server makes to a stream on which nothing moves: they go on from the
+last event that was seen, unless the orchestrator stays away for two minutes. Errors are `grpc.RpcError`;
 `troupe_contracts.errors.describe` makes one readable line of each.
 """
 
@@ -39,6 +40,8 @@ Result = TypeVar("Result")
 # How long a watch goes on calling an orchestrator that is away, and how long it waits between: one that was killed comes
 # back, and waits for the lease of the one before.
 _AWAY_SECONDS: Final = 120.0
+# What stood for longer was a connection, if one without events, and no attempt at one.
+_CONNECTING_SECONDS: Final = 30.0
 _RECONNECT_SECONDS: Final = 0.5
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -251,16 +254,20 @@ async def _opened(target: str, identity: Identity | None) -> Client:
 
 
 async def _resumed(call: Callable[[int], Any], after: int) -> AsyncIterator[Any]:
-    """A watch that calls again from the last event when the connection is lost."""
-    give_up = time.monotonic() + _AWAY_SECONDS
+    """A watch that calls again from the last event when the connection is lost, or ended by the server as idle."""
+    away_since: float | None = None
     while True:
+        called = time.monotonic()
         try:
             async for event in call(after):
                 after = max(after, event.event_id)
+                away_since = None
                 yield event
-                give_up = time.monotonic() + _AWAY_SECONDS
         except grpc.aio.AioRpcError as error:
-            if error.code() not in _LOST or time.monotonic() > give_up:
+            now = time.monotonic()
+            if away_since is None or now - called > _CONNECTING_SECONDS:
+                away_since = now
+            if error.code() not in _LOST or now - away_since > _AWAY_SECONDS:
                 raise
             await asyncio.sleep(_RECONNECT_SECONDS)
         else:

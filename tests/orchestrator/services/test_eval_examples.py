@@ -4,13 +4,18 @@ import asyncio
 import os
 import shutil
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from orchestrated.child import Child, child
 from orchestrated.models import GUESS, SINGLE
 from orchestrated.world import Backends, lines, math_task
-from troupe.v1 import evaluation_pb2
+from troupe.v1 import evaluation_pb2, evaluation_pb2_grpc
+from troupe_contracts.calls import CallLimits
+from troupe_contracts.server import start
+from troupe_contracts.settings import ServiceSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -78,6 +83,39 @@ async def test_the_python_client_goes_on_with_a_job_whose_orchestrator_was_kille
             said = await running
     assert len(said.splitlines()) == 5
     assert "success 0.500" in said
+
+
+class Slow(evaluation_pb2_grpc.EvaluationServicer):
+    """A stand-in with a job on which nothing moves while it is watched for the first time."""
+
+    def __init__(self) -> None:
+        self.watches = 0
+
+    async def CreateEvalJob(self, request: Any, context: Any) -> evaluation_pb2.EvalJob:
+        return evaluation_pb2.EvalJob(job_id="slow", state=evaluation_pb2.EVAL_STATE_RUNNING)
+
+    async def WatchEvalJob(self, request: Any, context: Any) -> AsyncIterator[evaluation_pb2.EvalEvent]:
+        self.watches += 1
+        if self.watches == 1:
+            await asyncio.sleep(3600)
+        done = evaluation_pb2.EvalJob(job_id="slow", state=evaluation_pb2.EVAL_STATE_SUCCEEDED)
+        yield evaluation_pb2.EvalEvent(event_id=1, job=done)
+
+
+async def test_the_python_client_watches_on_where_the_server_ends_a_watch_as_idle(tmp_path: Path) -> None:
+    slow, file = Slow(), tmp_path / "problems.jsonl"
+    file.write_text(lines(math_task("easy")))
+    running = await start(
+        ServiceSettings(),
+        lambda server: evaluation_pb2_grpc.add_EvaluationServicer_to_server(slow, server),  # type: ignore[arg-type]
+        ["troupe.v1.Evaluation"],
+        limits=CallLimits(idle=0.3),
+    )
+    try:
+        assert "slow: success" in await ran(sys.executable, EXAMPLES / "eval_client.py", running.target, file)
+    finally:
+        await running.drain(0)
+    assert slow.watches == 2
 
 
 @pytest.mark.skipif(GRPCURL is None, reason="grpcurl is not installed: examples/grpcurl.sh says how")

@@ -12,8 +12,8 @@ import pytest
 from orchestrated.faults import ONE_STEP, TASKS, Once, metrics, rollout
 from orchestrated.learner import NO_ROOM
 from orchestrated.models import right_unless_guessed
-from orchestrated.world import Backends, math_task
-from troupe.v1 import training_pb2
+from orchestrated.world import Backends, math_task, refused
+from troupe.v1 import evaluation_pb2, training_pb2
 from troupe_orchestrator.training import endurance
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -96,10 +96,38 @@ async def test_a_full_disk_of_the_learner_pauses_the_run_by_name_and_with_room_i
         assert [applied.step for applied in stand_ins.learner.applied] == [1]
 
 
+async def test_an_eval_job_whose_data_set_does_not_fit_is_refused_by_folder_and_remedy_and_can_be_created_with_room(
+    open_world, stand_ins: Backends, small_eval_disk: Path
+) -> None:
+    filler = small_eval_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    rows = [math_task(f"easy-{number}") for number in range(3)]
+    async with open_world() as opened:
+        with refused(
+            "RESOURCE_EXHAUSTED", f"{small_eval_disk}/late/dataset cannot be written", "free space on its file"
+        ):
+            await opened.evaluate(*rows, job_id="late")
+        assert not list(small_eval_disk.glob("late/*"))
+        filler.unlink()
+        assert (await opened.evaluate(*rows, job_id="late")).state == evaluation_pb2.EVAL_STATE_SUCCEEDED
+        assert [path.name for path in (small_eval_disk / "late").glob("*dataset*")] == ["dataset"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB under the folders of runs; the store is elsewhere."""
-    folder = tmp_path / "data" / "runs"
+    yield from _mounted(tmp_path / "data" / "runs")
+
+
+@pytest.fixture
+def small_eval_disk(tmp_path: Path) -> Iterator[Path]:
+    """The same under the folders of eval jobs."""
+    yield from _mounted(tmp_path / "data" / "evals")
+
+
+def _mounted(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], capture_output=True, check=False

@@ -41,7 +41,8 @@ async def test_executions_begin_before_the_last_design_and_members_of_an_ensembl
         )
         run = await world.get_run()
         assert run.committed_steps == 1
-        spans = _spans(world.folder / "data" / "runs" / "run" / "steps" / "000001" / "timeline.json")
+        # Named by the token of who wrote it, the first that held this store.
+        spans = _spans(world.folder / "data" / "runs" / "run" / "steps" / "000001" / "timeline-1.json")
     first_turn, second_turn = (span for span in spans if span["name"] in ("First", "Second"))
     (second_design,) = (span for span in spans if span["cat"] == "design" and span["lane"] == "design 2")
     assert min(first_turn["ts"], second_turn["ts"]) < second_design["ts"] + second_design["dur"]

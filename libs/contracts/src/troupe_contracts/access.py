@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 
 class Role(StrEnum):
@@ -29,12 +29,29 @@ class Role(StrEnum):
     """Drives designers, engines, sandboxes and learners; the only role that replaces weights."""
 
 
-# "troupe.v1.Policy/Generate" -> who may call it.
-ACCESS: Final[Mapping[str, frozenset[Role]]] = {
-    f"{service}/{method}": frozenset(map(Role, roles))
-    for service, methods in json.loads(files(__package__).joinpath("access.json").read_text()).items()
-    for method, roles in methods.items()
-}
+def read_table(text: str) -> dict[str, frozenset[Role]]:
+    """Who may call each method, such as "troupe.v1.Policy/Generate", of a table as JSON.
+
+    Raises:
+        ValueError: a service or a method is there twice, or a role does not exist.
+    """
+    return {
+        f"{service}/{method}": frozenset(map(Role, roles))
+        for service, methods in json.loads(text, object_pairs_hook=_each_once).items()
+        for method, roles in methods.items()
+    }
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in rows:
+            raise ValueError(f"access.json has {name!r} twice: remove one")
+        rows[name] = value
+    return rows
+
+
+ACCESS: Final[Mapping[str, frozenset[Role]]] = read_table(files(__package__).joinpath("access.json").read_text())
 _NOBODY: Final[frozenset[Role]] = frozenset()
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from troupe_orchestrator.credit.config import CreditConfig
 from troupe_orchestrator.rewards import RewardConfig
+from troupe_orchestrator.yaml_keys import RepeatedKeysError, load_yaml
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -276,7 +277,7 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
     """Parse YAML into a config.
 
     Raises:
-        ConfigError: not YAML, not a mapping, or keys that are unknown or out of range, all of them named.
+        ConfigError: not YAML, not a mapping, or keys that are given twice, unknown or out of range, all of them named.
     """
     try:
         return model.model_validate(parse_mapping(text))
@@ -287,13 +288,15 @@ def parse_config(text: str, model: type[Parsed]) -> Parsed:
 
 
 def parse_mapping(text: str) -> dict[str, Any]:
-    """YAML that must be a mapping, unchecked.
+    """YAML that must be a mapping, its values unchecked.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or has keys twice.
     """
     try:
-        loaded: Any = yaml.safe_load(text)
+        loaded = load_yaml(text)
+    except RepeatedKeysError as error:
+        raise ConfigError(error.problems) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([("config", f"not YAML: {error}")]) from error
     except RecursionError as error:

@@ -14,6 +14,7 @@ from troupe_orchestrator.evaluation.job_log import JobLog, first_event
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, create_job, get_job
+from troupe_orchestrator.store.files import write_bytes
 
 
 class JobRecords:
@@ -69,10 +70,13 @@ class JobRecords:
             target: what is evaluated, as it was resolved.
             run_id: of the run whose validation it is, after a step of it.
             votes: of an item of mode MAJORITY; 0 in other modes.
+
+        Raises:
+            FileWriteError: the data set could not be written; there is no job.
         """
         job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
         file = self._folder(job_id) / "dataset"
-        await asyncio.to_thread(_write_file, file, request.dataset)
+        await asyncio.to_thread(write_bytes, file, request.dataset)
         record = EvalRecord(
             job_id=job_id,
             state=EvalState.RUNNING,
@@ -112,8 +116,3 @@ def _without_dataset(request: evaluation_pb2.CreateEvalJobRequest) -> bytes:
     kept.CopyFrom(request)
     kept.ClearField("dataset")
     return kept.SerializeToString(deterministic=True)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

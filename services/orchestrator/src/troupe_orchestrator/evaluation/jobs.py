@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import structlog
 from troupe.v1 import evaluation_pb2
-from troupe_contracts.errors import FailedPrecondition, ServiceError, Unavailable, describe
+from troupe_contracts.errors import Exhausted, FailedPrecondition, ServiceError, Unavailable, describe
 
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.job_log import JobLog, open_feed
@@ -30,11 +30,14 @@ from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
 from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
+from troupe_orchestrator.store.files import DISK_FULL, FileWriteError
 from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
 _STORE_PAUSE_SECONDS = 1.0
+_ROOM_SECONDS = 10.0
+"""After which a client may ask again where the disk was full."""
 _BY_REQUEST = "cancelled by request"
 _NAMED = (VersionChangedError, GiveBackError, StoredWeightsError, WeightSyncError, NoReplicasError)
 """What says by itself why a job cannot go on."""
@@ -82,6 +85,8 @@ class EvalJobs:
             NotFound: the target's run or checkpoint, or a job that this one builds upon.
             FailedPrecondition: the id belongs to another job, the target cannot be evaluated here, or a job that
                 this one builds upon does not fit.
+            Exhausted: the data set does not fit on the disk.
+            Unavailable: it cannot be written for another reason, or the engines do not serve.
         """
         check_request(request, self._serving.budgets)
         engines = require(self._engines)
@@ -96,7 +101,10 @@ class EvalJobs:
                 target = await resolve(request.target, self._database, engines)
             except NoReplicasError as error:
                 raise Unavailable(str(error)) from error
-            record = await self._records.add(request, dataset, target, self._serving, votes=votes)
+            try:
+                record = await self._records.add(request, dataset, target, self._serving, votes=votes)
+            except FileWriteError as error:
+                raise _not_written(error) from error
             await self._launch(record)
             return record
 
@@ -110,6 +118,7 @@ class EvalJobs:
 
         Raises:
             FailedPrecondition: the run's validations so far had other problems.
+            FileWriteError: the problems could not be written.
         """
         engines = require(self._engines)
         record = await store.get_job(self._database, request.job_id)
@@ -300,6 +309,11 @@ class EvalJobs:
             _by_request(self._active[log.record.job_id])
             if log.record.state is EvalState.RUNNING:
                 await log.end(EvalState.CANCELLED, _BY_REQUEST)
+
+
+def _not_written(error: FileWriteError) -> ServiceError:
+    text = f"{error.strerror}, then create the job again"
+    return Exhausted(text, _ROOM_SECONDS) if error.errno in DISK_FULL else Unavailable(text)
 
 
 def _by_request(active: _Active) -> None:

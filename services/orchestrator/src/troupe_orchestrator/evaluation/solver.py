@@ -19,6 +19,8 @@ from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.tree import DesignPayload, ExecutionPayload, NodeKind, Tree
 
 MAX_QUESTION_CHARACTERS = 100_000
+_ADMISSION_SCOPE = "Solve"
+"""Of all questions: they are let in in the order in which they came. No run or job has a name with a capital."""
 
 
 class SolverServicer(solver_pb2_grpc.SolverServicer):
@@ -53,9 +55,8 @@ class SolverServicer(solver_pb2_grpc.SolverServicer):
                 chosen.max_tokens = chosen.max_tokens or max_tokens
             return chosen
 
-        scope = f"solve-{uuid.uuid4().hex[:8]}"
         return RolloutPlan(
-            scope=scope,
+            scope=f"solve-{uuid.uuid4().hex[:8]}",
             step=0,
             seed=request.sampling.seed if request.sampling.HasField("seed") else uuid.uuid4().int & 0x7FFFFFFF,
             designs=1,
@@ -68,6 +69,7 @@ class SolverServicer(solver_pb2_grpc.SolverServicer):
             budgets=self._serving.budgets,
             delivery_instruction=self._serving.delivery_instruction,
             rewards=self._serving.rewards,
+            admission_scope=_ADMISSION_SCOPE,
         )
 
 

@@ -11,9 +11,10 @@ asked for: an execution has ended when its tests ask, a proposal ends whether or
 holds a seat needs nothing but the service itself to go on, and no circle of waiting can form.
 
 Tests go first: while one waits no execution begins, which ends groups before new ones are opened and keeps the sandboxes'
-processors for them. Executions go before proposals for the same reason. Within a kind the scopes (runs, eval jobs,
-questions) take turns, each in the order in which it asked, and one that cannot be placed keeps its turn. A proposal, which
-needs several seats at once, may have to wait until executions leave them free; these come from proposals and so run out.
+processors for them. Executions go before proposals for the same reason. Within a kind the scopes (each run, each eval job,
+all questions together) take turns, each in the order in which it asked, and one that cannot be placed keeps its turn. A
+proposal, which needs several seats at once, may have to wait until executions leave them free; these come from proposals and
+so run out. A seat that is given back costs a look for each scope that waits, so of these there are few.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ from troupe_orchestrator.tree import seed_of
 WorkflowCall: TypeAlias = "grpc.aio.StreamStreamCall[sandbox_pb2.RunWorkflowRequest, sandbox_pb2.RunWorkflowResponse]"
 
 _WALL_PER_OWN_SECOND = 4
-"""The sandbox ends an execution after so many times the wall clock that its script may take by itself."""
+"""The sandbox ends an execution after so many times the wall clock that its script may take by itself: what hangs must end.
+Whether it took too long by itself is asked of each that ended, however it did."""
 _GONE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
@@ -124,8 +125,7 @@ class _Execution:
             raise InfrastructureFaultError("sandbox", "the stream ended without an outcome")
         if outcome.verdict == sandbox_pb2.VERDICT_CANCELLED:
             raise InfrastructureFaultError("sandbox", "the execution was cancelled there")
-        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT:
-            self._check_whose_wall(outcome)
+        outcome = self._at_its_own_wall(outcome)
         conversations = in_order(self._conversations.values())
         return ExecutionRecord(
             outcome=outcome,
@@ -135,20 +135,33 @@ class _Execution:
             refusals=[refusal for conversation in conversations for refusal in conversation.refusals],
         )
 
-    def _check_whose_wall(self, outcome: sandbox_pb2.WorkflowOutcome) -> None:
-        """The wall clock that passed while it waited for us must cost a design nothing.
+    def _at_its_own_wall(self, outcome: sandbox_pb2.WorkflowOutcome) -> sandbox_pb2.WorkflowOutcome:
+        """What it is worth by the wall clock that the script took by itself.
+
+        The sandbox's limit counts waiting for us as well: whether a script that takes too long meets it or ends before is
+        up to the engine's speed. So it is at its limit either way, and has no result: whether it had got to one is, too.
 
         Raises:
-            InfrastructureFaultError: the script itself took less than it may.
+            InfrastructureFaultError: it met the sandbox's limit, and took less by itself than it may.
         """
-        own, limit = outcome.use.wall_seconds - outcome.use.waiting_seconds, self._request.budgets.idle_wall_seconds
-        if own < limit:
+        limit = self._request.budgets.idle_wall_seconds
+        if outcome.use.wall_seconds - outcome.use.waiting_seconds >= limit:
+            ended = sandbox_pb2.WorkflowOutcome()
+            ended.CopyFrom(outcome)
+            for field_name in ("result", "has_result", "result_type", "own_question"):
+                ended.ClearField(field_name)
+            ended.verdict = sandbox_pb2.VERDICT_WALL_LIMIT
+            # Without what was measured: the same for each that is ended so.
+            ended.error = f"took {limit:g} s or more by itself: raise budgets.idle_wall_seconds, or let it sleep less"
+            return ended
+        if outcome.verdict == sandbox_pb2.VERDICT_WALL_LIMIT:
             raise InfrastructureFaultError(
                 "executor",
                 f"an execution took {outcome.use.wall_seconds:.1f} s, {outcome.use.waiting_seconds:.1f} s of it waiting "
                 "for turns",
                 remedy="make the engine faster, lower what runs at once, or raise budgets.idle_wall_seconds",
             )
+        return outcome
 
     def _overdrawn(self, end: _OverdrawnError) -> ExecutionRecord:
         """The part of it that no chance had a say in."""

@@ -58,7 +58,7 @@ class RolloutPlan:
     """How each task is rolled out."""
 
     scope: str
-    """Run id or eval job id."""
+    """Run id or eval job id; of a question an id of its own."""
     step: int
     seed: int
     designs: int
@@ -71,6 +71,8 @@ class RolloutPlan:
     budgets: Budgets
     delivery_instruction: DeliveryInstruction
     rewards: RewardConfig
+    admission_scope: str = ""
+    """With whom it takes its turn at being let in; empty: those of its `scope`."""
 
 
 class TaskDroppedError(Exception):
@@ -101,6 +103,7 @@ class _TaskRollout:
         self._services = services
         self._observer = observer
         self._timeline = timeline
+        self._admission_scope = plan.admission_scope or plan.scope
         self._type = common_pb2.TASK_TYPE_CODE if task.task_type == "code" else common_pb2.TASK_TYPE_MATH
 
     async def run(self) -> Tree:
@@ -150,7 +153,7 @@ class _TaskRollout:
         """The designs as they come; the engine's seats are given back when the last one has."""
         designers = self._services.designers
         async with self._services.admission.designs(
-            self._plan.scope, self._task.task_id, len(request.design_ids), designers
+            self._admission_scope, self._task.task_id, len(request.design_ids), designers
         ) as designer:
             try:
                 async for response in designer.designer.ProposeDesigns(request, timeout=_DESIGN_SECONDS):
@@ -238,7 +241,7 @@ class _TaskRollout:
                     self._task,
                     design.payload.script,
                     record,
-                    plan.scope,
+                    self._admission_scope,
                     execution_id,
                     plan.budgets,
                     plan.rewards,
@@ -270,7 +273,7 @@ class _TaskRollout:
         while True:
             queued = self._timeline.now()
             async with services.admission.execution(
-                self._plan.scope, request.execution_id, services.executors
+                self._admission_scope, request.execution_id, services.executors
             ) as place:
                 lane.add(SpanKind.QUEUE, "waits for a slot", queued)
                 try:

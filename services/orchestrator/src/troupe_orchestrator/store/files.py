@@ -1,17 +1,22 @@
 """Files of the store: they appear whole and durable, or not at all.
 
 Written beside their place, fsynced, renamed, the folder fsynced. A process that dies meanwhile leaves a `.NAME.partial`,
-which nobody reads and `training.retention` removes.
+which nobody reads and `training.retention` removes; that of an eval job that never came to be stays.
 """
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors that end once there is room."""
 _REMEDIES = {
     errno.ENOSPC: "free space on its file system",
     errno.EDQUOT: "raise the quota of its file system or free space on it",
@@ -35,19 +40,16 @@ def write_table(path: Path, table: pa.Table) -> None:
     Raises:
         FileWriteError: it could not; names the file and the remedy.
     """
-    partial = partial_name(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as sink:
-            pq.write_table(table, sink, compression="zstd")
-            sink.flush()
-            os.fsync(sink.fileno())
-        partial.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        # What it took may be the very space that is missing.
-        partial.unlink(missing_ok=True)
-        raise FileWriteError(error.errno, _explained(path, error)) from error
+    _write(path, lambda sink: pq.write_table(table, sink, compression="zstd"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is whole and on disk when this returns.
+
+    Raises:
+        FileWriteError: it could not; names the file and the remedy.
+    """
+    _write(path, lambda sink: sink.write(content))
 
 
 def sync_folder(folder: Path) -> None:
@@ -65,6 +67,23 @@ def bytes_on_disk(path: str | Path) -> int:
     if not path.is_dir():
         return path.stat().st_size if path.is_file() else 0
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _write(path: Path, put: Callable[[IO[bytes]], Any]) -> None:
+    partial = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as sink:
+            put(sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        # What it took may be the very space that is missing.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise FileWriteError(error.errno, _explained(path, error)) from error
 
 
 def _explained(path: Path, error: OSError) -> str:

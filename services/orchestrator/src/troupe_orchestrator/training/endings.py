@@ -3,7 +3,6 @@
 What an operator can mend pauses the run; a defect of ours fails it. Neither says anything about a policy.
 """
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from troupe_contracts.errors import FailedPrecondition, Unavailable, describe
 
 from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.store.batches import BatchCollectedError
+from troupe_orchestrator.store.files import DISK_FULL
 from troupe_orchestrator.store.runs import RunState
 from troupe_orchestrator.training.conditions import Violation
 from troupe_orchestrator.training.learner import (
@@ -26,7 +26,6 @@ from troupe_orchestrator.training.queue import NoTasksError
 from troupe_orchestrator.training.weights import WeightSyncError
 
 _THEN = "then resume the run"
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class EverythingDroppedError(RuntimeError):
@@ -86,7 +85,7 @@ def ending_of(error: BaseException) -> Ending:
     text = describe(error) if isinstance(error, grpc.RpcError) else str(error)
     if isinstance(error, ConditionsViolatedError):
         return Ending(RunState.PAUSED, f"{text}. Resume the run to go on regardless", None)
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return _paused("DiskFull", text, f"free space there, {_THEN}")
     for kind, name, remedy in _MENDABLE:
         if isinstance(error, kind):

@@ -40,7 +40,7 @@ from troupe_orchestrator.training.plateau import first_of_stage, validated
 from troupe_orchestrator.training.policies import Policy, version_text
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork, RunOrigin, TrainingData, origin_of
-from troupe_orchestrator.training.rolling import HELD, StepFolders
+from troupe_orchestrator.training.rolling import StepFolders
 
 logger = structlog.get_logger()
 
@@ -229,13 +229,14 @@ async def inherit_held(database: Database, run_folder: Path, fork: Fork, config:
     first = first_of_stage(plan_of(config, fork, fork.step + 1))
     parent = await get_run(database, fork.parent)
     if first <= fork.step and parent is not None:
-        held = StepFolders(Path(parent.folder)).of(first) / HELD
-        await asyncio.to_thread(_copied, held, StepFolders(run_folder).of(first) / HELD)
+        token = database.fence.token
+        await asyncio.to_thread(_inherit, StepFolders(Path(parent.folder)), StepFolders(run_folder), first, token)
 
 
-def _copied(source: Path, target: Path) -> None:
-    """Copy a file that may not be there, once, whole or not at all."""
-    if target.exists() or not source.exists():
+def _inherit(parent: StepFolders, child: StepFolders, step: int, token: int) -> None:
+    """Copy what was held of a step, where something was, once, whole or not at all."""
+    source, target = parent.newest_held(step), child.held(step, token)
+    if source is None or child.newest_held(step) is not None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")

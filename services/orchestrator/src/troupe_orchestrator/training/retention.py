@@ -8,6 +8,7 @@ The rule, of which `collectable` is the whole:
 - Rollout trees stay for the last `retention.trees` committed steps; by default for all, since traces and later studies read
   them.
 - The journal of a step stays until the step is sealed. Nothing of a step that is not committed is touched.
+- Of what is held of a step to measure drift by, and of its timeline, that of the highest token stays. No list has them.
 
 Files go in two moves, each safe to die in: first the store takes them off its lists (`store.retained`), then they are
 removed. What is left between the two, and what a process wrote that died before the store knew of it, is nobody's: `sweep`
@@ -39,7 +40,8 @@ _OURS = re.compile(
     r"|trees/\d+-\d+\.parquet|trees/\.[^/]*\.partial"
     r"|checkpoints/(step|base)-[^/]+"
 )
-_WRITER = re.compile(r"-(\d+)(\.parquet)?(\.partial)?$")
+_UNLISTED = re.compile(r"(steps/\d+/(?:held|timeline))-\d+\.(?:parquet|json)")
+_WRITER = re.compile(r"-(\d+)(\.parquet|\.json)?(\.partial)?$")
 """The fencing token in a name."""
 
 
@@ -73,12 +75,14 @@ def collectable(
 
 
 def orphans(found: Iterable[str], listed: Collection[str], token: int) -> list[str]:
-    """Files of ours that nobody lists. Paths are relative to the run's folder.
+    """Files of ours that nobody lists, or that a later orchestrator wrote anew. Paths are relative to the run's folder.
 
     Args:
         token: who asks. What a later orchestrator wrote may be on its list by now, and is not touched.
     """
-    return sorted(path for path in found if _OURS.fullmatch(path) and path not in listed and _writer(path) <= token)
+    found = list(found)
+    gone = {path for path in found if _OURS.fullmatch(path) and path not in listed} | _written_anew(found)
+    return sorted(path for path in gone if _writer(path) <= token)
 
 
 async def collect(database: Database, run_id: str, committed: int, config: RunConfig) -> None:
@@ -104,6 +108,15 @@ async def sweep(database: Database, scope: str, folder: Path) -> None:
     if left_over:
         logger.info("removing what was left over", scope=scope, files=len(left_over), first=left_over[0])
         await asyncio.to_thread(_remove, (folder / path for path in left_over))
+
+
+def _written_anew(found: Iterable[str]) -> set[str]:
+    """Those that no list has and that a file of a higher token has taken the place of."""
+    of_one_thing: dict[str, list[str]] = {}
+    for path in found:
+        if named := _UNLISTED.fullmatch(path):
+            of_one_thing.setdefault(named[1], []).append(path)
+    return {path for paths in of_one_thing.values() for path in sorted(paths, key=_writer)[:-1]}
 
 
 def _writer(path: str) -> int:

@@ -42,9 +42,6 @@ from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.tree import Tree, generated_tokens
 
-HELD = "held.parquet"
-"""Beside the trees of a stage's first step: sequences by which the drift of the other role is measured."""
-
 
 @dataclass(frozen=True, slots=True)
 class StepFolders:
@@ -54,6 +51,19 @@ class StepFolders:
 
     def of(self, step: int) -> Path:
         return self.run / "steps" / f"{step:06d}"
+
+    def held(self, step: int, token: int) -> Path:
+        """Where sequences of a stage's first step are put by which the drift of the other role is measured.
+
+        Args:
+            token: fencing token of who writes them.
+        """
+        return self.of(step) / f"held-{token}.parquet"
+
+    def newest_held(self, step: int) -> Path | None:
+        """Those of the highest token: nobody rolls a step out after it was sealed, so they are of who sealed it."""
+        found = self.of(step).glob("held-*.parquet")
+        return max(found, key=lambda file: int(file.stem.rpartition("-")[2]), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,7 @@ class Rolling:
                 f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
             )
         folder = self.folders.of(record.step)
-        await asyncio.to_thread(write_timeline, folder / "timeline.json", timeline)
+        await asyncio.to_thread(write_timeline, self._file(folder, "timeline", "json"), timeline)
         batches = await self._seal_files(folder, trees, plan)
         metrics = await asyncio.to_thread(lambda: rollout_metrics(trees) | credit_metrics(trees, self.config, plan))
         # Only of what these seconds made: groups that an earlier loop finished cost none of them.
@@ -191,9 +201,9 @@ class Rolling:
         await asyncio.to_thread(write_trees, file, [tree])
         await journal_group(self.database, self.run_id, step, task_id, str(file), dict(versions))
 
-    def _file(self, folder: Path, name: str) -> Path:
+    def _file(self, folder: Path, name: str, kind: str = "parquet") -> Path:
         """A file that only this orchestrator writes: one that lost the store meanwhile has another token."""
-        return folder / f"{name}-{self.database.fence.token}.parquet"
+        return folder / f"{name}-{self.database.fence.token}.{kind}"
 
     async def _count(self, dropped: Sequence[TaskDroppedError]) -> list[DropRecord]:
         """The drops of a step, counted on."""
@@ -218,7 +228,7 @@ class Rolling:
         write_trees(self._file(folder, "trees"), trees)
         idle = idle_role(plan.trains, self.policy_of_role)
         if idle is not None and plan.step_in_stage == 1:
-            write_batch(folder / HELD, held_sequences(trees, idle))
+            write_batch(self.folders.held(plan.step, self.database.fence.token), held_sequences(trees, idle))
         records = []
         for batch in assemble_batches(trees, plan, self.config, self.policy_of_role):
             file = self._file(folder, f"batch-{batch.policy_id}")

@@ -38,7 +38,7 @@ from troupe_orchestrator.training.protocol import NEEDS, Action, Apply, PolicyVi
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.retention import collect, sweep
-from troupe_orchestrator.training.rolling import HELD, Rolling, StepFolders
+from troupe_orchestrator.training.rolling import Rolling, StepFolders
 from troupe_orchestrator.training.serving import Serving, serves
 from troupe_orchestrator.training.validation import NOT_DUE, Validation
 
@@ -259,8 +259,10 @@ class RunLoop:
     async def _drift(self, plan: StepPlan) -> dict[str, float]:
         """How far the role that is not trained has moved since its stage began."""
         idle = idle_role(plan.trains, self._policy_of_role)
-        file = self._folders.of(plan.step - plan.step_in_stage + 1) / HELD
-        if idle is None or not await asyncio.to_thread(file.exists):
+        if idle is None:
+            return {}
+        file = await asyncio.to_thread(self._folders.newest_held, plan.step - plan.step_in_stage + 1)
+        if file is None:
             return {}
         held = await asyncio.to_thread(read_batch, file)
         if not held:
