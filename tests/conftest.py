@@ -1,5 +1,6 @@
 """Fixtures that several parts share: a tiny Qwen3 policy made from nothing, and services as real processes."""
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -32,6 +34,9 @@ class ServiceProcess:
 # start_service(name, arguments, settings): starts `python ARGUMENTS` with TROUPE_ settings, without waiting for it; the
 # result waits until it serves.
 StartService = Callable[[str, list[str], dict[str, str]], Callable[[], ServiceProcess]]
+
+# listening(pid): where a process and its descendants listen beyond loopback, as "host:port".
+Listening = Callable[[int], set[str]]
 
 # The layout of Qwen3's own template, in the parts that a conversation of ours uses.
 CHAT_TEMPLATE = """
@@ -91,6 +96,12 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
 
 
 @pytest.fixture(scope="session")
+def listening() -> Listening:
+    """What others on the network could connect to."""
+    return _reachable
+
+
+@pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The starter's folder with a policy after a short cold start: enough for some scripts to be valid."""
     import torch
@@ -133,6 +144,20 @@ class _ByFile(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _ByFile(config, log)
+
+
+def _reachable(pid: int) -> set[str]:
+    root = psutil.Process(pid)
+    sockets = [each for process in (root, *root.children(recursive=True)) for each in process.net_connections("tcp")]
+    addresses = {each.laddr for each in sockets if each.status == psutil.CONN_LISTEN}
+    assert addresses, f"{root} listens nowhere"
+    outside = {each for each in addresses if not _loopback(ipaddress.ip_address(each.ip))}
+    return {f"{each.ip}:{each.port}" for each in outside}
+
+
+def _loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _serving(name: str, process: subprocess.Popen[bytes], ready: Path, log: Path) -> ServiceProcess:

@@ -30,6 +30,7 @@ class Executor:
     target: str
     stub: policy_pb2_grpc.PolicyStub
     record: Path
+    pid: int
 
     def recorded(self) -> list[dict]:
         return [json.loads(line) for line in self.record.read_text().splitlines()]
@@ -58,7 +59,8 @@ async def executors(tiny_model, start_service, tmp_path_factory) -> AsyncIterato
     for tied, wait in waiting.items():
         service = await asyncio.to_thread(wait)
         channels.append(connect(service.target))
-        running[tied] = Executor(tied, service.target, policy_pb2_grpc.PolicyStub(channels[-1]), folder / str(tied))
+        stub = policy_pb2_grpc.PolicyStub(channels[-1])
+        running[tied] = Executor(tied, service.target, stub, folder / str(tied), service.process.pid)
     yield running
     for channel in channels:
         await channel.close()

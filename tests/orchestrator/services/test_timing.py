@@ -51,8 +51,8 @@ for _ in range(6):
     result = flow.run(question)
 """
 # By itself each takes twice what DAWDLING lets it, which is half of what the sandbox waits for it in all.
-SLEEPS_AFTER = SINGLE + "import time\ntime.sleep(3)\n"
-SLEEPS_BEFORE = "import time\ntime.sleep(3)\n" + SINGLE
+SLEEPS_AFTER = SINGLE + "import time\ntime.sleep(5)\n"
+SLEEPS_BEFORE = "import time\ntime.sleep(5)\n" + SINGLE
 TASK = Task("task", "arithmetic", "math", "What is 6 * 7?", MathReference("42"))
 TOOL = "I reckon.\n```python\nprint(6 * 7)\n```"
 REPLIES = (r"<delivery>\boxed{42}</delivery>", r"<delivery>\boxed{41}</delivery>", TOOL, TOOL, "I do not know. " * 8)
@@ -64,7 +64,7 @@ BUDGETS = {
 }
 # Four times that long the sandbox waits for turns, too: enough for a script to start in on a busy machine.
 IMPATIENT = Budgets(idle_wall_seconds=0.4)
-DAWDLING = Budgets(idle_wall_seconds=1.5)
+DAWDLING = Budgets(idle_wall_seconds=2.5)
 Delay = Callable[[policy_pb2.GenerateRequest], float]
 
 
@@ -189,19 +189,21 @@ async def test_the_wall_that_a_script_sleeps_away_is_the_policys(services: Servi
     assert len(executions(tree)) == 2
 
 
-@pytest.mark.parametrize("script", [SLEEPS_AFTER, SLEEPS_BEFORE], ids=["after its turn", "before its turn"])
+@pytest.mark.parametrize(
+    ("script", "slow_turn"), [(SLEEPS_AFTER, 6.0), (SLEEPS_BEFORE, 60.0)], ids=["after its turn", "before its turn"]
+)
 async def test_a_script_that_sleeps_too_long_is_worth_nothing_however_fast_the_engine(
-    services: Services, stand_ins: Backends, script: str
+    services: Services, stand_ins: Backends, script: str, slow_turn: float
 ) -> None:
-    """With the fast engine it ends by itself within what the sandbox waits in all, and with the slow one it does not."""
+    """With the fast engine it ends by itself within what the sandbox waits for it, and with the slow one it does not."""
     fast = executions(await rolled(services, stand_ins, DAWDLING, at_once, [script], REPLIES[:1]))
-    slow = executions(await rolled(services, stand_ins, DAWDLING, lambda request: 3.9, [script], REPLIES[:1]))
-    assert fast[0].wall_seconds < 6.0 <= slow[0].wall_seconds
+    slow = executions(await rolled(services, stand_ins, DAWDLING, lambda request: slow_turn, [script], REPLIES[:1]))
+    assert fast[0].wall_seconds < 10.0 <= slow[0].wall_seconds
     assert [judged(each) for each in fast] == [judged(each) for each in slow]
     for each in fast:
         assert each.status is ExecutionStatus.POLICY_FAULT
         assert (each.success, each.result, each.answer, each.flags) == (False, "", "", ("wall_limit",))
-        assert "took 1.5 s or more by itself" in each.reason
+        assert "took 2.5 s or more by itself" in each.reason
         assert {term.value for term in each.terms} == {0.0}
 
 

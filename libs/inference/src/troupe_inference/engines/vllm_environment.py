@@ -48,6 +48,10 @@ def prepare(*, threads: int, binding: str, local_model: bool) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM's lines go to the service's own log.
         "VLLM_CONFIGURE_LOGGING": "0",
+        # An engine is of one machine: its process group, which asks nobody who they are, meets on loopback unless the
+        # operator says otherwise. Without a word gloo listens on the address of the host's name.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME") or "lo",
+        "VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP") or "127.0.0.1",
     }
     if package == CPU_PACKAGE:
         wanted |= {
