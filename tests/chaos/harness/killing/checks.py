@@ -83,7 +83,8 @@ def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> 
     drawn = record.drawn()
     if not drawn:
         return
-    trained = record.trained_tasks()
+    # Of the same steps: the run goes on meanwhile.
+    trained = record.trained_tasks(len(drawn))
     queue: TaskQueue = drawn[-1][1]
     seen = set(epoch_order(seed, queue.epoch, task_ids)[: queue.position])
     put_off = Counter(queue.postponed)

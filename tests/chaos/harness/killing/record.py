@@ -120,17 +120,16 @@ class Record:
             self._batches.append(BatchRecord(policy_id, update, digest, str(kept), sequences, json.loads(optimization)))
         return self._batches
 
-    def trained_tasks(self) -> Counter[str]:
-        """How often each task is in the trees of the committed steps."""
-        committed = self.committed()
+    def trained_tasks(self, through: int) -> Counter[str]:
+        """How often each task is in the trees of the steps up to this one, all of which are committed."""
         rows = self._rows("select step, path from tree_files where scope = ? order by step")
         for step, path in rows:
-            if step <= committed and step not in self._trained:
+            if step <= through and step not in self._trained:
                 kept = self._kept / f"{step:06d}{''.join(Path(path).suffixes)}"
                 self._store.keep(path, kept)
                 roots = [tree.root.payload for tree in read_trees(kept)]
                 self._trained[step] = [root.task_id for root in roots if isinstance(root, TaskPayload)]
-        return Counter(task for tasks in self._trained.values() for task in tasks)
+        return Counter(task for step, tasks in self._trained.items() if step <= through for task in tasks)
 
     def drawn(self) -> list[tuple[list[str], TaskQueue]]:
         """For each committed step its tasks, and the queue after it."""
