@@ -19,7 +19,11 @@ SHORT = sandbox_pb2.Limits(cpu_seconds=1, wall_seconds=10, memory_bytes=64 << 20
     ("script", "verdict", "said"),
     [
         ("while True: pass", Verdict.VERDICT_CPU_LIMIT, "CPU time"),
-        ("import time\nwhile True: time.sleep(0)", Verdict.VERDICT_CPU_LIMIT, "CPU time"),
+        (
+            "import time\nwhile True:\n    for _ in range(9999): pass\n    time.sleep(0)",
+            Verdict.VERDICT_CPU_LIMIT,
+            "CPU time",
+        ),
         (
             "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin).start()",
             Verdict.VERDICT_CPU_LIMIT,
@@ -68,6 +72,8 @@ SHORT = sandbox_pb2.Limits(cpu_seconds=1, wall_seconds=10, memory_bytes=64 << 20
 def test_each_abuse_has_its_verdict(undisturbed, script, verdict, said):
     outcome = undisturbed.run_workflow(script, limits=SHORT).outcome
     assert outcome.verdict == verdict, outcome
+    if verdict == Verdict.VERDICT_CPU_LIMIT:
+        assert outcome.use.cpu_seconds > 0.9 * SHORT.cpu_seconds
     assert said in outcome.error
 
 

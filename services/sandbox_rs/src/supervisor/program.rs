@@ -299,11 +299,17 @@ impl Watcher {
         let pulled = self.switch.clone();
         let mut pause = self.pause_after(Duration::ZERO);
         let mut starved = Duration::ZERO;
+        let mut seen = Duration::ZERO;
         loop {
             tokio::select! {
                 biased;
                 exited = self.process.exited() => { exited?; break; }
-                () = pulled.0.pulled.notified() => { self.end().await?; break; }
+                () = pulled.0.pulled.notified() => {
+                    // What a process namespace's first process had not waited for is on nobody's account when it is killed.
+                    seen = tree::used(self.process.pid, self.children);
+                    self.end().await?;
+                    break;
+                }
                 () = &mut wall, if !weakened::is_off("supervisor:wall") => {
                     starved = tree::starved(self.process.pid, self.children);
                     let due = self.started
@@ -336,7 +342,7 @@ impl Watcher {
         }
         let reported = reported?;
         let used = ResourceUse {
-            cpu: reaped.cpu + self.charged.total(),
+            cpu: reaped.cpu.max(seen) + self.charged.total(),
             wall: self.started.elapsed(),
             waiting: starved,
             peak_memory_bytes: reaped.peak_memory_bytes,
