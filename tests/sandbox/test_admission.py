@@ -130,10 +130,13 @@ def test_large_requests_of_one_caller_are_refused_before_they_fill_the_memory(la
     assert failure(server.stub.RunWorkflow(iter([script]), metadata=as_run("full"), timeout=60)).code() == error.code()
     # Others have room; and one that is alone is taken, however large it is.
     small = stdin_tests("print(1)", ("", "1"))
-    list(server.stub.RunTests(small, metadata=as_run("other"), timeout=60))
+    other = server.stub.RunTests(small, metadata=as_run("other"), timeout=60)
+    wait_until(lambda: held() == 3 * (GRPC_PREFIX + job.ByteSize()) + GRPC_PREFIX + small.ByteSize(), "it waits too")
     large = stdin_tests("print(1)", ("x" * 8_000_000, "1"))
     for call in running_or_waiting:
         call.cancel()
+    *_, last = other
+    assert last.outcome.passed
     wait_until(lambda: held() == 0, "their room is free")
     *_, last = server.stub.RunTests(large, metadata=as_run("full"), timeout=60)
     assert last.outcome.passed
