@@ -2,8 +2,8 @@
 //!
 //! Faster by an order of magnitude, for a price: the process holds all inputs at once and runs one case after the other,
 //! so that a solution can carry knowledge from one case to the next. Nothing but an OK is taken from it, and only where
-//! the process ended plainly; whatever else came of a case, it is run again in a process of its own. The limits of one case hold for the whole process: a case
-//! that passed here stays within them there.
+//! the process ended plainly; whatever else came of a case, it is run again in a process of its own. The limits of one case
+//! hold for the whole process: a case that passed here stays within them there.
 
 /// Inputs as the process reads them: each with its length before it.
 pub fn inputs<'a>(cases: impl Iterator<Item = &'a str>) -> Vec<u8> {

@@ -120,11 +120,7 @@ class Installation:
 
     def wait(self, *components: str, seconds: int = START_SECONDS) -> None:
         """Returns when all replicas of these, or of everything, are ready and of the newest template."""
-        for component in components or WORKLOADS:
-            kubectl(
-                *("-n", NAMESPACE, "rollout", "status", WORKLOADS[component], f"--timeout={seconds}s"),
-                seconds=seconds + 30,
-            )
+        rolled_out(*components, seconds=seconds)
 
     def starter(self) -> Path:
         """A copy of the starter's folder, with policy, tasks and configs."""
@@ -153,6 +149,14 @@ def secret(name: str, key: str) -> str:
     return base64.b64decode(found["data"][key]).decode().strip()
 
 
+def rolled_out(*components: str, seconds: int = START_SECONDS) -> None:
+    """See `Installation.wait`."""
+    for component in components or WORKLOADS:
+        kubectl(
+            *("-n", NAMESPACE, "rollout", "status", WORKLOADS[component], f"--timeout={seconds}s"), seconds=seconds + 30
+        )
+
+
 @contextmanager
 def installed(folder: Path) -> Iterator[Installation]:
     """The README's two commands, then ports that lead there."""
@@ -162,6 +166,7 @@ def installed(folder: Path) -> Iterator[Installation]:
         *("-n", NAMESPACE, "wait", ready, WORKLOADS["orchestrator"], f"--timeout={START_SECONDS}s"),
         seconds=START_SECONDS + 30,
     )
+    rolled_out()  # Where it was installed before, with other manifests, pods that were ready are on their way out.
     with forwards() as ports:
         installation = Installation(Api.from_kubeconfig(namespace=NAMESPACE), ports, folder)
         assume(installation.identity(Role.ORCHESTRATOR))
