@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from troupe_sandbox import AgentCall, Limits, Sandbox
+from troupe_sandbox import AgentCall, Difference, Limits, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,19 @@ def test_tests_are_run_in_process(sandbox):
     report = sandbox.run_tests("print(int(input()) ** 2)", [("3", "9"), ("4", "15")])
     assert [case.verdict for case in report.cases] == ["ok", "wrong_answer"]
     assert not report.passed
+    assert report.first_failed == 1
+    wrong = Difference(unit="token", place=1, line=1, column=1, got="16", expected="15")
+    assert [case.difference for case in report.cases] == [None, wrong]
     assert sandbox.run_tests("def f(x): return x", ["assert f(1) == 1", "assert f(2) == 2"]).passed
     with pytest.raises(ValueError, match="no cases"):
         sandbox.run_tests("x = 1", [])
+
+
+def test_what_is_around_the_sandbox_is_reported(sandbox):
+    report = sandbox.isolation()
+    assert "gvisor" in {layer.name for layer in report.outer_layers}
+    assert {layer.name for layer in report.outer_layers}.isdisjoint(layer.name for layer in report.layers)
+    assert all(layer.active == (not layer.remedy) for layer in report.outer_layers)
 
 
 def test_however_many_ask_at_once_all_but_those_that_fit_wait():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .reports import (
         AgentCall,
         CaseResult,
+        Difference,
         ExecutionReport,
         IsolationReport,
         Layer,
@@ -34,6 +35,7 @@ __all__ = [
     "AsyncSandbox",
     "CaseResult",
     "CheckerProgram",
+    "Difference",
     "ExecutionReport",
     "FloatTokens",
     "IsolationReport",

@@ -53,37 +53,68 @@ class Layer:
 
 @dataclass(frozen=True)
 class IsolationReport:
-    """The profile in force, a digest of what it is made of, and all layers."""
+    """The profile in force, a digest of what it is made of, and all layers.
+
+    `outer_layers` are those around the sandbox that it did not put there itself, such as gvisor: active where found.
+    """
 
     profile: str
     profile_digest: str
     python: str
     layers: tuple[Layer, ...]
+    outer_layers: tuple[Layer, ...]
 
     @classmethod
     def of(cls, native: Mapping[str, Any]) -> Self:
         """From what the native side says."""
-        return cls(**{**native, "layers": tuple(Layer(**layer) for layer in native["layers"])})
+        layers, outer_layers = (tuple(Layer(**layer) for layer in native[name]) for name in ("layers", "outer_layers"))
+        return cls(**{**native, "layers": layers, "outer_layers": outer_layers})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where output first differs from what is expected.
+
+    Attributes:
+        unit: what `place` counts from 1: byte, line or token.
+        line, column: of the output, from 1; of the expected output where the output lacks the place.
+        got, expected: excerpts around the place, at most 120 characters; None where that side has ended.
+    """
+
+    unit: str
+    place: int
+    line: int
+    column: int
+    got: str | None
+    expected: str | None
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case of a solution's tests. `detail` is the first difference, or the end of the traceback."""
+    """One case of a solution's tests. `detail` is the first difference, or the end of the traceback.
+
+    `difference` is set for a wrong answer in stdin tests that no checker program has judged.
+    """
 
     index: int
     verdict: str
     detail: str
     use: ResourceUse
+    difference: Difference | None
 
     @classmethod
     def of(cls, native: Mapping[str, Any]) -> Self:
         """From what the native side says."""
-        return cls(**{**native, "use": ResourceUse(**native["use"])})
+        difference = native["difference"] and Difference(**native["difference"])
+        return cls(**{**native, "use": ResourceUse(**native["use"]), "difference": difference})
 
 
 @dataclass(frozen=True)
 class TestReport:
-    """A solution against its tests; `passed` means that every case was run and is ok. Cases are in order."""
+    """A solution against its tests; `passed` means that every case was run and is ok. Cases are in order.
+
+    `first_failed` is the lowest index of the cases that were run and failed, None if none did.
+    """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
@@ -91,6 +122,7 @@ class TestReport:
     cases_passed: int
     cases_run: int
     cases_total: int
+    first_failed: int | None
     profile: str
     cases: tuple[CaseResult, ...]
 

@@ -3,7 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::checkers::{Difference, Unit};
 use crate::frames::{AgentCall, Role};
+use crate::layers::LayerReport;
 use crate::supervisor::Isolation;
 use crate::supervisor::code_tests::{self, CaseResult};
 use crate::supervisor::tool::ToolRun;
@@ -24,8 +26,14 @@ pub fn isolation<'py>(py: Python<'py>, isolation: &Isolation) -> PyResult<Bound<
     dict.set_item("profile", isolation.profile.name())?;
     dict.set_item("profile_digest", &isolation.digest)?;
     dict.set_item("python", &isolation.python)?;
+    dict.set_item("layers", layers(py, &isolation.layers)?)?;
+    dict.set_item("outer_layers", layers(py, &isolation.outer)?)?;
+    Ok(dict)
+}
+
+fn layers<'py>(py: Python<'py>, reports: &[LayerReport]) -> PyResult<Bound<'py, PyList>> {
     let layers = PyList::empty(py);
-    for report in &isolation.layers {
+    for report in reports {
         let layer = PyDict::new(py);
         layer.set_item("name", report.name)?;
         layer.set_item("active", report.active)?;
@@ -34,8 +42,7 @@ pub fn isolation<'py>(py: Python<'py>, isolation: &Isolation) -> PyResult<Bound<
         layer.set_item("remedy", if report.active { "" } else { report.remedy })?;
         layers.append(layer)?;
     }
-    dict.set_item("layers", layers)?;
-    Ok(dict)
+    Ok(layers)
 }
 
 pub fn tests<'py>(
@@ -49,6 +56,7 @@ pub fn tests<'py>(
     dict.set_item("cases_passed", outcome.passed)?;
     dict.set_item("cases_run", outcome.run)?;
     dict.set_item("cases_total", outcome.total)?;
+    dict.set_item("first_failed", outcome.first_failed)?;
     dict.set_item("profile", profile)?;
     let cases = PyList::empty(py);
     for result in results {
@@ -56,10 +64,27 @@ pub fn tests<'py>(
         case.set_item("index", result.index)?;
         case.set_item("verdict", result.verdict.name())?;
         case.set_item("detail", result.detail)?;
+        case.set_item("difference", result.difference.map(|found| difference(py, found)).transpose()?)?;
         case.set_item("use", resource_use(py, &result.used)?)?;
         cases.append(case)?;
     }
     dict.set_item("cases", cases)?;
+    Ok(dict)
+}
+
+fn difference<'py>(py: Python<'py>, difference: Difference) -> PyResult<Bound<'py, PyDict>> {
+    let unit = match difference.unit {
+        Unit::Byte => "byte",
+        Unit::Line => "line",
+        Unit::Token => "token",
+    };
+    let dict = PyDict::new(py);
+    dict.set_item("unit", unit)?;
+    dict.set_item("place", difference.place)?;
+    dict.set_item("line", difference.line)?;
+    dict.set_item("column", difference.column)?;
+    dict.set_item("got", difference.got)?;
+    dict.set_item("expected", difference.expected)?;
     Ok(dict)
 }
 
