@@ -43,10 +43,9 @@ class Server:
     work_directory: Path
 
     def __post_init__(self) -> None:
-        self.channel = grpc.insecure_channel(
-            self.target,
-            options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)],
-        )
+        options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
+        # A connection of its own: one shared with a server that was killed at this address would be in its back-off.
+        self.channel = grpc.insecure_channel(self.target, [*options, ("grpc.use_local_subchannel_pool", 1)])
         self.stub = sandbox_pb2_grpc.SandboxStub(self.channel)
 
     def start_message(self, script: str, **fields: object) -> sandbox_pb2.RunWorkflowRequest:
