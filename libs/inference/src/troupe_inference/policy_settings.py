@@ -38,6 +38,7 @@ class PolicySettings(ServiceSettings):
     context_length: int | None = Field(None, ge=16, description="tokens of prompt and reply together")
     kv_cache_gib: float | None = Field(None, gt=0, description="GiB for keys and values; 1 on a CPU by default")
     max_num_seqs: int = Field(128, ge=1, description="generations that run at once")
+    prefix_caching: bool = Field(True, description="compute equal beginnings of prompts once")
     threads: int = Field(1, ge=1, description="threads of a CPU engine")
     binding: str = Field("nobind", description="cores of a CPU engine's threads: nobind, or such as 0-3")
     min_tokens_per_second: float = Field(0.0, ge=0, description="floor measured at start; below it the start fails")

@@ -166,6 +166,7 @@ def _vllm_settings(settings: PolicySettings, model: ModelFolder) -> VllmSettings
         dtype=settings.dtype,
         context_length=context_length,
         max_num_seqs=settings.max_num_seqs,
+        prefix_caching=settings.prefix_caching,
         kv_cache_gib=settings.kv_cache_gib or (_DEFAULT_CPU_CACHE_GIB if on_cpu else None),
         threads=settings.threads,
         binding=settings.binding,

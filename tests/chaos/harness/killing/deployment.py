@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import yaml
@@ -127,8 +128,12 @@ def go_on(pids: Iterable[int]) -> None:
 
 
 @asynccontextmanager
-async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
-    """All services of the starter's profile, one torch rank, until the block ends."""
+async def live(starter: Path, state: Path, engine: Mapping[str, object] = MappingProxyType({})) -> AsyncIterator[Live]:
+    """All services of the starter's profile, one torch rank, until the block ends.
+
+    Args:
+        engine: settings of the executor's engine beside the profile's.
+    """
     state.mkdir(parents=True, exist_ok=True)
     profile = yaml.safe_load((starter / "profile.yaml").read_text())
     for section, key in (("executor", "model"), ("designer", "prompt")):
@@ -138,6 +143,7 @@ async def live(starter: Path, state: Path) -> AsyncIterator[Live]:
     for section in ("executor", "designer", "learner", "sandbox", "orchestrator"):
         # The services are those that this process would import.
         profile.setdefault(section, {})["inherit"] = ["PYTHONPATH"]
+    profile["executor"]["settings"] |= engine
     profile["orchestrator"].setdefault("settings", {})["lease_seconds"] = LEASE_SECONDS
     (state / "profile.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "troupe_client", "up", "--state", str(state)]

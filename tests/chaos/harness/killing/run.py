@@ -7,10 +7,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -139,10 +140,12 @@ class Chaos:
 
 
 @asynccontextmanager
-async def chaos(starter: Path, folder: Path, steps: int, seed: int = 0) -> AsyncIterator[Chaos]:
+async def chaos(
+    starter: Path, folder: Path, steps: int, seed: int = 0, engine: Mapping[str, object] = MappingProxyType({})
+) -> AsyncIterator[Chaos]:
     """A run of so many small steps on a deployment of its own."""
     config, task_ids = run_config(starter, steps, seed)
-    async with live(starter, folder / "state") as deployed:
+    async with live(starter, folder / "state", engine) as deployed:
         async with Client(deployed.service("orchestrator").target, deployed.identity(Role.CLIENT)) as client:
             await client.create_run(config, RUN_ID)
         record = Record(LocalStore(folder / "state" / "data"), RUN_ID, folder / "batches")
@@ -198,13 +201,15 @@ async def run_schedule(
     tell: Callable[[Outcome], None],
     seed: int = 0,
     steps: int = 0,
+    engine: Mapping[str, object] = MappingProxyType({}),
 ) -> Ended:
     """Every kill of a schedule in one run, then to its end.
 
     Args:
         steps: of the run; a few more than kills unless given, since a point that a step goes by is tried at the next.
+        engine: settings of the executor's engine beside the starter's.
     """
-    async with chaos(starter, folder, steps or len(schedule) + _TRIES, seed) as running:
+    async with chaos(starter, folder, steps or len(schedule) + _TRIES, seed, engine) as running:
         for victim, point in schedule:
             tell(await running.kill(victim, point))
         return await running.finish(folder / "replay")

@@ -64,6 +64,8 @@ class VllmSettings:
     context_length: int = 4096
     # Generations that run at once.
     max_num_seqs: int = 128
+    # Compute equal beginnings of prompts once.
+    prefix_caching: bool = True
     # None lets vLLM take its share of a GPU's memory; needed on a CPU.
     kv_cache_gib: float | None = 1.0
     # Of the CPU engine's kernels.
@@ -336,7 +338,7 @@ class VllmEngine:
                     max_num_seqs=settings.max_num_seqs,
                     max_num_batched_tokens=batched,
                     enable_chunked_prefill=not on_cpu,
-                    enable_prefix_caching=True,
+                    enable_prefix_caching=settings.prefix_caching,
                     enforce_eager=on_cpu,
                     kv_cache_memory_bytes=(
                         None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * _GIB)
@@ -358,7 +360,7 @@ class VllmEngine:
             description=(
                 f"{package} {version}, torch {torch.__version__}, {current_platform.device_type}, {dtype}, "
                 f"threads={torch.get_num_threads()}, binding={settings.binding}, cores={cores}, "
-                f"kv_cache_gib={settings.kv_cache_gib}"
+                f"kv_cache_gib={settings.kv_cache_gib}, prefix_caching={settings.prefix_caching}"
             ),
             dtype=dtype,
             context_length=settings.context_length,
