@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
-from requested.place import CONFIG, TRAINING_RUNS, Place, until
-from troupe.v1 import training_pb2
-from troupe_contracts.errors import FailedPrecondition
+from requested.place import CONFIG, EVAL_JOBS, TRAINING_RUNS, Place, place, until
+from standin_api.server import StandInApi
+from troupe.v1 import evaluation_pb2, training_pb2
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument
 from troupe_orchestrator.custom_resources import controller
+from troupe_orchestrator.store.evals import EvalState
 from troupe_orchestrator.store.runs import RunRecord, RunState
 
 EVENTS = "/apis/events.k8s.io/v1/namespaces/troupe/events"
@@ -146,6 +150,21 @@ async def test_a_call_may_cancel_it_and_the_object_says_so_for_good(here: Place)
     here.desire("one", "Paused")
     here.desire("one", "Running")
     await here.until_phase("one", "Cancelled")
+
+
+async def test_calls_choose_no_id_that_an_object_may_have(here: Place) -> None:
+    await here.start()
+    uid = here.apply("one", "Paused")
+    await here.until_phase("one", "Pending")
+    with pytest.raises(InvalidArgument, match=rf"run_id: '{uid}' has the form of an object's uid.*choose another"):
+        await here.training.CreateRun(training_pb2.CreateRunRequest(run_id=uid, config=json.dumps(CONFIG)), None)
+    with pytest.raises(InvalidArgument, match="run_id: "):
+        await here.training.ForkRun(training_pb2.ForkRunRequest(parent_run_id="parent", run_id=uid), None)
+    with pytest.raises(InvalidArgument, match="job_id: "):
+        await here.evaluation.CreateEvalJob(evaluation_pb2.CreateEvalJobRequest(job_id=uid), None)
+    here.desire("one", "Running")
+    await here.until_phase("one", "Running")
+    assert here.runs.created == [uid]
 
 
 async def test_calls_steer_runs_that_no_object_asked_for(here: Place) -> None:
@@ -310,6 +329,58 @@ async def test_an_object_whose_run_another_store_has_is_not_begun_anew(here: Pla
     status = await here.until_phase("one", "Failed")
     assert "another store" in status["reason"]
     assert here.runs.created == []
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Cancelled"])
+async def test_an_object_that_has_ended_keeps_its_status_where_the_store_has_nothing_of_it(
+    here: Place, standin: StandInApi, tmp_path: Path, phase: str
+) -> None:
+    await here.start()
+    uid, job = here.apply("one"), here.evaluate("sums")
+    await here.until_phase("one", "Running")
+    await here.until_phase("sums", "Running", EVAL_JOBS)
+    await here.runs.becomes(uid, RunState(phase.lower()), "as it ended")
+    await here.jobs.becomes(job, EvalState(phase.lower()), "as it ended")
+    ended = await here.until_phase("one", phase), await here.until_phase("sums", phase, EVAL_JOBS)
+    await here.stop()
+    (tmp_path / "empty").mkdir()
+    async with place(standin, tmp_path / "empty") as there:
+        await there.start()
+        for collection in (TRAINING_RUNS, EVAL_JOBS):
+            await _is_seen(there, collection, "before")
+        for name, collection in (("one", TRAINING_RUNS), ("sums", EVAL_JOBS)):
+            found = there.object(name, collection)
+            standin.put(collection, {**found, "metadata": {**found["metadata"], "labels": {"touched": "yes"}}})
+            await _is_seen(there, collection, f"after-labels-of-{name}")
+        assert (there.status("one"), there.status("sums", EVAL_JOBS)) == ended
+        for name, desired, collection in (
+            ("one", "Paused", TRAINING_RUNS),
+            ("one", "Running", TRAINING_RUNS),
+            ("one", "Cancelled", TRAINING_RUNS),
+            ("sums", "Cancelled", EVAL_JOBS),
+        ):
+            there.desire(name, desired, collection)
+            await _is_seen(there, collection, f"after-{desired.lower()}-of-{name}")
+        await there.stop()
+        await there.start()
+        await there.until_idle()
+        assert (there.status("one"), there.status("sums", EVAL_JOBS)) == ended
+        assert not {uid, job} & {*there.runs.created, *(request.job_id for request in there.jobs.requests)}
+        await until(lambda: _told_of(standin, "RecordLost") == {uid, job})
+
+
+def _told_of(standin: StandInApi, reason: str) -> set[str]:
+    """Uids of the objects that have an Event for this reason."""
+    with standin.changed:
+        written = list(standin.objects.get(EVENTS, {}).values())
+    return {each["regarding"]["uid"] for each in written if each["reason"] == reason}
+
+
+async def _is_seen(here: Place, collection: str, name: str) -> None:
+    """All that was changed before is looked at: an object that is made after it is."""
+    here.apply(name) if collection == TRAINING_RUNS else here.evaluate(name)
+    await until(lambda: bool(here.status(name, collection)))
+    await here.until_idle()
 
 
 async def test_one_that_is_being_deleted_is_cancelled_before_it_is_gone(here: Place) -> None:

@@ -132,6 +132,63 @@ async def test_a_proposal_larger_than_the_engine_is_let_in_when_the_engine_is_fr
         assert (log[-1], services.taken()[-1]) == ("m", 2)
 
 
+def following(services: Services) -> PolicyFleet:
+    """A designer that the executors' engines play."""
+    designers = PolicyFleet(["127.0.0.1:21"], "designer")
+    designers.follow(services.executors)
+    return designers
+
+
+@pytest.mark.parametrize(("count", "rival"), [(1, "execution"), (2, "execution"), (64, "execution"), (2, "proposal")])
+async def test_a_proposal_goes_next_when_as_many_have_passed_it_as_its_engines_have_seats(
+    count: int, rival: str
+) -> None:
+    services, log = Services(workflows=[9], engines=[2]), list[str]()
+    rivals = [f"{rival} {number}" for number in range(8)]
+
+    def begin() -> contextlib.AbstractAsyncContextManager[object]:
+        return services.execution("job") if rival == "execution" else services.designs(1, "job")
+
+    async with contextlib.AsyncExitStack() as stack:
+        ends = {name: await stack.enter_async_context(working(log, name, begin())) for name in rivals[:2]}
+        for name in ("large 0", "large 1"):
+            ends[name] = await stack.enter_async_context(working(log, name, services.designs(count)))
+        for name in rivals[2:]:
+            ends[name] = await stack.enter_async_context(working(log, name, begin()))
+        for number in range(7):
+            ends[log[number]].set()
+            await settle()
+        # Each waits for two, and the second counts when it is the first of its scope.
+        assert log[:8] == [*rivals[:4], "large 0", *rivals[4:6], "large 1"]
+    assert set(services.taken()) == {0}
+
+
+async def test_a_proposal_whose_turn_it_is_holds_back_only_who_wants_its_engines_and_only_while_it_could_be_let_in() -> (
+    None
+):
+    services, log = Services(workflows=[9], engines=[2]), list[str]()
+    designers, others = following(services), PolicyFleet(["127.0.0.1:31"])
+    async with contextlib.AsyncExitStack() as stack:
+        work = await stack.enter_async_context(working(log, "first", services.execution()))
+        proposal = services.admission.designs("run", "task", 2, designers)
+        await stack.enter_async_context(working(log, "proposal", proposal))
+        for number in range(2):
+            async with working(log, f"passes {number}", services.execution()):
+                pass
+        await stack.enter_async_context(working(log, "held", services.execution()))
+        elsewhere = services.admission.execution("job", "key", others)
+        await stack.enter_async_context(working(log, "elsewhere", elsewhere))
+        assert log == ["first", "passes 0", "passes 1", "elsewhere"]
+        designers.take_out(designers.replicas()[0])
+        await settle()
+        assert log[-1] == "held"
+        designers.put_back(designers.replicas()[0])
+        await stack.enter_async_context(working(log, "held again", services.execution()))
+        work.set()
+        await settle()
+        assert log[-1] == "held"
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 async def test_who_gives_up_while_waiting_or_when_let_in_leaves_no_seat_taken(after: int) -> None:
     services, log = Services(), list[str]()
@@ -185,7 +242,8 @@ async def test_a_sandbox_that_stays_away_is_a_fault_by_name_for_who_waits_and_fo
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["run", "job"]), st.integers(1, 6), st.integers(0, 3), st.booleans()), max_size=12
+        st.tuples(st.sampled_from(["run", "job", "Solve"]), st.integers(1, 6), st.integers(0, 3), st.booleans()),
+        max_size=12,
     ),
     st.integers(1, 3),
     st.integers(1, 4),

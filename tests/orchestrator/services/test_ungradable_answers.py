@@ -11,7 +11,7 @@ from troupe_orchestrator.tree import ExecutionPayload, NodeKind
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_ungradable_answers_are_worth_nothing_and_counted_among_a_steps_metrics(
+async def test_ungradable_answers_are_worth_nothing_and_counted_and_told_once_for_the_step(
     open_world, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def grade(self: MathGrader, reference: MathReference, answer: str, grader: str, question: str) -> Grade:
@@ -21,9 +21,18 @@ async def test_ungradable_answers_are_worth_nothing_and_counted_among_a_steps_me
     async with open_world(learner=True) as world:
         # Of two designs one answers 42.
         tasks = [math_task("one"), math_task("two")]
-        told = metrics(await world.run(world.config(tasks, **ONE_STEP, rollout=rollout(2))))
+        events = await world.run(world.config(tasks, **ONE_STEP, rollout=rollout(2)))
+        told = metrics(events)
         assert (told["ungradable"], told["executions"], told["success"]) == (2, 4, 0.5)
         assert "faults" not in told or told["faults"] == 0
+        (condition,) = [event.condition for event in events if event.HasField("condition")]
+        assert condition.reason == "UngradableAnswers"
+        assert condition.message.startswith("2 of 4 answers ended every grader that tried them, and count as wrong: ")
+        assert all(f"{task['id']} (it used up its memory)" in condition.message for task in tasks)
+        assert "troupe trace" in condition.remedy
+        assert [event.condition for event in (await world.get_run()).recent_events if event.HasField("condition")] == [
+            condition
+        ]
         payloads = [node.payload for tree in trees(world) for node in tree.of_kind(NodeKind.EXECUTION)]
         flags = {each.success: each.flags for each in payloads if isinstance(each, ExecutionPayload)}
         assert flags == {True: (), False: ("ungradable",)}

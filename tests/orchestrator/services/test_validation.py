@@ -8,6 +8,11 @@ from orchestrated.child import Child, child
 from orchestrated.models import GUESS, RIGHT, SINGLE, WRONG, question_of, right_unless_guessed
 from orchestrated.world import Backends, World, lines, math_task, refused
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
+from troupe_contracts.errors import Exhausted, Internal
+from troupe_orchestrator.datasets.task import MathReference
+from troupe_orchestrator.grading.grades import UNGRADABLE, Correct, Grade, Incorrect
+from troupe_orchestrator.grading.workers import MathGrader
+from troupe_orchestrator.rollout import faults as rollout_faults
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -263,6 +268,71 @@ async def test_a_run_that_is_cancelled_while_it_validates_ends_its_validation(op
         await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="run"))
         job = await world.evaluation.GetEvalJob(Get(job_id="run.step-1"))
         assert (job.state, job.reason) == (evaluation_pb2.EVAL_STATE_CANCELLED, "run run was cancelled")
+
+
+async def test_faults_while_a_run_validates_are_told_as_the_validations_and_nothing_of_them_counts_as_training(
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_faults, "NOTICE_SECONDS", 0.05)
+    success_by_step(stand_ins, dict.fromkeys(range(1, 4), 4))
+    by_step, full = stand_ins.policy.reply, [Exhausted("the queue is full", 0.1) for _ in range(2)]
+
+    def reply(request: policy_pb2.GenerateRequest) -> str:
+        if stand_ins.policy.weights.version.number == 2 and "(held-" in question_of(request):
+            if "(held-0)" in question_of(request):
+                raise Internal("the engine fell over")
+            if full:
+                raise full.pop()
+        answer = by_step(request)
+        assert isinstance(answer, str)
+        return answer
+
+    stand_ins.policy.reply = reply
+    async with open_world(learner=True) as world:
+        events = await world.run(config(world.folder, HELD))
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+        told = {event.condition.reason: event for event in events if event.HasField("condition")}
+        assert sorted(event.condition.reason for event in events if event.HasField("condition")) == [
+            "ExecutorFull",
+            "InfrastructureFault",
+            "ValidationIncomplete",
+        ]
+        for reason, text in (("ExecutorFull", "the queue is full"), ("InfrastructureFault", "the engine fell over")):
+            event = told[reason]
+            assert event.step == 2
+            assert event.condition.message.startswith("validation run.step-2: executor: ")
+            assert text in event.condition.message
+            assert event.condition.remedy
+        assert [event.condition for event in run.recent_events if event.HasField("condition")] == [
+            event.condition for event in events if event.HasField("condition")
+        ]
+        for metrics in committed(events).values():
+            assert (metrics["faults"], metrics["tasks_dropped"]) == (0, 0)
+            assert {value for name, value in metrics.items() if name.startswith("drop_rate/")} == {0}
+        assert list(run.quarantined_tasks) == []
+
+
+async def test_answers_of_a_validation_that_no_grader_could_grade_are_told_with_its_step(
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    success_by_step(stand_ins, {1: 4, 2: 3, 3: 4})
+
+    async def grade(self: MathGrader, reference: MathReference, answer: str, grader: str, question: str) -> Grade:
+        held = "(held-" in question
+        return Correct() if "42" in answer else Incorrect(f"{UNGRADABLE}: it used up its memory", ungradable=held)
+
+    monkeypatch.setattr(MathGrader, "grade", grade)
+    async with open_world(learner=True) as world:
+        events = await world.run(config(world.folder, HELD))
+        (event,) = [event for event in events if event.condition.reason == "UngradableAnswers"]
+        assert event.step == 2
+        assert event.condition.message == (
+            "validation run.step-2: 1 of 4 answers ended every grader that tried it, and counts as wrong: held-3 "
+            "(it used up its memory)"
+        )
+        assert event.condition.remedy
+        assert {metrics["ungradable"] for metrics in committed(events).values()} == {0}
 
 
 async def test_a_validation_file_that_changes_under_a_run_stops_it_by_name(open_world, stand_ins: Backends) -> None:

@@ -110,6 +110,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
         if deployment is not None:
             stack.push_async_callback(deployment.close)
             deployment.tell_notices(queue.tell)
+            queue.on_idle(deployment.idle)
         if engines is not None:
             queue.on_start(partial(_standing, engines, deployment))
             for lookups in engines.watched.lookups:

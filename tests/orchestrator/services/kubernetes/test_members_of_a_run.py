@@ -390,6 +390,58 @@ async def test_replicas_are_set_by_what_is_trained_and_when_nothing_is(
     ]
 
 
+async def test_replicas_stay_while_the_next_run_is_queued(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    deployed.api.put(DEPLOYMENTS, {"metadata": {"name": "executor"}, "spec": {"replicas": 1}})
+    await deployed.start("a")
+    plan = tmp_path / "replicas.yaml"
+    plan.write_text("executor: {executor: 4}\ndesigner: {executor: 2}\nidle: {executor: 1}\n")
+    async with opened(deployed, tmp_path, stand_ins, sandbox, scaling="stage", replicas=plan) as one:
+        queued = asyncio.Event()
+
+        async def wait(name: str) -> None:
+            await queued.wait()
+
+        deployed.before_turn = wait
+        for run_id, trains in (("first", "executor"), ("second", "executor"), ("third", "designer")):
+            config = one.config(TASKS, steps=1, stages=[{"train": trains, "steps": 1}])
+            await one.training.CreateRun(training_pb2.CreateRunRequest(run_id=run_id, config=config, queue=True))
+        queued.set()
+        for run_id in ("first", "second", "third"):
+            await one.run_events(run_id)
+            assert (await one.get_run(run_id)).state == training_pb2.RUN_STATE_SUCCEEDED
+        while _scaled(deployed.api)[-2:] != [("executor", 2), ("executor", 1)]:
+            await asyncio.sleep(0.01)
+    assert _scaled(deployed.api) == [("executor", 1), ("executor", 4), ("executor", 2), ("executor", 1)]
+
+
+async def test_replicas_are_those_of_no_run_once_the_queued_one_cannot_start(
+    deployed: Deployed, tmp_path: Path, stand_ins: Backends, sandbox: str
+) -> None:
+    deployed.api.put(DEPLOYMENTS, {"metadata": {"name": "executor"}, "spec": {"replicas": 1}})
+    await deployed.start("a")
+    plan = tmp_path / "replicas.yaml"
+    plan.write_text("both: {executor: 4}\nidle: {executor: 1}\n")
+    async with opened(deployed, tmp_path, stand_ins, sandbox, scaling="stage", replicas=plan) as one:
+        queued = asyncio.Event()
+
+        async def wait(name: str) -> None:
+            await queued.wait()
+
+        deployed.before_turn = wait
+        config = one.config(TASKS)
+        for run_id in ("first", "second"):
+            await one.training.CreateRun(training_pb2.CreateRunRequest(run_id=run_id, config=config, queue=True))
+        (tmp_path / "train.jsonl").unlink()
+        queued.set()
+        await one.run_events("first")
+        while len(_scaled(deployed.api)) < 3:
+            await asyncio.sleep(0.01)
+        assert (await one.get_run("second")).state == training_pb2.RUN_STATE_PAUSED
+    assert _scaled(deployed.api) == [("executor", 1), ("executor", 4), ("executor", 1)]
+
+
 def _scaled(api: StandInApi) -> list[tuple[str, int]]:
     """What was set, in order."""
     api_history = [each for each in api.history if each[1] == "MODIFIED" and each[2] == DEPLOYMENTS]

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -52,6 +52,12 @@ _RETRY_SECONDS: Final = 10.0
 """After which is tried again what could not be done."""
 _ACT_SECONDS: Final = 1.0
 """For which a status is not written while something is done that will change it."""
+_RECORD_LOST: Final = Told(
+    "RecordLost",
+    "Warning",
+    "it has ended, and the store has nothing of it, which is another than it was: nothing is done for its spec any more; "
+    "apply another object",
+)
 
 
 @dataclass(slots=True)
@@ -211,6 +217,11 @@ class Controller:
         resource, request = self._resources.get(uid), self._requests.get(uid)
         backing = self._backing_of(resource, request)
         if backing is None or backing.kind not in self._listed:
+            return
+        if resource is not None and request is None and _has_ended(resource):
+            # How it ended was said from another store, and nothing of this one makes that untrue.
+            if not _is_settled(resource):
+                self._tell(uid, _RECORD_LOST)
             return
         doing = self._doing.get(uid)
         if doing is None or doing.act is Act.PAUSE:
@@ -383,8 +394,11 @@ def _act(resource: Resource | None, request: ObjectRequest | None, state: State)
 
 def _is_settled(resource: Resource) -> bool:
     """Whether an object has ended and says so: nothing is asked of the store for the many that have."""
-    status: Mapping[str, object] = resource.status
-    return status.get("phase") in ENDED_PHASES and status.get("observedGeneration") == resource.generation
+    return _has_ended(resource) and resource.status.get("observedGeneration") == resource.generation
+
+
+def _has_ended(resource: Resource) -> bool:
+    return resource.status.get("phase") in ENDED_PHASES
 
 
 def _request_of(resource: Resource) -> ObjectRequest:

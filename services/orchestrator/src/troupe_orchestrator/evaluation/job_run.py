@@ -21,7 +21,7 @@ from troupe_orchestrator.evaluation.requests import load_dataset, sampling_of
 from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.evaluation.targets import Served, served
 from troupe_orchestrator.rollout.nursery import Nursery
-from troupe_orchestrator.rollout.observer import Silent
+from troupe_orchestrator.rollout.observer import Observer
 from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import ServingConfig
@@ -37,8 +37,11 @@ class VersionChangedError(RuntimeError):
     """The target serves another version than the job's items were made with."""
 
 
-async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
+async def run_job(log: JobLog, database: Database, engines: Engines, observer: Observer) -> None:
     """Run what is left of a job, to its end. Whoever calls this holds the boundary where the target needs it.
+
+    Args:
+        observer: sees all its rollouts.
 
     Raises:
         VersionChangedError: the job has items of another version; it has not ended then.
@@ -61,7 +64,7 @@ async def run_job(log: JobLog, database: Database, engines: Engines) -> None:
             for number, (task, sample) in enumerate(itertools.product(dataset.tasks, range(request.samples)))
             if (task.task_id, sample) not in done
         )
-        await _run_items(left, _Rollouts(log, ready))
+        await _run_items(left, _Rollouts(log, ready, observer))
     items = await store.list_items(database, record.job_id)
     summary = await asyncio.to_thread(summarise, items, record.problems * request.samples, log.seconds)
     await log.end(EvalState.SUCCEEDED, "", summary)
@@ -81,8 +84,9 @@ async def _run_items(left: Iterator[tuple[int, Task, int]], rollouts: "_Rollouts
 class _Rollouts:
     """How the items of a job are rolled out."""
 
-    def __init__(self, log: JobLog, ready: Served) -> None:
+    def __init__(self, log: JobLog, ready: Served, observer: Observer) -> None:
         record = log.record
+        self._observer = observer
         self._log = log
         self._ready = ready
         self._scope = record.job_id
@@ -94,7 +98,7 @@ class _Rollouts:
         versions = self._ready.versions
         try:
             services = self._services(number, task, sample)
-            tree = await roll_task(task, self._plan(sample), services, Silent(), Timeline())
+            tree = await roll_task(task, self._plan(sample), services, self._observer, Timeline())
         except TaskDroppedError as drop:
             await self._log.add(faulted_item(task, sample, str(drop), versions))
         else:

@@ -29,6 +29,7 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     async def CreateEvalJob(
         self, request: evaluation_pb2.CreateEvalJobRequest, context: Context
     ) -> evaluation_pb2.EvalJob:
+        self._steering.check_new("job_id", request.job_id)
         return await self._message(await self._jobs.create(request))
 
     async def GetEvalJob(self, request: evaluation_pb2.GetEvalJobRequest, context: Context) -> evaluation_pb2.EvalJob:

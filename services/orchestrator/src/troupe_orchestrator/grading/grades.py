@@ -1,6 +1,10 @@
 """What grading ends in. A grader that dies or overruns is a third outcome, never silently "wrong"."""
 
 from dataclasses import dataclass
+from typing import Final
+
+UNGRADABLE: Final = "ungradable"
+"""How the reason of an answer begins that no grader could grade; also the flag of its execution."""
 
 
 @dataclass(frozen=True, slots=True)

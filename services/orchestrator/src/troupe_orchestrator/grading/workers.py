@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from troupe_orchestrator.datasets.task import MathReference
 from troupe_orchestrator.grading.exits import MEMORY_EXIT
-from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault, Incorrect
+from troupe_orchestrator.grading.grades import UNGRADABLE, Correct, Grade, GraderFault, Incorrect
 from troupe_orchestrator.grading.math_grader import LibraryNeededError, is_correct, no_library
 
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL")
@@ -197,7 +197,7 @@ async def _grade_twice(worker: _Worker, request: dict[str, Any]) -> Grade:
         return GraderFault(
             f"nothing can be graded against the reference {request['reference']['answer']!r:.200}: {error}"
         )
-    return Incorrect(f"ungradable: {reasons}", ungradable=True)
+    return Incorrect(f"{UNGRADABLE}: {reasons}", ungradable=True)
 
 
 def _grade(correct: bool) -> Grade:

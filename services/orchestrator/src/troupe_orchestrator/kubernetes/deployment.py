@@ -66,7 +66,7 @@ class Deployment:
         return [_condition(notice) for notice in self._cluster.notices_in_force()]
 
     def idle(self) -> None:
-        """No run is under way."""
+        """No run is under way, and none that is queued is about to be."""
         if self._scaler is not None:
             self._scaler.enter(IDLE)
 
@@ -83,8 +83,6 @@ class Deployment:
             self._writer.write(told)
         if event.WhichOneof("event") == "state_changed" and event.state_changed.state in _ENDED:
             self._stages.pop(run_id, None)
-            if not self._stages:
-                self.idle()
 
     async def close(self) -> None:
         """Write and set no more."""

@@ -37,7 +37,7 @@ class ReplicaPlan(Section):
     both: Mapping[Scaled, Count] = Field(default_factory=dict)
     """While both are."""
     idle: Mapping[Scaled, Count] = Field(default_factory=dict)
-    """While no run is under way."""
+    """While no run is under way, and none that is queued is about to be."""
     workloads: Mapping[Scaled, str] = Field(
         default_factory=lambda: {each: f"deployments/{each}" for each in ("designer", "executor", "sandbox")}
     )

@@ -12,9 +12,12 @@ holds a seat needs nothing but the service itself to go on, and no circle of wai
 
 Tests go first: while one waits no execution begins, which ends groups before new ones are opened and keeps the sandboxes'
 processors for them. Executions go before proposals for the same reason. Within a kind the scopes (each run, each eval job,
-all questions together) take turns, each in the order in which it asked, and one that cannot be placed keeps its turn. A
-proposal, which needs several seats at once, may have to wait until executions leave them free; these come from proposals and
-so run out. A seat that is given back costs a look for each scope that waits, so of these there are few.
+all questions together) take turns, each in the order in which it asked, and one that cannot be placed keeps its turn.
+
+Not all executions come from proposals (an eval job may run fixed designs), and smaller proposals of others find seats
+sooner. So the first proposal of each scope counts who is let in at its engines before it: after as many as these have seats
+it is its turn, and nobody else begins there until it has been let in. A seat that is given back costs a look for each scope
+that waits, so of these there are few.
 """
 
 from __future__ import annotations
@@ -55,6 +58,14 @@ class _Waiting(Generic[P]):
     find: Callable[[], Placed[P] | None]
     needs: tuple[Rotation[Any], ...]
     placed: asyncio.Future[Placed[P]]
+    may_pass: Callable[[], int] = lambda: 0
+    """Of a proposal: how many others may be let in at its engines before it."""
+    passed: int = 0
+    """Of the first proposal of a scope: how many were."""
+
+    def is_due(self) -> bool:
+        """Whether it has let enough others pass. One that no seat would help holds nobody back."""
+        return self.passed >= self.may_pass() and all(each.serving() for each in self.needs)
 
 
 class _Line:
@@ -66,13 +77,24 @@ class _Line:
     def add(self, scope: str, waiting: _Waiting[Any]) -> None:
         self._scopes.setdefault(scope, deque()).append(waiting)
 
-    def serve(self) -> None:
-        """Place whoever can be placed."""
-        progress = True
-        while progress:
-            progress = False
-            for scope in list(self._scopes):
-                progress |= self._serve_one(scope)
+    def serve_next(self, proposals: _Line | None = None) -> bool:
+        """Place the first who can be placed; false where nobody can.
+
+        Args:
+            proposals: that wait, each of which may hold the others back.
+        """
+        return any(self._serve_one(scope, proposals) for scope in list(self._scopes))
+
+    def holds_back(self, other: _Waiting[Any]) -> bool:
+        """Whether it is the turn of a proposal of this line, which wants the same engines as `other`."""
+        due = next((each for each in self._first_ones() if _rivals(each, other) and each.is_due()), other)
+        return due is not other
+
+    def let_pass(self, other: _Waiting[Any]) -> None:
+        """Count who was let in before the proposals of this line."""
+        for each in self._first_ones():
+            if each is not other and _rivals(each, other):
+                each.passed += 1
 
     def empty(self) -> bool:
         for scope in list(self._scopes):
@@ -82,7 +104,11 @@ class _Line:
     def waiting(self) -> int:
         return sum(not each.placed.done() for queue in tuple(self._scopes.values()) for each in tuple(queue))
 
-    def _serve_one(self, scope: str) -> bool:
+    def _first_ones(self) -> list[_Waiting[Any]]:
+        """The first of each scope, the scope whose turn it is first."""
+        return [queue[0] for scope in list(self._scopes) if (queue := self._drop_gone(scope))]
+
+    def _serve_one(self, scope: str, proposals: _Line | None) -> bool:
         queue = self._drop_gone(scope)
         if not queue:
             return False
@@ -92,11 +118,15 @@ class _Line:
             service = next(each.service for each in waiting.needs if each.outage)
             waiting.placed.set_exception(InfrastructureFaultError(service, outage))
         else:
+            if proposals is not None and proposals.holds_back(waiting):
+                return False
             found = waiting.find()
             if found is None:
                 return False
             for seats, count in found.seats:
                 seats.taken += count
+            if proposals is not None:
+                proposals.let_pass(waiting)
             waiting.placed.set_result(found)
         queue.popleft()
         # Served last: the others' turn.
@@ -107,11 +137,11 @@ class _Line:
 
     def _drop_gone(self, scope: str) -> deque[_Waiting[Any]] | None:
         """The scope's queue without those who no longer wait at its head; None if nobody does."""
-        queue = self._scopes[scope]
+        queue = self._scopes.get(scope)
         while queue and queue[0].placed.done():
             queue.popleft()
         if not queue:
-            del self._scopes[scope]
+            self._scopes.pop(scope, None)
             return None
         return queue
 
@@ -188,16 +218,24 @@ class Admission:
                     return Placed(designer, ((engine.seats, wanted),))
             return None
 
-        async with self._let_in(self._designs, scope, find, designers, designers.engines) as place:
+        def seats() -> int:
+            return sum(engine.seats.total for engine in designers.engines.serving())
+
+        async with self._let_in(self._designs, scope, find, designers, designers.engines, may_pass=seats) as place:
             yield place
 
     @contextlib.asynccontextmanager
     async def _let_in(
-        self, line: _Line, scope: str, find: Callable[[], Placed[P] | None], *needs: Rotation[Any]
+        self,
+        line: _Line,
+        scope: str,
+        find: Callable[[], Placed[P] | None],
+        *needs: Rotation[Any],
+        may_pass: Callable[[], int] = lambda: 0,
     ) -> AsyncIterator[P]:
         for rotation in needs:
             self._watch(rotation)
-        waiting = _Waiting(find, needs, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(find, needs, asyncio.get_running_loop().create_future(), may_pass)
         line.add(scope, waiting)
         self._serve()
         try:
@@ -220,16 +258,21 @@ class Admission:
         self._serve()
 
     def _serve(self) -> None:
-        self._tests.serve()
+        while self._tests.serve_next():
+            pass
         if self._tests.empty():
-            self._executions.serve()
-            self._designs.serve()
+            while self._executions.serve_next(self._designs) or self._designs.serve_next(self._designs):
+                pass
 
     def _watch(self, rotation: Rotation[Any]) -> None:
         """Serve again when a member comes back."""
         if rotation not in self._watched:
             self._watched.add(rotation)
             rotation.on_change(self._serve)
+
+
+def _rivals(proposal: _Waiting[Any], other: _Waiting[Any]) -> bool:
+    return any(each in other.needs for each in proposal.needs)
 
 
 def _most_room(sandboxes: Sequence[SandboxReplica], seats: Callable[[SandboxReplica], Seats]) -> SandboxReplica | None:

@@ -16,7 +16,7 @@ from troupe.v1 import sandbox_pb2
 from troupe_orchestrator.datasets.task import MathReference, Task
 from troupe_orchestrator.fleet import SandboxReplica
 from troupe_orchestrator.grading.code_grading import refusal, run_tests, run_tests_request
-from troupe_orchestrator.grading.grades import Correct, Grade, GraderFault
+from troupe_orchestrator.grading.grades import UNGRADABLE, Correct, Grade, GraderFault
 from troupe_orchestrator.grading.workers import MathGrader
 from troupe_orchestrator.patterns import NodeEvent, pattern_of
 from troupe_orchestrator.provenance import Provenance, RecordedConversation, answer_in_script, trace_result
@@ -219,7 +219,7 @@ def _payload(
         terms=breakdown.terms,
         flags=(
             *_flags(script, record, "" if answer is None else answer.text, task),
-            *(("ungradable",) if ungradable else ()),
+            *((UNGRADABLE,) if ungradable else ()),
         ),
         agent_calls=outcome.agent_calls,
         cpu_seconds=outcome.use.cpu_seconds,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from troupe_orchestrator.grading.grades import UNGRADABLE
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import StepPlan
 from troupe_orchestrator.training.assembly import ROLES, advantages_of, outcomes_of
@@ -37,7 +38,7 @@ def rollout_metrics(trees: Sequence[Tree]) -> dict[str, float]:
         "reward_designer": sum(outcomes.design_rewards.values()) / len(designs),
         "reward_executor": sum(each.reward_executor for each in outcomes.executions) / len(run) if run else 0.0,
         "policy_faults": float(sum(execution.status is ExecutionStatus.POLICY_FAULT for execution in run)),
-        "ungradable": float(sum("ungradable" in execution.flags for execution in run)),
+        "ungradable": float(sum(UNGRADABLE in execution.flags for execution in run)),
         "agent_calls": sum(execution.agent_calls for execution in run) / len(run) if run else 0.0,
         "script_cpu_seconds": sum(execution.cpu_seconds for execution in run),
         "generated_tokens": float(sum(generated_tokens(tree.nodes) for tree in trees)),

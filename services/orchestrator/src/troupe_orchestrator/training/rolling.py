@@ -40,6 +40,7 @@ from troupe_orchestrator.training.progress import RolloutProgress
 from troupe_orchestrator.training.queue import TaskQueue, draw, postpone
 from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.requests import optimization, rollout_plan
+from troupe_orchestrator.training.ungradable import ungradable_answers, ungradable_in
 from troupe_orchestrator.tree import Tree, generated_tokens
 
 
@@ -153,7 +154,9 @@ class Rolling:
             record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=metrics
         )
         listed = TreeFile(str(self._file(folder, "trees")), execution_ids(trees))
-        async with self.events.storing(record.step, *map(_condition, drops)) as events:
+        found = await asyncio.to_thread(ungradable_in, trees)
+        ungradable = ungradable_answers(found, int(metrics["executions"]))
+        async with self.events.storing(record.step, *map(_condition, drops), *ungradable) as events:
             await advance_step(self.database, sealed, StepState.SEALED, events, listed, drops)
         # The journal has served: its trees are in the step's file.
         await asyncio.to_thread(shutil.rmtree, folder / "groups", ignore_errors=True)

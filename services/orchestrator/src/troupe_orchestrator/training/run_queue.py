@@ -62,6 +62,7 @@ class RunQueue:
         self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
         self._standing: Callable[[], Sequence[training_pb2.Condition]] = tuple
+        self._idle: Callable[[], None] = lambda: None
 
     async def resume_interrupted(self) -> None:
         """Go on with the run that was running when the orchestrator before this one ended, or with the first queued."""
@@ -132,7 +133,9 @@ class RunQueue:
             engines.services,
             engines.policies,
             self._boundary,
-            None if held_out is None else Validation(self._jobs, record.run_id, config, held_out),
+            None
+            if held_out is None
+            else Validation(self._jobs, record.run_id, config, held_out, events, self._database),
             fork,
             None if fork is None or fork.queue is None else TaskQueue.from_json(fork.queue),
             record.acknowledged_step,
@@ -183,6 +186,14 @@ class RunQueue:
             standing: called on the event loop; must not block.
         """
         self._standing = standing
+
+    def on_idle(self, idle: Callable[[], None]) -> None:
+        """Have it told when a run has ended or paused and no queued one follows: not between one run and the next.
+
+        Args:
+            idle: called on the event loop; must not block.
+        """
+        self._idle = idle
 
     async def close(self) -> None:
         """End the loop where it stands; the store knows how to go on."""
@@ -244,7 +255,11 @@ class RunQueue:
             while True:
                 try:
                     async with self._choosing:
-                        return await (self._start_what_is_to_run() if in_doubt else self._start_queued())
+                        await (self._start_what_is_to_run() if in_doubt else self._start_queued())
+                        # Where the store is another's, its runs go on there.
+                        if self._active is None and not self._database.lost.is_set():
+                            self._idle()
+                        return
                 except StoreUnavailableError as error:
                     logger.warning("waiting for the store, to start what is to run", error=str(error))
                     in_doubt = True

@@ -31,6 +31,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         self._steering = steering
 
     async def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.Run:
+        self._steering.check_new("run_id", request.run_id)
         return await self._message(await self._runs.create(request.run_id, request.config, request.queue))
 
     async def PlanRun(self, request: training_pb2.PlanRunRequest, context: Context) -> training_pb2.RunPlan:
@@ -38,6 +39,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
 
     async def ForkRun(self, request: training_pb2.ForkRunRequest, context: Context) -> training_pb2.Run:
         parent = required(request.parent_run_id, "parent_run_id")
+        self._steering.check_new("run_id", request.run_id)
         return await self._message(
             await self._runs.fork(parent, request.step, request.config, request.run_id, request.queue)
         )

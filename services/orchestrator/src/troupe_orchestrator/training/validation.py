@@ -1,18 +1,26 @@
 """Validation inside a run: an eval job over held-out problems at every k-th step, before the step is committed.
 
 The job's id is a function of run and step, so that a run which is killed goes on with the very job: no item is repeated, and
-a step is validated once. Its summary is committed with the step.
+a step is validated once. Its summary is committed with the step. What goes wrong in it on our side is told in the run's
+events, under the job's name, and counts in nothing of the step's own: no metric, no drop.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
 
 from troupe_orchestrator.evaluation.jobs import EvalJobs
+from troupe_orchestrator.grading.grades import UNGRADABLE
+from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.run_config import RunConfig, ServingConfig
-from troupe_orchestrator.store.evals import EvalState
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemRecord, list_items
+from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.training.fault_report import FaultReport
 from troupe_orchestrator.training.held_out import HeldOut
+from troupe_orchestrator.training.ungradable import ungradable_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +38,25 @@ NOT_DUE = Validated({}, ())
 class Validation:
     """The validations of one run."""
 
-    def __init__(self, jobs: EvalJobs, run_id: str, config: RunConfig, held_out: HeldOut) -> None:
+    def __init__(
+        self,
+        jobs: EvalJobs,
+        run_id: str,
+        config: RunConfig,
+        held_out: HeldOut,
+        events: EventLog,
+        database: Database,
+    ) -> None:
         assert config.validation is not None
         self._jobs = jobs
         self._run_id = run_id
         self._config = config.validation
         self._seed = config.seed
         self._held_out = held_out
+        self._events = events
+        self._database = database
+        self._report: FaultReport | None = None
+        """Of the newest step: what it has told is not told again when the job goes on."""
         self._serving = ServingConfig(
             temperature=config.validation.temperature,
             sampling=config.sampling,
@@ -64,7 +84,7 @@ class Validation:
             # The same sampling at every step: steps differ by their weights.
             sampling=common_pb2.Sampling(temperature=self._config.temperature, seed=self._seed),
         )
-        record = await self._jobs.validate(request, self._run_id, step, self._serving)
+        record = await self._validate(request, step)
         if record.state is not EvalState.SUCCEEDED or record.summary is None:
             return Validated({}, [_not_validated(job_id, record.reason)])
         summary = evaluation_pb2.EvalSummary.FromString(record.summary)
@@ -82,7 +102,30 @@ class Validation:
         ]
         if summary.faults:
             told.append(_incomplete(job_id, summary))
+        items = await list_items(self._database, job_id)
+        told += ungradable_answers(await asyncio.to_thread(_ungradable, items), len(items), _named(job_id))
         return Validated({f"validation_{name}": value for name, value in metrics.items()}, told)
+
+    async def _validate(self, request: evaluation_pb2.CreateEvalJobRequest, step: int) -> EvalRecord:
+        """Run the job, and tell meanwhile which faults it meets."""
+        if self._report is None or self._report.step != step:
+            self._report = FaultReport(self._events, step, _named(request.job_id))
+        async with Nursery() as group:
+            reporting = group.create_task(self._report.report())
+            record = await self._jobs.validate(request, self._run_id, step, self._serving, self._report)
+            reporting.cancel()
+        await self._report.tell_faults()
+        return record
+
+
+def _named(job_id: str) -> str:
+    return f"validation {job_id}"
+
+
+def _ungradable(records: Sequence[ItemRecord]) -> list[tuple[str, str]]:
+    """(problem, reason) of each item whose answer no grader could grade."""
+    items = [evaluation_pb2.EvalItem.FromString(record.payload) for record in records]
+    return [(item.problem_id, item.reason) for item in items if item.reason.startswith(UNGRADABLE)]
 
 
 def _not_validated(job_id: str, reason: str) -> training_pb2.Condition:
