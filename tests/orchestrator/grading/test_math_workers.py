@@ -94,6 +94,13 @@ BOMB = MathReference("(x^2-1)^{900}+x"), "(x-1)^{900}(x+1)^{900}+x"
 """Equal, and found out by multiplying out."""
 
 
+@pytest.fixture
+def only_cpu_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few processors a worker gets."""
+    monkeypatch.setattr(workers, "_WALL_FACTOR", 100)
+
+
+@pytest.mark.usefixtures("only_cpu_time_counts")
 async def test_an_answer_on_which_every_worker_spins_is_ungradable_and_the_next_is_graded() -> None:
     async with MathGrader(seconds=1) as grader:
         grade = await grader.grade(*BOMB)
@@ -109,6 +116,7 @@ async def test_an_answer_that_eats_the_memory_of_every_worker_is_ungradable() ->
         assert grade == Incorrect("ungradable: it used up its memory; it used up its memory", True)
 
 
+@pytest.mark.usefixtures("only_cpu_time_counts")
 async def test_a_reference_on_which_every_worker_spins_is_a_fault_that_names_it() -> None:
     reference = MathReference(r"\log(e^{" * 15 + "x" + "})" * 15)
     async with MathGrader(seconds=1) as grader:

@@ -131,6 +131,8 @@ class CrowdedSandbox(sandbox_pb2_grpc.SandboxServicer):
     ) -> AsyncIterator[sandbox_pb2.RunWorkflowResponse]:
         if self.refusals:
             self.refusals -= 1
+            # As the sandbox does: a caller that still writes as a call ends is told of a broken stream, not why it ended.
+            await anext(requests)
             raise Exhausted("all workflow slots are taken", 0.05)
         async for response in self._real.RunWorkflow(requests):
             yield response
