@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,32 @@ def test_objects_start_a_run_and_an_eval_job_and_tell_of_them(installation: Inst
         described = kubectl(*in_namespace, "describe", "trainingrun", "two-steps").stdout
         assert "StageStarted" in described
         kubectl(*in_namespace, "delete", *files)
+
+
+async def test_there_are_as_many_replicas_as_the_stage_of_a_run_asks_for(
+    installation: Installation, tmp_path: Path
+) -> None:
+    manifests = render_with("local", "scaling-by-stage", tmp_path)
+    (plan,) = (each for each in manifests.objects if "replicas.yaml" in each.get("data", {}))
+    plan["data"]["replicas.yaml"] = "{both: {sandbox: 3}, idle: {sandbox: 1}}"
+    with varied(installation, manifests, Variant()):
+        await ready_in_time(installation, "sandbox", 1)
+        async with running(installation, steps=12) as run:
+            await ready_in_time(installation, "sandbox", 3)
+            await run.finish()
+            assert run.record.dropped() == []
+        await ready_in_time(installation, "sandbox", 1)
+
+
+async def ready_in_time(installation: Installation, component: str, replicas: int) -> None:
+    """Returns once there are so many pods, all ready."""
+    async with asyncio.timeout(300):
+        while [is_ready(pod) for pod in installation.pods(component)] != [True] * replicas:
+            await asyncio.sleep(1)
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
@@ -81,7 +108,7 @@ def issued(manifests: Manifests, authority: Authority) -> Manifests:
 
 def tls_secret(certificate: dict[str, Any], authority: Authority) -> dict[str, Any]:
     wanted = certificate["spec"]
-    pair = authority.sign(certificate["metadata"]["name"], *wanted["uris"], hosts=wanted["dnsNames"])
+    pair = authority.sign(certificate["metadata"]["name"], *wanted.get("uris", ()), hosts=wanted["dnsNames"])
     files = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.certificate}
     return {
         "apiVersion": "v1",
