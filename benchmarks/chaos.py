@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/chaos.py --starter .troupe/starter-0 --kills 100 --out /tmp/chaos
 
 One run on a real deployment under its supervisor. After each recovery a process is drawn and killed with SIGKILL after a
-random time that is at most `--longest` seconds, whatever the run is doing then; the seed makes the draw the same again. A
-row says what was killed, which step was in which state, and how long it took until a step was committed again with every
-service up. After each kill, what the learner has applied is compared with what is sealed, and the tasks that were trained
-with the epoch's order; at the end the run is paused, and its weights are compared, tensor by tensor, with those of a fresh
+random time that is at most `--longest` seconds, whatever the run is doing then; after a third of these a second one is
+killed at a random moment of the recovery. The seed makes the draw the same again. A row says what was killed, which step
+was in which state at the last kill, and how long it took from there until a step was committed again with every service
+up. After each recovery, what the learner has applied is compared with what is sealed, and the tasks that were trained with
+the epoch's order; at the end the run is paused, and its weights are compared, tensor by tensor, with those of a fresh
 learner that is fed the sealed batches. With `--compare` the same run goes undisturbed for as many steps, and the last lines
 say how many of the sealed batches are the same.
 
@@ -36,11 +37,13 @@ async def killed(options: argparse.Namespace) -> tuple[Ended, list[Outcome]]:
     outcomes: list[Outcome] = []
     async with chaos(options.starter, options.out / "killed", steps=ENDLESS) as running:
         deadline = time.monotonic() + options.seconds
-        for number, (victim, seconds) in enumerate(kills, start=1):
-            outcome = await running.kill_at_any_time(victim, seconds)
+        number = 0
+        for volley in kills:
+            outcome = await running.kill_at_any_time(volley)
             outcomes.append(outcome)
+            number += len(volley)
             print(
-                f"{number:4d}  {outcome.what:15s} step {outcome.step:4d} {outcome.state:10s} {outcome.seconds:6.1f} s",
+                f"{number:4d}  {outcome.what:31s} step {outcome.step:4d} {outcome.state:10s} {outcome.seconds:6.1f} s",
                 flush=True,
             )
             if time.monotonic() > deadline:
@@ -61,9 +64,9 @@ def summary(outcomes: list[Outcome]) -> None:
     by_victim: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
         by_victim[outcome.what].append(outcome.seconds)
-    print(f"\n{'killed':15s}  times  median s  longest s")
+    print(f"\n{'killed':31s}  times  median s  longest s")
     for what, seconds in sorted(by_victim.items()):
-        print(f"{what:15s}  {len(seconds):5d}  {statistics.median(seconds):8.1f}  {max(seconds):9.1f}")
+        print(f"{what:31s}  {len(seconds):5d}  {statistics.median(seconds):8.1f}  {max(seconds):9.1f}")
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -76,8 +79,9 @@ async def main(options: argparse.Namespace) -> None:
         undisturbed = await undisturbed_run(options, ended.record.committed())
         same = sum(one == other for one, other in zip(digests, undisturbed.record.sealed(), strict=False))
         print(f"\n{same} of {len(digests)} sealed batches are those of the undisturbed run")
+    kills = sum(1 + outcome.what.count(" + ") for outcome in outcomes)
     print(
-        f"\n{len(outcomes)} kills, {ended.record.committed()} steps committed in {time.monotonic() - begun:.0f} s; "
+        f"\n{kills} kills, {ended.record.committed()} steps committed in {time.monotonic() - begun:.0f} s; "
         f"{len(digests)} updates applied once each; weights {fingerprint(ended.tensors)} = replay of the sealed batches"
     )
 

@@ -82,11 +82,12 @@ class Live:
             case _:
                 return main
 
-    def find(self, victim: Victim) -> int | None:
-        """The process, where there is one at this moment."""
-        with suppress(LookupError):
-            return self.pid(victim)
-        return None
+    def kill(self, victim: Victim) -> bool:
+        """SIGKILL; false where there is no such process at this moment."""
+        with suppress(LookupError, ProcessLookupError):
+            os.kill(self.pid(victim), signal.SIGKILL)
+            return True
+        return False
 
     async def all_serve(self, seconds: float = START_SECONDS) -> None:
         """Returns when every service serves."""

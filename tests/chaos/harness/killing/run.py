@@ -29,6 +29,8 @@ from killing.record import LocalStore, Record
 RUN_ID = "chaos"
 PROBE_BOUND = 0.05
 TASKS = 60
+RECOVERY_SECONDS = 15.0
+"""In which the second kill of a volley comes: a learner or an executor takes about so long to be back."""
 _TRIES = 4
 Kill = tuple[Victim, Point]
 MATRIX: tuple[Kill, ...] = tuple((victim, point) for point in Point for victim in Victim)
@@ -83,18 +85,22 @@ class Chaos:
             return outcome
         raise AssertionError(f"no step came to {point.value} in {_TRIES} tries")
 
-    async def kill_at_any_time(self, victim: Victim, seconds: float) -> Outcome:
-        """Kills after so many seconds, whatever is going on then."""
-        await asyncio.sleep(seconds)
-        # A rank or a zygote may be away for a moment: only a kill that happened counts.
-        async with asyncio.timeout(STEP_SECONDS):
-            while (found := self.live.find(victim)) is None:
-                await asyncio.sleep(0.05)
-        step = self.record.newest()
-        begun, committed = time.monotonic(), self.record.committed()
-        os.kill(found, signal.SIGKILL)
+    async def kill_at_any_time(self, volley: Sequence[tuple[Victim, float]]) -> Outcome:
+        """Kills each after so many seconds, whatever is going on then: the second while all recovers from the first."""
+        for victim, seconds in volley:
+            await asyncio.sleep(seconds)
+            # What is killed may be away for a moment, by the kill before it or by itself: only a kill that happened counts.
+            async with asyncio.timeout(STEP_SECONDS):
+                while True:
+                    step = self.record.newest()
+                    begun, committed = time.monotonic(), self.record.committed()
+                    if self.live.kill(victim):
+                        break
+                    await asyncio.sleep(0.05)
         await self.committed(committed + 1)
-        outcome = Outcome(victim.value, f"after {seconds:.1f} s", step.number, step.state, time.monotonic() - begun)
+        what = " + ".join(victim.value for victim, _ in volley)
+        when = " + ".join(f"{seconds:.1f} s" for _, seconds in volley)
+        outcome = Outcome(what, f"after {when}", step.number, step.state, time.monotonic() - begun)
         await self.check()
         return outcome
 
@@ -188,10 +194,18 @@ def small(config: dict[str, Any], steps: int, seed: int, tasks_per_step: int = 3
     return yaml.safe_dump(config)
 
 
-def random_kills(count: int, seed: int, longest: float) -> list[tuple[Victim, float]]:
-    """(what, seconds after the last recovery), the same for the same seed."""
+def random_kills(count: int, seed: int, longest: float) -> list[list[tuple[Victim, float]]]:
+    """(what, seconds after the last recovery or kill) of each volley, so many kills together; the same for the same seed.
+    Every third volley or so has a second kill, which hits the recovery from the first.
+    """
     chance = random.Random(seed)
-    return [(chance.choice(list(Victim)), chance.uniform(0.0, longest)) for _ in range(count)]
+    volleys: list[list[tuple[Victim, float]]] = []
+    while sum(map(len, volleys)) < count:
+        seconds = [chance.uniform(0.0, longest)]
+        if chance.random() < 1 / 3 and sum(map(len, volleys)) + 1 < count:
+            seconds.append(chance.uniform(0.0, RECOVERY_SECONDS))
+        volleys.append([(chance.choice(list(Victim)), each) for each in seconds])
+    return volleys
 
 
 async def run_schedule(
