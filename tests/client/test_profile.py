@@ -64,6 +64,16 @@ def test_what_is_not_a_mapping_is_refused_by_file(tmp_path: Path, content: str) 
         load_profile(path)
 
 
+def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    lines = path.read_text().count("\n")
+    path.write_text(path.read_text() + "temperature: 0.5\ntemperature: 1.0\n")
+    with pytest.raises(
+        ProfileError, match=rf"profile\.yaml: temperature: is given on line {lines + 1} and again on line {lines + 2}"
+    ):
+        load_profile(path)
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match=r"none\.yaml: No such file"):
         load_profile(tmp_path / "none.yaml")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from troupe_contracts.yaml_keys import RepeatedKeysError, load_yaml
 
 MAX_YAML_BYTES: Final = 2**20
 
@@ -34,11 +35,13 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        UnreadableError: it cannot be read, or is not YAML.
+        UnreadableError: it cannot be read, is not YAML, or has a key twice.
     """
     content = read_file(path, MAX_YAML_BYTES)
     try:
-        return yaml.safe_load(content.decode())
+        return load_yaml(content.decode())
+    except RepeatedKeysError as error:
+        raise UnreadableError(f"{path}: {error}") from error
     # ValueError: such as a date in the 13th month, and bytes that are not UTF-8.
     except (yaml.YAMLError, ValueError) as error:
         raise UnreadableError(f"{path} is not YAML: {error}") from error

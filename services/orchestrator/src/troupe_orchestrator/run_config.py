@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from troupe_contracts.yaml_keys import RepeatedKeysError, load_yaml
 
 from troupe_orchestrator.credit.config import CreditConfig
 from troupe_orchestrator.rewards import RewardConfig
-from troupe_orchestrator.yaml_keys import RepeatedKeysError, load_yaml
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

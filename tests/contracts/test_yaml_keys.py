@@ -4,6 +4,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from troupe_contracts.yaml_keys import load_yaml
 from troupe_orchestrator.config_origins import describe_config
 from troupe_orchestrator.kubernetes.scaling import ReplicaPlan
 from troupe_orchestrator.run_config import (
@@ -14,7 +15,6 @@ from troupe_orchestrator.run_config import (
     parse_config,
     parse_run_config,
 )
-from troupe_orchestrator.yaml_keys import load_yaml
 
 RUN = """\
 dataset: {train: a.jsonl}
