@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from killing import checks
 from killing.record import LocalStore, Record
-from troupe.v1 import common_pb2, learner_pb2, policy_pb2
+from troupe.v1 import common_pb2, learner_pb2, policy_pb2, transcript_pb2
 
 TABLES = """
 create table runs (run_id, state, reason);
@@ -135,3 +135,30 @@ async def test_an_engine_that_stays_behind_is_found(tmp_path: Path, monkeypatch:
     learner.trained = 2
     with pytest.raises(AssertionError, match="number: 1"):
         await checks.engine_comes_to_the_learner(learner, record(tmp_path, THREE), 0.05)
+
+
+class Speech:
+    """An engine and a learner: each reply is two tokens after a prompt of three, and the learner is so far from what is said
+    of them."""
+
+    def __init__(self, off: float) -> None:
+        self.off = off
+
+    async def Generate(self, request: policy_pb2.GenerateRequest) -> policy_pb2.GenerateResponse:
+        prompt = transcript_pb2.TokenRun(kind=transcript_pb2.TOKEN_RUN_KIND_INSERTED, length=3)
+        reply = transcript_pb2.TokenRun(
+            kind=transcript_pb2.TOKEN_RUN_KIND_GENERATED, length=2, log_probs=[-1.0, -2.0 - self.off]
+        )
+        return policy_pb2.GenerateResponse(
+            appended=transcript_pb2.Transcript(token_ids=[1, 2, 3, 4, 5], runs=[prompt, reply])
+        )
+
+    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        assert sequences == [[1, 2, 3, 4, 5]] * checks.SPOKEN
+        return [[-9.0, -9.0, -1.0, -2.0] for _ in sequences]
+
+
+async def test_an_engine_that_speaks_otherwise_than_the_learner_is_found() -> None:
+    await checks.engine_speaks_as_the_learner(Speech(0.08), Speech(0.08), 0.05)
+    with pytest.raises(AssertionError, match=r"0\.060 nats"):
+        await checks.engine_speaks_as_the_learner(Speech(0.12), Speech(0.12), 0.05)

@@ -8,14 +8,16 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from troupe.v1 import common_pb2, learner_pb2, policy_pb2
+from troupe.v1 import common_pb2, learner_pb2, policy_pb2, policy_pb2_grpc, transcript_pb2
 from troupe_client.profile import Profile
 from troupe_client.wiring import LEARNER, Folders, launch, own_environment
+from troupe_contracts.channel import connect
+from troupe_contracts.identity import own
 from troupe_orchestrator.store.batches import BatchRecord
 from troupe_orchestrator.training.batch import read_batch
 from troupe_orchestrator.training.learner import STALL_SECONDS, LearnerClient
@@ -25,6 +27,8 @@ from killing.record import Record
 
 REPLAY_SECONDS = 300.0
 """In which a learner that came back is given its checkpoint and the sealed batches after it, and an engine the weights."""
+SPOKEN = 8
+"""Replies by which the engine is compared with the learner."""
 Hash = dict[str, str]
 """SHA-256 of each tensor, by name."""
 
@@ -35,6 +39,18 @@ class Serving(Protocol):
     async def learner(self) -> learner_pb2.LearnerInfo: ...
 
     async def engine(self) -> policy_pb2.PolicyInfo: ...
+
+
+class Speaker(Protocol):
+    """An engine's service."""
+
+    def Generate(self, request: policy_pb2.GenerateRequest) -> Awaitable[policy_pb2.GenerateResponse]: ...
+
+
+class Scorer(Protocol):
+    """A learner that tells the log-probability of each token but the first."""
+
+    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> Sequence[Any]: ...
 
 
 async def applied_is_sealed(live: Serving, record: Record) -> None:
@@ -75,6 +91,38 @@ async def engines_are_at_the_learner(live: Serving, record: Record, probe_bound:
     assert engine.state == policy_pb2.UPDATE_STATE_SERVING
     assert all(error <= probe_bound for error in record.probe_errors()), record.probe_errors()
     assert record.unprobed() == [], f"no probe is on record for the updates of steps {record.unprobed()}"
+
+
+async def engine_at_speaks_as(target: str, learner: Scorer, bound: float) -> None:
+    """See `engine_speaks_as_the_learner`."""
+    async with connect(target, own()) as channel:
+        await engine_speaks_as_the_learner(policy_pb2_grpc.PolicyStub(channel), learner, bound)
+
+
+async def engine_speaks_as_the_learner(executor: Speaker, learner: Scorer, bound: float) -> None:
+    """What the engine says of the tokens that it samples now, the learner says of them, whatever was probed before: the mean
+    difference in nats is within the bound.
+    """
+    said: list[list[float]] = []
+    sequences: list[list[int]] = []
+    for seed in range(SPOKEN):
+        request = policy_pb2.GenerateRequest(
+            conversation_id=f"check-{seed}",
+            messages=[common_pb2.ChatMessage(role=common_pb2.MESSAGE_ROLE_USER, content="What is 6 * 7?")],
+            sampling=common_pb2.Sampling(temperature=1.0, max_tokens=32, seed=seed),
+        )
+        appended = (await executor.Generate(request)).appended
+        prompt, reply = appended.runs[:2]
+        assert reply.kind == transcript_pb2.TOKEN_RUN_KIND_GENERATED
+        sequences.append(list(appended.token_ids[: prompt.length + reply.length]))
+        said.append([*reply.log_probs])
+    errors = [
+        abs(one - float(other))
+        for spoken, scored in zip(said, await learner.log_probs(sequences), strict=True)
+        for one, other in zip(spoken, scored[-len(spoken) :], strict=True)
+    ]
+    mean = sum(errors) / len(errors)
+    assert mean <= bound, f"the engine's log-probabilities are {mean:.3f} nats from the learner's"
 
 
 def tasks_are_the_epochs(record: Record, task_ids: Sequence[str], seed: int) -> None:

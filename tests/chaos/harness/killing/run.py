@@ -139,7 +139,9 @@ class Chaos:
         await self.live.all_serve()
         await self.check()
         await checks.engines_are_at_the_learner(self.live, self.record, PROBE_BOUND)
-        tensors = await checks.weights(await LearnerClient.connect(self.live.service("learner").target, STALL_SECONDS))
+        learner = await LearnerClient.connect(self.live.service("learner").target, STALL_SECONDS)
+        await checks.engine_at_speaks_as(self.live.service("executor").target, learner, PROBE_BOUND)
+        tensors = await checks.weights(learner)
         profile = load_profile(self.live.state / "profile.yaml")
         assert await checks.replayed(profile, self.record.keep_batches(), replay) == tensors
         return Ended(self.record, tensors)

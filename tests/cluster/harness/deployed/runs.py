@@ -176,6 +176,7 @@ class ClusterRun:
         await self.check()
         await checks.engines_are_at_the_learner(self.installation, self.record, PROBE_BOUND)
         learner = await LearnerClient.connect(self.installation.target("learner"), STALL_SECONDS)
+        await checks.engine_at_speaks_as(self.installation.target("executor"), learner, PROBE_BOUND)
         tensors = await checks.weights(learner)
         profile = self.installation.learner_profile()
         folder = self.installation.folder / self.run_id / "replay"
