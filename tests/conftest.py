@@ -15,6 +15,9 @@ import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+# Programs of `make checkers`.
+os.environ["PATH"] = os.pathsep.join((str(Path(__file__).parents[1] / ".tools/checkers"), os.environ["PATH"]))
+
 # tiny_model(tied) or tiny_model(tied, seed): a model folder.
 TinyModel = Callable[..., Path]
 _START_SECONDS = 240.0

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "security" / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator" / "harness"))
 
 from rendered.overlays import RENDERED, Manifests, render
 

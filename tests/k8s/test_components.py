@@ -1,6 +1,7 @@
 """Components that no overlay uses, put on one."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -62,4 +63,25 @@ def test_each_certificates_secret_is_mounted_by_its_service_alone(with_tls: Mani
         named = {volume["secret"]["secretName"] for volume in workload.pod["volumes"] if "secret" in volume}
         certificates = {name for name in named if name.endswith("-tls")}
         assert certificates <= {f"{workload.name}-tls"} & made
-        assert not workload.serves or certificates or workload.name == "postgres"
+        assert not workload.serves or certificates
+
+
+def test_the_database_asks_for_tls_and_its_certificate_is_for_nothing_but_its_own_name(with_tls: Manifests) -> None:
+    (database,) = [each for each in with_tls.workloads if each.name == "postgres"]
+    (container,) = database.pod["containers"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounted[with_tls.environment(database, container)["TLS_FOLDER"]] == "tls"
+    certificate = with_tls.one("Certificate", "postgres")["spec"]
+    assert certificate["dnsNames"] == ["postgres"]
+    assert "uris" not in certificate
+    assert certificate["usages"] == ["digital signature", "server auth"]
+
+
+def test_with_tls_the_orchestrator_verifies_whom_it_gives_the_databases_password(with_tls: Manifests) -> None:
+    (caller,) = [each for each in with_tls.workloads if each.name == "orchestrator"]
+    settings = with_tls.environment(caller, caller.pod["containers"][0])
+    assert settings["PGSSLMODE"] == "verify-full"
+    assert settings["PGSSLROOTCERT"] == settings["TROUPE_TLS_CA"]
+    # What the URL says goes before the environment.
+    store = urlsplit(settings["TROUPE_STORE_URL"])
+    assert (store.hostname, store.query) == ("postgres", "")

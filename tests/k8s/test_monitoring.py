@@ -90,7 +90,7 @@ def expressions() -> list[str]:
 
 def promtool(*arguments: str | Path) -> str:
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not on the PATH: it comes with Prometheus (Debian's package `prometheus`)")
+        pytest.skip("promtool is not on the PATH: `make checkers` installs it")
     done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -57,7 +57,7 @@ def test_a_misspelled_field_of_an_operators_kind_is_found() -> None:
 @pytest.mark.parametrize("name", RENDERED)
 def test_kubeconform_finds_nothing_wrong(name: str, tmp_path: Path) -> None:
     if shutil.which("kubeconform") is None:
-        pytest.skip("kubeconform is not on the PATH; the same schemas are checked above without it")
+        pytest.skip("kubeconform is not on the PATH (`make checkers`); the same schemas are checked above without it")
     rendered = tmp_path / "rendered.yaml"
     rendered.write_text(yaml.safe_dump_all(render(name).objects))
     location = f"{FOLDER}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"

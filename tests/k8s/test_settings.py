@@ -8,7 +8,7 @@ from rendered.readers import READERS
 from troupe_contracts.settings import SettingsError, is_loopback
 
 # Read by others than the service: libpq.
-FOREIGN: Final = {"PGPASSFILE"}
+FOREIGN: Final = {"PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT"}
 
 
 def environment(overlay: str, service: str) -> dict[str, str]:

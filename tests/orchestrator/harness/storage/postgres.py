@@ -35,7 +35,7 @@ class PostgresServer:
         # A socket's path has at most 107 characters: not below pytest's own folders.
         self.folder = Path(tempfile.mkdtemp(prefix="troupe-pg-"))
         self._options = () if durable else _FAST
-        self._as_user = _unprivileged()
+        self._as_user = unprivileged()
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
         if self._as_user:
@@ -52,7 +52,7 @@ class PostgresServer:
         command += ["-c", "listen_addresses=", "-c", "max_connections=200", *self._options]
         with log:
             self._process = subprocess.Popen(
-                self._demoted(command, "--pdeathsig", "INT"), stdout=log, stderr=log, cwd=self.folder
+                demoted(command, "--pdeathsig", "INT"), stdout=log, stderr=log, cwd=self.folder
             )
         give_up = time.monotonic() + _START_SECONDS
         while True:
@@ -101,15 +101,18 @@ class PostgresServer:
             self._process = None
 
     def _call(self, command: Sequence[str]) -> None:
-        done = subprocess.run(self._demoted(command), cwd=self.folder, capture_output=True, check=False)
+        done = subprocess.run(demoted(command), cwd=self.folder, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
 
-    def _demoted(self, command: Sequence[str], *options: str) -> list[str]:
-        user = [f"--reuid={self._as_user[0]}", f"--regid={self._as_user[1]}", "--clear-groups"] if self._as_user else []
-        return ["setpriv", *user, *options, *command] if user or options else list(command)
+
+def demoted(command: Sequence[str], *options: str) -> list[str]:
+    """The command as the user whom PostgreSQL runs as, with these options of setpriv."""
+    as_user = unprivileged()
+    user = [f"--reuid={as_user[0]}", f"--regid={as_user[1]}", "--clear-groups"] if as_user else []
+    return ["setpriv", *user, *options, *command] if user or options else list(command)
 
 
-def _unprivileged() -> tuple[int, int] | None:
+def unprivileged() -> tuple[int, int] | None:
     """User and group to run as; None where we are nobody special ourselves."""
     if os.geteuid() != 0:
         return None
