@@ -26,7 +26,13 @@ def test_stores_are_fenced_apart() -> None:
     guard.check(Fence(store_id="other", token=1))
 
 
-@pytest.mark.parametrize("fence", [Fence(), Fence(token=3), Fence(store_id="s")])
+def test_what_was_known_before_is_held_against_a_caller_with_the_remedy() -> None:
+    guard = FenceGuard({"s": 5}, "remove the file")
+    with pytest.raises(FailedPrecondition, match=r"token 4 is stale, 5 has been seen.*remove the file"):
+        guard.check(Fence(store_id="s", token=4))
+
+
+@pytest.mark.parametrize("fence", [Fence(), Fence(token=3), Fence(store_id="s"), Fence(store_id="s" * 129, token=1)])
 def test_a_fence_without_store_or_token_is_an_invalid_argument(fence: Fence) -> None:
     with pytest.raises(InvalidArgument, match="fence"):
         FenceGuard().check(fence)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "harness"))
 
 from distributions import install_example
 from fuzzing import gang_front
+from fuzzing.states import States
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_servi
         if "sandbox" in services:
             services["sandbox"].process.terminate()
             services["sandbox"].process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def states(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[States]:
+    """Of learner and executor, in which good requests succeed."""
+    made = States(deployment.target, tmp_path_factory.mktemp("states"))
+    yield made
+    made.close()
 
 
 def _start_sandbox(folder: Path) -> Service:

@@ -55,8 +55,9 @@ class Replica:
         self._folder = folder
         self._numbers = itertools.count(1)
 
-    async def update(self, value: float, bound: float = 0.05) -> policy_pb2.CommitUpdateResponse:
+    async def update(self, value: float, bound: float = 0.05, name: str = "") -> policy_pb2.CommitUpdateResponse:
         number = next(self._numbers)
+        name = name or str(number)
         array = np.array([value], np.float32)
         folder = self._folder / str(number)
         folder.mkdir()
@@ -67,7 +68,7 @@ class Replica:
         await self.updates.begin(
             policy_pb2.BeginUpdateRequest(
                 fence=FENCE,
-                update_id=str(number),
+                update_id=name,
                 replica_id="replica",
                 manifest=policy_pb2.WeightManifest(
                     policy_id="policy",
@@ -77,10 +78,10 @@ class Replica:
                 source=policy_pb2.WeightSource(store_uri=str(folder)),
             )
         )
-        await self.updates.stage(policy_pb2.StageWeightsRequest(fence=FENCE, update_id=str(number)))
+        await self.updates.stage(policy_pb2.StageWeightsRequest(fence=FENCE, update_id=name))
         probe = policy_pb2.Probe(token_ids=PROBE, log_probs=[value] * (len(PROBE) - 1))
         return await self.updates.commit(
-            policy_pb2.CommitUpdateRequest(fence=FENCE, update_id=str(number), probes=[probe], probe_bound=bound)
+            policy_pb2.CommitUpdateRequest(fence=FENCE, update_id=name, probes=[probe], probe_bound=bound)
         )
 
     @property
@@ -136,6 +137,14 @@ async def test_the_same_weights_under_a_new_version_pass(replica: Replica) -> No
     await replica.update(-2.5)
     again = await replica.update(-2.5)
     assert again.probe_mean_error_before == pytest.approx(again.probe_mean_error)
+
+
+async def test_an_update_begun_again_under_its_name_is_loaded_again(replica: Replica) -> None:
+    await replica.update(-2.5, name="again")
+    await replica.update(-2.7, name="again")
+    assert replica.engine.value == pytest.approx(-2.7)
+    assert replica.updates.serving().version == Version("first", 2)
+    assert replica.state == policy_pb2.UPDATE_STATE_SERVING
 
 
 async def test_the_caller_may_allow_less(replica: Replica) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 from learning.client import Client, next_step, refused
 from troupe.v1 import learner_pb2
+from troupe_learner.optimization import LARGEST
 
 Sequences = list[learner_pb2.Sequence]
 MakeSequences = Callable[..., Sequences]
@@ -91,6 +92,19 @@ async def test_bad_optimizations_are_refused_naming_every_field(learner: Client,
         await learner.start_step(
             step, sequences(2), learning_rate=0, mini_batches=0, clip_low=-1, max_grad_norm=float("nan")
         )
+    too_large = {"learning_rate": 1e31, "clip_high": 1e39, "max_grad_norm": 1e308, "importance_cap": 1e308}
+    with refused(CODE.INVALID_ARGUMENT, *too_large, "send at most 1e+30"):
+        await learner.start_step(step, sequences(2), **too_large)
+
+
+async def test_the_largest_optimization_that_is_taken_ends_no_rank(learner: Client, sequences: MakeSequences) -> None:
+    step = await next_step(learner)
+    before = await learner.get()
+    await learner.submit(step, sequences(2))
+    largest = dict.fromkeys(("clip_high", "max_grad_norm", "importance_cap"), LARGEST)
+    operation = await learner.start_step(step, sequences(2), **largest)
+    assert not (await learner.finished(operation)).HasField("error")
+    assert (await learner.get()).generation == before.generation
 
 
 async def test_bad_names_and_empty_requests_are_refused(learner: Client) -> None:

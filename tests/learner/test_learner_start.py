@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from learning.client import Client
 from learning.process import Learner, launch
 from troupe.v1 import learner_pb2
+from troupe_learner.model_folder import open_model
 
 Sequences = list[learner_pb2.Sequence]
 MakeSequences = Callable[..., Sequences]
@@ -27,6 +29,7 @@ async def test_a_learner_says_what_it_is(learner: Client) -> None:
     assert state.tied_embeddings == tied
     assert "torch" in state.engine
     assert "1 rank(s) x 1 thread(s)" in state.engine
+    assert state.weights_digest == open_model(state.model).weights_digest
 
 
 async def test_digests_are_those_that_the_policy_service_computes(learner: Client) -> None:
@@ -39,6 +42,17 @@ async def test_digests_are_those_that_the_policy_service_computes(learner: Clien
     assert state.chat_template_digest == theirs.chat_template_digest(model)
     assert model.chat_template
     assert state.architecture_digest == theirs.architecture_digest(shapes, model.tied_embeddings)
+
+
+def test_initial_weights_are_known_by_their_content(tiny_model: Any, tmp_path: Path) -> None:
+    same, other = (shutil.copytree(tiny_model(False), tmp_path / name) for name in ("same", "other"))
+    file = other / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    digests = [open_model(str(folder)).weights_digest for folder in (tiny_model(False), same, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 64
 
 
 def test_the_front_has_no_torch_and_its_rank_has(running: Learner) -> None:

@@ -165,6 +165,7 @@ def _provenance(provenance: training_pb2.RunProvenance) -> list[tuple[str, str]]
             ("  tokenizer", policy.tokenizer_digest),
             ("  chat template", policy.chat_template_digest),
             ("  architecture", policy.architecture_digest),
+            ("  initial weights", policy.weights_digest),
         ]
     return [(name, value) for name, value in facts if value]
 

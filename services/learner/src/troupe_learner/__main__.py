@@ -15,6 +15,7 @@ from troupe_contracts.server import serve
 from troupe_learner import agent
 from troupe_learner.agents import Agents
 from troupe_learner.exported import LearnerCollector
+from troupe_learner.fences import Fences
 from troupe_learner.front import Front, StartFailed
 from troupe_learner.lineages import Lineages
 from troupe_learner.local_ranks import OneHost
@@ -50,12 +51,14 @@ async def run(settings: LearnerSettings) -> None:
         on_failed=lambda: health.set_serving(False),
     )
 
+    fences = Fences(folder.fences, lambda: front.held_for)
+
     async def register(server: grpc.aio.Server) -> None:
         if agents is not None:
             await agents.open()
         await front.open()
         REGISTRY.register(LearnerCollector(front, folder.root))
-        learner_pb2_grpc.add_LearnerServicer_to_server(LearnerService(front), server)
+        learner_pb2_grpc.add_LearnerServicer_to_server(LearnerService(front, fences), server)
 
     async def close() -> None:
         await front.close()

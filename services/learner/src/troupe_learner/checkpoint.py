@@ -8,7 +8,6 @@ learner was killed) keeps a name that starts with a dot and is removed by the ne
 import base64
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from troupe_contracts.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 
 from troupe_learner.checkpoint_layout import MODEL, RECORD, STATE
-from troupe_learner.disk import writing
+from troupe_learner.disk import fsync, writing
 from troupe_learner.ledger import AppliedStep, Ledger, Version
 from troupe_learner.weight_file import sha256_of
 
@@ -99,9 +98,9 @@ class Draft:
     def _finish(self, record: dict[str, Any]) -> None:
         (self._folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for path in (*self._folder.rglob("*"), self._folder):
-            _fsync(path)
+            fsync(path)
         self._folder.rename(self._target)
-        _fsync(self._target.parent)
+        fsync(self._target.parent)
 
     def discard(self) -> None:
         """Removes the folder if it was not published."""
@@ -200,11 +199,3 @@ def _ledger_from_json(stored: dict[str, Any]) -> Ledger:
         last = steps[-1]
         steps[-1] = AppliedStep(last.step, last.digest, last.version, stored["last_metrics"])
     return Ledger(stored["run_id"], stored["lineage"], tuple(steps))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

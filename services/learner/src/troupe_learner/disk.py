@@ -1,6 +1,10 @@
-"""What a failed write means to whoever asked for it: which code, which path, which remedy. No torch, no gRPC server."""
+"""Writes that last, and what a failed one means to whoever asked for it: which code, which path, which remedy.
+
+No torch, no gRPC server.
+"""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,3 +56,29 @@ def writing(path: Path) -> Iterator[None]:
         if is_full(error):
             raise Exhausted(f"{path} {described(error)}", retry_after_seconds=RETRY_SECONDS) from error
         raise FailedPrecondition(str(path), described(error)) from error
+
+
+def replace_json(path: Path, value: object) -> None:
+    """Gives a file another content, which is on the disk when this returns, whole or not at all. Blocks.
+
+    Raises:
+        Exhausted: the disk is full.
+        FailedPrecondition: it cannot be written for another reason.
+    """
+    partial = path.with_suffix(".partial")
+    with writing(path):
+        with partial.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Brings a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -126,6 +126,11 @@ class Front:
         return "" if self._changes.now is None else self._changes.now.name
 
     @property
+    def held_for(self) -> str:
+        """What the learner is held for; empty if for nothing. A run that is about to have it is an operation."""
+        return f"run {self.ledger.run_id}" if self.ledger.run_id else self.operation
+
+    @property
     def state(self) -> State:
         if self._supervisor.failed:
             return State.FAILED

@@ -7,11 +7,10 @@ weights may have been served under the numbers to come, and they get a new linea
 """
 
 import json
-import os
 import uuid
 from pathlib import Path
 
-from troupe_learner.disk import writing
+from troupe_learner.disk import replace_json
 from troupe_learner.ledger import Version
 
 
@@ -48,13 +47,7 @@ class Lineages:
         if self._highest.get(version.lineage, -1) >= version.number:
             return
         highest = self._highest | {version.lineage: version.number}
-        partial = self._path.with_suffix(".partial")
-        with writing(self._path):
-            with partial.open("w") as file:
-                json.dump(highest, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
+        replace_json(self._path, highest)
         self._highest = highest
 
     def _new(self, base: str, number: int) -> str:

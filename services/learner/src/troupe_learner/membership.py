@@ -25,9 +25,9 @@ _SHORT: Final = 16
 
 
 def in_common(settings: LearnerSettings, model: ModelFolder) -> Mapping[str, str]:
-    """By name, what all members must have. Reads all of the model's files: call it off the event loop."""
+    """By name, what all members must have."""
     values = {f"TROUPE_{name.upper()}": str(getattr(settings, name)) for name in _SHARED}
-    return values | {MODEL: f"files with SHA-256 {_model_digest(model.folder)}", BUILD: build()}
+    return values | {MODEL: f"files with SHA-256 {model.weights_digest[:_SHORT]}", BUILD: build()}
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
@@ -48,12 +48,3 @@ def build() -> str:
     packages = [f"{name} {version(name)}" for name in _PACKAGES]
     python = ".".join(map(str, sys.version_info[:2]))
     return ", ".join([f"learner {sources.hexdigest()[:_SHORT]}", *packages, f"Python {python}"])
-
-
-def _model_digest(folder: Path) -> str:
-    """Of configuration and weights."""
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:_SHORT]

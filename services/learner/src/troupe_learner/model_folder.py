@@ -6,6 +6,11 @@ Digests, the same for every service of a policy:
     chat_template_digest  SHA-256 of the chat template's text: chat_template.jinja, else tokenizer_config.json's, else ""
     architecture_digest   SHA-256 of canonical JSON {"tensors": {name: shape}, "tied_embeddings": bool}, of the tensors that
                           the folder stores
+
+The learner's own:
+
+    weights_digest        SHA-256 of a line "name SHA-256" for config.json and for each *.safetensors, by name. All bytes are
+                          read, at 0.4 to 2 GB/s of one core; ranks then find the files in memory
 """
 
 import hashlib
@@ -41,6 +46,7 @@ class ModelFolder:
     chat_template_digest: str
     shapes: Mapping[str, tuple[int, ...]]
     architecture_digest: str
+    weights_digest: str
 
     def mismatch(self, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> str | None:
         """How loaded tensors differ from the stored ones, if they do: an export must carry the stored names."""
@@ -68,7 +74,7 @@ class ModelFolder:
 
 
 def open_model(name: str) -> ModelFolder:
-    """The folder `name`, or the snapshot of that hub id.
+    """The folder `name`, or the snapshot of that hub id. Reads all of its weights: call it off the event loop.
 
     Raises:
         BadModel: it cannot be had, or its files do not make a model that can be trained.
@@ -90,6 +96,7 @@ def open_model(name: str) -> ModelFolder:
         chat_template_digest=hashlib.sha256(_chat_template(folder).encode()).hexdigest(),
         shapes=shapes,
         architecture_digest=architecture_digest(shapes, tied),
+        weights_digest=_weights_digest(folder),
     )
 
 
@@ -141,6 +148,14 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _all_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     return {each.spec.name: each.spec.shape for file in files for each in stored_tensors(file)}
+
+
+def _weights_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _canonical_sha256(value: object) -> str:

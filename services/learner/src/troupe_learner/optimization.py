@@ -1,12 +1,14 @@
 """How one batch is turned into optimizer steps: the contract's message as a value, checked."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from troupe_contracts.errors import InvalidArgument
 
 MAX_MINI_BATCHES: Final = 1024
+LARGEST: Final = 1e30
+"""Of any number: ranks reckon with it in float32, where what is made of it has to fit, too."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Optimization:
                 ("importance_cap", self.importance_cap, self.importance_cap >= 0, "a cap, or 0 for off"),
             )
             if not (good and math.isfinite(value))
+        ]
+        problems += [
+            (f"optimization.{name}", f"is {value:g}: send at most {LARGEST:g}")
+            for name, value in asdict(self).items()
+            if math.isfinite(value) and value > LARGEST
         ]
         if problems:
             raise InvalidArgument.every(problems)

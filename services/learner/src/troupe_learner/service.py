@@ -7,10 +7,10 @@ from typing import Any, Final
 import grpc
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.errors import InvalidArgument, NotFound
-from troupe_contracts.fence import FenceGuard
 
 from troupe_learner.batches import MAX_BATCH_TOKENS, check_tokens
 from troupe_learner.exports import Export, stream
+from troupe_learner.fences import Fences
 from troupe_learner.front import Front, State
 from troupe_learner.ledger import AppliedStep, Version
 from troupe_learner.operations import Event, Operation
@@ -34,9 +34,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class LearnerService(learner_pb2_grpc.LearnerServicer):
     """Serves one `Front`."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, fences: Fences) -> None:
         self._front = front
-        self._fences = FenceGuard()
+        self._fences = fences
 
     async def SubmitBatch(
         self, request_iterator: AsyncIterator[learner_pb2.SubmitBatchRequest], context: Context
@@ -45,12 +45,14 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         front = self._front
         front.check_run(header.run_id)
         accepted = await asyncio.to_thread(front.batches.add, header.step, header.digest, sequences, front.model)
+        # Another may have taken the learner while the batch came.
+        self._fences.hold(header.fence)
         front.bind(header.run_id)
         return learner_pb2.SubmitBatchResponse(sequence_count=accepted.sequence_count, token_count=accepted.token_count)
 
     async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
         self._check_policy(request.policy_id)
-        self._fences.check(request.fence)
+        await self._fences.check(request.fence)
         _check_digest("digest", request.digest)
         wanted = request.optimization
         optimization = Optimization(
@@ -112,7 +114,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         self, request: learner_pb2.SaveCheckpointRequest, context: Context
     ) -> learner_pb2.Operation:
         self._check_policy(request.policy_id)
-        self._fences.check(request.fence)
+        await self._fences.check(request.fence)
         operation = self._front.save(request.uri)
         return _operation(operation, operation.now)
 
@@ -120,13 +122,13 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         self, request: learner_pb2.RestoreCheckpointRequest, context: Context
     ) -> learner_pb2.Operation:
         self._check_policy(request.policy_id)
-        self._fences.check(request.fence)
+        await self._fences.check(request.fence)
         operation = self._front.restore(request.uri)
         return _operation(operation, operation.now)
 
     async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
         self._check_policy(request.policy_id)
-        self._fences.check(request.fence)
+        await self._fences.check(request.fence)
         operation = self._front.bind_run(request.run_id, request.uri)
         return _operation(operation, operation.now)
 
@@ -146,6 +148,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             tokenizer_digest=front.model.tokenizer_digest,
             chat_template_digest=front.model.chat_template_digest,
             architecture_digest=front.model.architecture_digest,
+            weights_digest=front.model.weights_digest,
             tied_embeddings=front.model.tied_embeddings,
             ranks=front.layout.ranks,
             engine=front.engine,
@@ -171,7 +174,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
                 if kind != "header":
                     raise InvalidArgument("header", f"must be the first message, {kind} came")
                 header = request.header
-                self._check_header(header)
+                await self._check_header(header)
                 continue
             if kind != "chunk":
                 raise InvalidArgument("chunk", f"is what follows the header, {kind} came")
@@ -191,9 +194,9 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             )
         return header, sequences
 
-    def _check_header(self, header: learner_pb2.BatchHeader) -> None:
+    async def _check_header(self, header: learner_pb2.BatchHeader) -> None:
         self._check_policy(header.policy_id)
-        self._fences.check(header.fence)
+        await self._fences.check(header.fence)
         self._front.check_run(header.run_id)
         _check_digest("header.digest", header.digest)
         if header.step == 0:

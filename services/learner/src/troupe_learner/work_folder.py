@@ -2,7 +2,7 @@
 
 A learner waits a while for one that is about to end: a pod may be replaced before its processes are gone.
 
-Everything but `lineages.json` is worthless once the process has ended, and is removed at the next start.
+Everything but `lineages.json` and `fences.json` is worthless once the process has ended, and is removed at the next start.
 """
 
 import fcntl
@@ -73,6 +73,10 @@ class WorkFolder:
     @property
     def lineages(self) -> Path:
         return self.root / "lineages.json"
+
+    @property
+    def fences(self) -> Path:
+        return self.root / "fences.json"
 
 
 def _locked(lock: IO[bytes]) -> bool:

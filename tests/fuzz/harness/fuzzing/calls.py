@@ -19,7 +19,9 @@ from troupe_contracts.wire import CHANNEL_OPTIONS
 from fuzzing.messages import payload
 
 # What says that the server, not the caller, did something wrong.
-FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+FAULTS = frozenset(
+    {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNAVAILABLE}
+)
 # A call that takes longer hangs. Generous: the machine may be busy.
 SECONDS = 60.0
 # A watch, which rightly waits for what is to come, is left after that. Every other call is read to its end.
@@ -76,19 +78,29 @@ async def fuzz(target: str, method: Method, seed: str, numbers: Sequence[int]) -
             grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as streaming,
             ThreadPoolExecutor(AT_ONCE) as threads,
         ):
-            return list(threads.map(partial(_stream, streaming, method, seed), numbers))
+            made = [method.requests(seed, number) for number in numbers]
+            return list(threads.map(partial(_stream, streaming, method, seed), numbers, made))
     slots = asyncio.Semaphore(AT_ONCE)
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
 
         async def one(number: int) -> Ending:
             async with slots:
-                return await _call(channel, method, seed, number)
+                return await _call(channel, method, seed, number, *method.requests(seed, number))
 
         return list(await asyncio.gather(*map(one, numbers)))
 
 
-async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: int) -> Ending:
-    (request,) = method.requests(seed, number)
+async def unharmed(target: str, method: Method, which: int) -> Ending:
+    """How a call with one of the good requests ends; a stream is its opening and the first of them."""
+    if method.opening is not None:
+        requests = [each.SerializeToString() for each in (method.opening, method.good[0])]
+        with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as streaming:
+            return await asyncio.to_thread(_stream, streaming, method, "", which, requests)
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        return await _call(channel, method, "", which, method.good[which].SerializeToString())
+
+
+async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: int, request: bytes) -> Ending:
     try:
         if method.descriptor.server_streaming:
             call = channel.unary_stream(f"/{method.name}")(request, timeout=SECONDS)
@@ -104,14 +116,14 @@ async def _call(channel: grpc.aio.Channel, method: Method, seed: str, number: in
     return Ending(method.name, seed, number, grpc.StatusCode.OK, "")
 
 
-def _stream(channel: grpc.Channel, method: Method, seed: str, number: int) -> Ending:
+def _stream(channel: grpc.Channel, method: Method, seed: str, number: int, sent: Sequence[bytes]) -> Ending:
     """A call with a stream of requests. The asynchronous client forgets how it ended where it ended before they did."""
     answered = Event()
 
     def requests() -> Iterator[bytes]:
-        for each in method.requests(seed, number):
+        for each in sent:
             yield each
-            if method.opening is not None:
+            if method.opening is not None and method.descriptor.server_streaming:
                 # What follows is heard by whatever the opening has set up.
                 answered.wait(IDLE_SECONDS)
 

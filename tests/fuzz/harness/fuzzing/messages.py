@@ -1,7 +1,7 @@
 """Requests from descriptors: valid, nearly valid, nonsense, and bytes that are no message. Pure, and the same for a seed.
 
-Half of them begin as a good request, of which a few fields are changed; so they come past the first checks. The others
-are made from nothing. One in eight is then damaged as bytes.
+Half of them begin as a good request, of which a few fields are changed; every other one of these keeps what says whom and
+what it is for, so it comes past the first checks. The others are made from nothing. One in eight is then damaged as bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 _DEPTH = 4
+_ADDRESS = frozenset({"fence", "policy_id", "replica_id", "update_id", "run_id"})
 _HUGE = 2**20
 _TEXTS = (
     *(
@@ -65,14 +66,27 @@ def payload(chance: random.Random, kind: Descriptor, good: Sequence[Message]) ->
     """One request as bytes; `good` are requests of that kind to begin with."""
     if good and chance.random() < 0.5:
         message: Any = type(good[0])()
-        message.CopyFrom(chance.choice(good))
+        begun = chance.choice(good)
+        message.CopyFrom(begun)
         for _ in range(chance.randint(1, 3)):
             _change(chance, message)
+        if chance.random() < 0.5:
+            _address(message, begun)
     else:
         message = GetMessageClass(kind)()
         _fill(chance, message, 0)
     written: bytes = message.SerializePartialToString()
     return chance.choice(_DAMAGES)(chance, written) if chance.random() < 0.125 else written
+
+
+def _address(message: Any, begun: Any) -> None:
+    """Whom and what a request is for, as in the good one."""
+    for field in begun.DESCRIPTOR.fields:
+        if field.name in _ADDRESS:
+            message.ClearField(field.name)
+            message.MergeFrom(type(begun)(**{field.name: getattr(begun, field.name)}))
+        elif field.message_type is not None and not field.is_repeated and message.HasField(field.name):
+            _address(getattr(message, field.name), getattr(begun, field.name))
 
 
 def _change(chance: random.Random, message: Any) -> None:

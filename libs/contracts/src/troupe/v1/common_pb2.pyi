@@ -139,7 +139,8 @@ Global___PolicyVersion: _TypeAlias = PolicyVersion  # noqa: Y015
 @_typing.final
 class Fence(_message.Message):
     """Proof that the caller still owns the run's state. A service remembers the highest token it has seen from a store and
-    refuses a lower one with FAILED_PRECONDITION.
+    refuses a lower one with FAILED_PRECONDITION. A learner also after a restart; the replicas of a policy forget it then, and
+    are protected by what an update names: the version, and a SHA-256 for each tensor.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

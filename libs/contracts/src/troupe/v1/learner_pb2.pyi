@@ -809,6 +809,7 @@ class LearnerInfo(_message.Message):
     CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     state: Global___GangState.ValueType
     run_id: _builtins.str
@@ -832,6 +833,10 @@ class LearnerInfo(_message.Message):
     generation: _builtins.int
     """Number of the newest generation of ranks, formed or being formed: 1 is the first since the learner's process started, and each
     time that ranks are started anew it is one more. 0: not told.
+    """
+    weights_digest: _builtins.str
+    """SHA-256, hex, over configuration and weights of the model folder as they were when the learner's process started: the
+    initial weights of a BindRun. Empty: not told.
     """
     @_builtins.property
     def version(self) -> _common_pb2.PolicyVersion: ...
@@ -859,10 +864,11 @@ class LearnerInfo(_message.Message):
         chat_template_digest: _builtins.str = ...,
         operation: _builtins.str = ...,
         generation: _builtins.int = ...,
+        weights_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "detail", b"detail", "engine", b"engine", "generation", b"generation", "model", b"model", "operation", b"operation", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_digest", b"applied_digest", "applied_step", b"applied_step", "applied_steps", b"applied_steps", "architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "detail", b"detail", "engine", b"engine", "generation", b"generation", "model", b"model", "operation", b"operation", "policy_id", b"policy_id", "ranks", b"ranks", "run_id", b"run_id", "state", b"state", "tied_embeddings", b"tied_embeddings", "tokenizer_digest", b"tokenizer_digest", "version", b"version", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

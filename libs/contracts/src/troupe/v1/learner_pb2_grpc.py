@@ -139,8 +139,10 @@ class LearnerServicer:
 
     def BindRun(self, request, context):
         """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-        learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
-        applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+        learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
+        orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+        The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
+        applied steps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,8 +54,10 @@ class LearnerStub:
     """Loads such a folder, whole or not at all."""
     BindRun: _grpc.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]
     """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-    learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
-    applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+    learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
+    orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+    The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
+    applied steps.
     """
     GetLearner: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetLearnerRequest, _learner_pb2.LearnerInfo]
     """What is loaded and how far it is."""
@@ -84,8 +86,10 @@ class LearnerAsyncStub(LearnerStub):
     """Loads such a folder, whole or not at all."""
     BindRun: _aio.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]  # type: ignore[assignment]
     """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-    learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
-    applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+    learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
+    orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+    The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
+    applied steps.
     """
     GetLearner: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetLearnerRequest, _learner_pb2.LearnerInfo]  # type: ignore[assignment]
     """What is loaded and how far it is."""
@@ -159,8 +163,10 @@ class LearnerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.Operation, _abc.Awaitable[_learner_pb2.Operation]]:
         """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-        learner that is another run's has to be bound before it takes a batch. The same request again, while the run has no
-        applied step, changes nothing; FAILED_PRECONDITION when the run has applied steps.
+        learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
+        orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+        The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
+        applied steps.
         """
 
     @_abc_1.abstractmethod

@@ -326,6 +326,7 @@ class PolicyProvenance(_message.Message):
     ARCHITECTURE_DIGEST_FIELD_NUMBER: _builtins.int
     LEARNER_ENGINE_FIELD_NUMBER: _builtins.int
     SERVING_ENGINE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     model: _builtins.str
     """Folder or hub id of the model that the learner started from."""
@@ -336,6 +337,8 @@ class PolicyProvenance(_message.Message):
     learner_engine: _builtins.str
     """Engines with their versions, as started."""
     serving_engine: _builtins.str
+    weights_digest: _builtins.str
+    """SHA-256, hex, of the learner's initial weights; empty where it did not tell."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Roles that it plays: designer, executor."""
@@ -351,10 +354,11 @@ class PolicyProvenance(_message.Message):
         architecture_digest: _builtins.str = ...,
         learner_engine: _builtins.str = ...,
         serving_engine: _builtins.str = ...,
+        weights_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "learner_engine", b"learner_engine", "model", b"model", "policy_id", b"policy_id", "roles", b"roles", "serving_engine", b"serving_engine", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture_digest", b"architecture_digest", "chat_template_digest", b"chat_template_digest", "learner_engine", b"learner_engine", "model", b"model", "policy_id", b"policy_id", "roles", b"roles", "serving_engine", b"serving_engine", "tokenizer_digest", b"tokenizer_digest", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

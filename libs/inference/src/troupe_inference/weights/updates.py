@@ -134,8 +134,10 @@ class WeightUpdates:
             self._move(Event.ABORT)
             self._close(f"replaced by update {request.update_id} of a newer lease")
         self._move(Event.BEGIN)
-        # An update begun again under its name can be aborted again.
+        # An update begun again under its name can be aborted, or committed, again.
         self._last_abort = ""
+        if self._last_commit is not None and self._last_commit[0] == request.update_id:
+            self._last_commit = None
         self._open = _Open(request, manifest, source)
         return policy_pb2.BeginUpdateResponse()
 

@@ -21,6 +21,7 @@ from troupe_orchestrator.training.learner import (
     LearnerError,
     NonFiniteStepError,
     OperationStalledError,
+    OtherWeightsError,
 )
 from troupe_orchestrator.training.queue import NoTasksError
 from troupe_orchestrator.training.weights import WeightSyncError
@@ -65,6 +66,11 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
         OperationStalledError,
         "LearnerStalled",
         f"look at the learner's log and its ranks' logs (ranks/ in its work folder), restart it, {_THEN}",
+    ),
+    (
+        OtherWeightsError,
+        "OtherWeights",
+        f"start the learner on the model files that the run began with, {_THEN}; to train from these, create a new run",
     ),
     (LearnerError, "LearnerFailed", f"look at the learner's log and at `troupe status`, restart it, {_THEN}"),
     (WeightSyncError, "WeightSyncFailed", f"look at the executor's log and at `troupe status`, restart it, {_THEN}"),

@@ -19,13 +19,18 @@ from troupe_orchestrator.rotation import NoMembersError, NoReplicasError
 from troupe_orchestrator.store.database import StoreUnavailableError
 from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.learner import ContradictionError, LearnerError, NonFiniteStepError
+from troupe_orchestrator.training.learner import (
+    ContradictionError,
+    LearnerError,
+    NonFiniteStepError,
+    OtherWeightsError,
+)
 from troupe_orchestrator.training.protocol import Action, Work
 from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
-LASTING: Final = (NonFiniteStepError, ContradictionError)
+LASTING: Final = (NonFiniteStepError, ContradictionError, OtherWeightsError)
 """The same would be said again."""
 PASSING: Final = (LearnerError, WeightSyncError, NoReplicasError, Unavailable, grpc.RpcError)
 """A service that is away or restarting, and the store."""

@@ -35,6 +35,7 @@ from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord, get_run
 from troupe_orchestrator.store.step_outcomes import metrics_of_steps, queue_after, stage_ends
 from troupe_orchestrator.training.batch import read_batch
+from troupe_orchestrator.training.initial_weights import check_initial_weights
 from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.plateau import first_of_stage, validated
 from troupe_orchestrator.training.policies import Policy, version_text
@@ -214,7 +215,7 @@ async def prepare_base(
     """The checkpoint of each policy that a fork starts from, made if it has none yet.
 
     Raises:
-        LearnerError: a learner could not load, replay or save.
+        LearnerError: a learner could not load, replay or save, or no longer has the weights that the parent began with.
         BatchCollectedError: a batch of the parent is gone.
     """
     recorded = dict(await list_checkpoints(database, run_id)).get(fork.step)
@@ -253,6 +254,8 @@ async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy)
     # A name of its own per attempt: the parent's ledger says nothing about these updates.
     scratch = f"base-{uuid.uuid4().hex[:12]}"
     logger.info("making a fork's base", policy=policy.policy_id, source=source, replayed=len(batches))
+    if not source:
+        await check_initial_weights(database, fork.parent, policy)
     await policy.learner.bind(database.fence, scratch, source)
     for number, batch in enumerate(batches, start=1):
         await _replay(database.fence, policy, scratch, number, batch)

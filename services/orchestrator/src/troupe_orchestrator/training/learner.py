@@ -52,6 +52,10 @@ class ContradictionError(LearnerError):
     """What a learner has applied is not what the store has sealed."""
 
 
+class OtherWeightsError(LearnerError):
+    """The learner's initial weights are not those that a run began with."""
+
+
 class LearnerDiskFullError(LearnerError):
     """There is no room on the learner's disk: for a batch, a checkpoint, its work folder, or to start its ranks."""
 

@@ -18,6 +18,7 @@ from troupe_orchestrator.store.batches import BatchRecord, get_batch, sealed_dig
 from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch
+from troupe_orchestrator.training.initial_weights import check_initial_weights
 from troupe_orchestrator.training.learner import ContradictionError, LearnerDiskFullError, LearnerError
 from troupe_orchestrator.training.policies import Policy
 from troupe_orchestrator.training.protocol import Apply, Bind, CatchUp, LearnerView, Refuse, Restore, Saved
@@ -119,12 +120,15 @@ class Learning:
         Raises:
             LearnerError: it could not.
             ContradictionError: what it has applied is not what is sealed.
+            OtherWeightsError: it is to begin at its initial weights, which are not those that the run began with.
             BatchCollectedError: the batch to apply is no longer there.
         """
         logger.info("learner", policy=policy.policy_id, action=action)
         match action:
             case Bind():
                 base = self._bases.get(policy.policy_id, "")
+                if not base:
+                    await check_initial_weights(self._database, self._run_id, policy)
                 await policy.learner.bind(self._database.fence, self._run_id, base)
             case Restore(saved):
                 await policy.learner.restore(self._database.fence, saved.uri)

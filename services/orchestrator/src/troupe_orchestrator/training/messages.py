@@ -114,6 +114,7 @@ def provenance_message(began: RunOrigin) -> training_pb2.RunProvenance:
                 architecture_digest=policy.architecture_digest,
                 learner_engine=policy.learner_engine,
                 serving_engine=policy.serving_engine,
+                weights_digest=policy.weights_digest,
             )
             for policy in began.policies
         ],

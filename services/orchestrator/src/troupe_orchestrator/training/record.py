@@ -67,6 +67,8 @@ class PolicyRecord:
     architecture_digest: str
     learner_engine: str
     serving_engine: str
+    weights_digest: str = ""
+    """Of the learner's initial weights; empty where it did not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ async def _policies(engines: Engines) -> tuple[PolicyRecord, ...]:
                 architecture_digest=learner.architecture_digest,
                 learner_engine=learner.engine,
                 serving_engine=", ".join(sorted({replica.engine for replica in replicas})),
+                weights_digest=learner.weights_digest,
             )
         )
     return tuple(records)

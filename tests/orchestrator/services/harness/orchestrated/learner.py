@@ -32,6 +32,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self.bases: list[tuple[str, str]] = []
         """(run, uri) of every BindRun that changed something."""
         self.tokenizer_digest = "t" * 64
+        self.weights_digest = "w" * 64
         self.generation = 1
         self.detail = ""
         self.gradients_are_finite = True
@@ -76,6 +77,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             model="no model",
             tokenizer_digest=self.tokenizer_digest,
             architecture_digest="a" * 64,
+            weights_digest=self.weights_digest,
             applied_steps=steps,
             generation=self.generation,
             detail=self.detail,
