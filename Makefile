@@ -7,7 +7,7 @@ UV := .tools/bin/uv
 EXTRA ?= cpu
 WORKERS ?= 2
 RUN := .venv/bin
-PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src libs/workflow/src services/designer/src \
+PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
 .PHONY: help setup postgres checkers quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
