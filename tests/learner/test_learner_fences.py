@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from learning.client import Client, refused
+from learning.client import Client, next_step, refused
 from learning.process import launch, serving
 from troupe.v1 import learner_pb2
 from troupe.v1.common_pb2 import Fence
@@ -21,15 +21,15 @@ CODE = grpc.StatusCode
 async def test_a_learner_that_is_a_runs_is_changed_by_no_other_store(
     learner: Client, sequences: MakeSequences, tmp_path: Path
 ) -> None:
-    await learner.bind("fenced")
-    await learner.train(1, sequences(3))
+    step = await next_step(learner)
+    await learner.train(step, sequences(3))
     before = await learner.get()
     other = Fence(store_id="other", token=9)
-    said = (CODE.FAILED_PRECONDITION, "store store", "run fenced", "store other", "restart the learner")
+    said = (CODE.FAILED_PRECONDITION, "store store", "run run", "store other", "restart the learner")
     with refused(*said):
-        await learner.submit(2, sequences(3), fence=other)
+        await learner.submit(step + 1, sequences(3), fence=other)
     with refused(*said):
-        await learner.start_step(2, sequences(3), fence=other)
+        await learner.start_step(step + 1, sequences(3), fence=other)
     with refused(*said):
         await learner.start_binding("theirs", fence=other)
     place = {"fence": other, "policy_id": learner.policy_id, "uri": str(tmp_path / "checkpoint")}
@@ -38,7 +38,7 @@ async def test_a_learner_that_is_a_runs_is_changed_by_no_other_store(
     with refused(*said):
         await learner.stub.RestoreCheckpoint(learner_pb2.RestoreCheckpointRequest(**place))
     assert await learner.get() == before
-    await learner.train(2, sequences(3))
+    await learner.train(step + 1, sequences(3))
 
 
 @pytest.mark.long
