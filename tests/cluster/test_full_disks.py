@@ -133,7 +133,8 @@ async def test_a_full_database_holds_the_run_up_and_with_room_it_goes_on(install
     manifests = render_folder(Path(OVERLAY))
     memory = {"emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}}
     with_volume(manifests, "postgres", memory, "/var/lib/postgresql")
-    restart = ("-n", NAMESPACE, "rollout", "restart", WORKLOADS["orchestrator"])
+    # A learner goes from one store to another once it is restarted.
+    restart = ("-n", NAMESPACE, "rollout", "restart", WORKLOADS["orchestrator"], WORKLOADS["learner"])
     try:
         with varied(installation, manifests, Variant()):
             kubectl(*restart)  # to the other database
