@@ -23,7 +23,7 @@ from deployed.installation import Installation
 from deployed.matrix import ROWS, Row
 
 STEP_SECONDS = 600.0
-STEP_TASKS = 8
+STEP_TASKS = 16
 """So many that a rollout takes longer than a pod's end, and what is aimed at it hits it."""
 ENDLESS = 400
 """Steps: more than there is time for."""
