@@ -18,6 +18,7 @@ import psutil
 import yaml
 from troupe.v1 import learner_pb2, learner_pb2_grpc, policy_pb2, policy_pb2_grpc
 from troupe_client.credentials import identity
+from troupe_client.processes import identify
 from troupe_client.state import Deployment, ServiceState, StateFolder
 from troupe_client.wiring import Folders
 from troupe_contracts.access import Role
@@ -82,12 +83,21 @@ class Live:
             case _:
                 return main
 
-    def kill(self, victim: Victim) -> bool:
-        """SIGKILL; false where there is no such process at this moment."""
-        with suppress(LookupError, ProcessLookupError):
-            os.kill(self.pid(victim), signal.SIGKILL)
-            return True
-        return False
+    async def kill(self, victim: Victim) -> None:
+        """SIGKILL; returns when the process is gone, which takes a while where others use the processors.
+
+        Raises:
+            LookupError: there is no such process at this moment.
+        """
+        killed = identify(self.pid(victim))
+        if killed is None:
+            raise LookupError(victim.value)
+        try:
+            os.kill(killed.pid, signal.SIGKILL)
+        except ProcessLookupError as gone:
+            raise LookupError(victim.value) from gone
+        while killed.alive():
+            await asyncio.sleep(POLL_SECONDS)
 
     async def all_serve(self, seconds: float = START_SECONDS) -> None:
         """Returns when every service serves."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -73,7 +71,7 @@ class Chaos:
             try:
                 step = await moment.at(point)
                 begun = time.monotonic()
-                os.kill(self.live.pid(victim), signal.SIGKILL)
+                await self.live.kill(victim)
             except (MissedError, LookupError) as missed:
                 print(f"  missed: {victim.value} {point.value}: {missed}", flush=True)
                 continue
@@ -94,7 +92,8 @@ class Chaos:
                 while True:
                     step = self.record.newest()
                     begun, committed = time.monotonic(), self.record.committed()
-                    if self.live.kill(victim):
+                    with suppress(LookupError):
+                        await self.live.kill(victim)
                         break
                     await asyncio.sleep(0.05)
         await self.committed(committed + 1)
