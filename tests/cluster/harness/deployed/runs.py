@@ -212,8 +212,6 @@ async def begun(installation: Installation, steps: int) -> ClusterRun:
     async with Client(installation.target("orchestrator"), installation.identity(Role.CLIENT)) as client:
         # They are read through a pod that may be away for a while.
         config["retention"] = {"batches": "all"}
-        # Steps enough to learn all that there is in sixty tasks, which pauses no run here.
-        config["conditions"] = {"zero_variance_above": None, "entropy_below": None}
         run = await client.create_run(small(config, steps, 0, STEP_TASKS))
     record = Record(installation.store, run.run_id, installation.folder / run.run_id / "batches")
     return ClusterRun(installation, run.run_id, record, [task.task_id for task in dataset.tasks[:TASKS]])
