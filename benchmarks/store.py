@@ -176,7 +176,7 @@ async def seal(store: Database, turn: int, chosen: argparse.Namespace, file: Pat
     batch = BatchRecord("p", 1, "00" * 32, "/data/batch.parquet", 100, {})
     record = StepRecord(run_id, 1, StepState.ROLLING, ("t",), {}, {}, (batch,))
     await begin_step(store, record)
-    trees = TreeFile(str(file), [f"{turn:08x}{number:012x}" for number in range(chosen.executions)])
+    trees = TreeFile(str(file), [f"{turn:08x}{number:012x}" for number in range(chosen.executions)], "00" * 32)
     await advance_step(store, record, StepState.SEALED, trees=trees)
 
 

@@ -10,7 +10,7 @@ from troupe_orchestrator.store.batches import BatchCollectedError, BatchRecord, 
 from troupe_orchestrator.store.checkpoints import record_checkpoint
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import TreeFile, find_execution
-from troupe_orchestrator.store.journal import journal_group
+from troupe_orchestrator.store.journal import JournalledGroup, journal_group
 from troupe_orchestrator.store.retained import forget_files
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
@@ -107,7 +107,7 @@ async def commit_steps(database: Database, folder: Path, last: int) -> None:
         )
         await begin_step(database, record)
         for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
-            listed = TreeFile(str(trees), [f"{number:06x}abc"]) if state is StepState.SEALED else None
+            listed = TreeFile(str(trees), [f"{number:06x}abc"], "") if state is StepState.SEALED else None
             await advance_step(database, record, state, trees=listed)
         if number % 2 == 0:
             uri = folder / "checkpoints" / f"step-{number:06d}-p"
@@ -179,7 +179,7 @@ async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_an
         file.write_bytes(b"")
     unrecorded = tmp_path / "checkpoints" / "step-000003-p"
     unrecorded.mkdir()
-    await journal_group(database, "r", 3, "t", str(groups / "aa-1.parquet"), {})
+    await journal_group(database, "r", 3, "t", JournalledGroup(str(groups / "aa-1.parquet"), {}, ""))
     before = there(tmp_path)
     await sweep(database, "r", tmp_path)
     assert all(file.exists() for file in kept)

@@ -163,6 +163,19 @@ async def test_a_design_that_cannot_be_run_stays_one_and_items_without_a_result_
             await world.evaluation.CreateEvalJob(eval_request(*HELD[2:], mode=STORED, designs_of="designs"))
 
 
+async def test_designs_are_not_taken_from_trees_that_are_not_those_that_were_stored(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world() as world:
+        await world.evaluate(*HELD[:2], job_id="designs")
+        (file, *_) = (world.folder / "data" / "evals" / "designs" / "trees").glob("*.parquet")
+        file.write_bytes(file.read_bytes()[:-1] + b"X")
+        job = await world.evaluate(*HELD[:2], mode=STORED, designs_of="designs", job_id="played")
+        assert job.state == evaluation_pb2.EVAL_STATE_FAILED
+        for said in ("designs: has no trees to take designs from", str(file), "put it back", "run the job again"):
+            assert said in job.reason
+
+
 async def test_what_a_run_began_with_is_its_learners_model_or_the_base_of_a_fork(open_world) -> None:
     async with open_world(learner=True) as world:
         await trained(world)

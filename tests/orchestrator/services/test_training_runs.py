@@ -11,7 +11,9 @@ from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
 from troupe_contracts.errors import Unavailable
 from troupe_learner.ledger import Ledger
 from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.events import EventLog
+from troupe_orchestrator.tree import NodeKind
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -324,6 +326,40 @@ async def test_a_run_closed_in_mid_rollout_goes_on_without_repeating_journalled_
     after = [request.task_id for request in stand_ins.designer.requests][len(before) :]
     assert after == ["task-0"]
     assert [applied.step for applied in stand_ins.learner.applied] == [1]
+
+
+async def test_a_run_closed_in_mid_rollout_rolls_journalled_groups_out_again_where_a_file_was_damaged(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        await interrupted(world, stand_ins, Gate())
+    before = [request.task_id for request in stand_ins.designer.requests]
+    (file,) = (world.folder / "data" / "runs" / "run" / "steps" / "000001" / "groups").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-1] + b"X")
+    stand_ins.policy.reply = right_unless_guessed
+    async with open_world(learner=True) as world:
+        events = await world.run_events()
+        assert (await world.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        assert events[0].step_committed.metrics["tasks_journalled"] == 0
+        assert events[0].step_committed.metrics["executions"] == 4
+    after = [request.task_id for request in stand_ins.designer.requests][len(before) :]
+    assert sorted(after) == ["task-0", "task-1"]
+
+
+async def test_a_trace_from_trees_that_are_not_those_that_were_sealed_names_file_step_and_remedy(open_world) -> None:
+    async with open_world(learner=True) as world:
+        await world.run(world.config(TASKS, steps=2))
+        first, second = sorted((world.folder / "data" / "runs" / "run" / "steps").glob("*/trees-*.parquet"))
+        (tree, *_) = read_trees(first)
+        (execution, *_) = tree.of_kind(NodeKind.EXECUTION)
+        get = training_pb2.GetExecutionRequest(execution_id=execution.id)
+        assert (await world.training.GetExecution(get)).step == 1
+        first.write_bytes(second.read_bytes())
+        with refused("DATA_LOSS", "trees of step 1 of run run", str(first), "put it back"):
+            await world.training.GetExecution(get)
+        first.unlink()
+        with refused("DATA_LOSS", "trees of step 1 of run run", str(first), "put it back"):
+            await world.training.GetExecution(get)
 
 
 async def test_a_run_closed_in_mid_rollout_rolls_journalled_groups_out_again_where_another_version_serves(

@@ -23,7 +23,7 @@ from troupe_orchestrator.store.database import Database, LeaseHeldError, LeaseLo
 from troupe_orchestrator.store.drops import list_drops
 from troupe_orchestrator.store.evals import EvalRecord, EvalState
 from troupe_orchestrator.store.executions import TreeFile
-from troupe_orchestrator.store.journal import journal_group
+from troupe_orchestrator.store.journal import JournalledGroup, journal_group
 from troupe_orchestrator.store.object_requests import ObjectRequest
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, runs_in_state, set_run_state
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
@@ -168,7 +168,7 @@ async def test_whoever_lost_the_store_can_call_any_of_its_functions_and_change_n
     await create_run(stale, RUN, {})
     await begin_step(stale, STEP)
     await advance_step(stale, STEP, StepState.SEALED)
-    await journal_group(stale, "run-1", 1, "t0", "file", {})
+    await journal_group(stale, "run-1", 1, "t0", JournalledGroup("file", {}, ""))
     owner = await open_store(store_url)
     before = await contents(owner)
     writers = []
@@ -197,8 +197,7 @@ SAMPLES: dict[str, Any] = {
     "after_step": 0,
     "batches_until": {"p": 1},
     "event": (2, b"event"),
-    "file": "/nowhere/file",
-    "ids": ["abcdef0123"],
+    "group": JournalledGroup("/nowhere/file", {"p": "a:0"}, ""),
     "items": [evals.ItemRecord("q", 0, "", True, False, b"")],
     "first_step": 1,
     "job_id": "job-1",
@@ -219,7 +218,7 @@ SAMPLES: dict[str, Any] = {
     "seconds": 0.5,
     "step": 1,
     "task_id": "t1",
-    "trees": TreeFile("/nowhere/trees", ["abcdef0124"]),
+    "trees": TreeFile("/nowhere/trees", ["abcdef0124"], "00"),
     "trees_until": 1,
     "uid": "uid-1",
     "until_step": 2,

@@ -15,7 +15,7 @@ from troupe_orchestrator.store.database import Database, LeaseHeldError
 from troupe_orchestrator.store.drops import quarantined_tasks
 from troupe_orchestrator.store.engine import connect
 from troupe_orchestrator.store.executions import StoredExecution, find_execution
-from troupe_orchestrator.store.journal import journalled_groups
+from troupe_orchestrator.store.journal import JournalledGroup, journalled_groups
 from troupe_orchestrator.store.opening import StoreSchemaError, migrate
 from troupe_orchestrator.store.run_events import read_events
 from troupe_orchestrator.store.step_outcomes import step_metrics
@@ -98,8 +98,8 @@ async def test_a_store_of_the_first_schema_keeps_every_row(store_url: str, engin
     assert await list_checkpoints(database, "r") == [(1, FIRST_ROWS["checkpoints"][0]["manifest"])]
     assert await read_events(database, "r", 0) == [(1, b"one")]
     assert await quarantined_tasks(database, "r") == {"t9"}
-    assert await journalled_groups(database, "r", 3) == {"t": ("/g", {"p": "a:2"})}
-    assert await find_execution(database, "bb") == [StoredExecution("bb01", "r", 2, "/trees2", False)]
+    assert await journalled_groups(database, "r", 3) == {"t": JournalledGroup("/g", {"p": "a:2"}, "")}
+    assert await find_execution(database, "bb") == [StoredExecution("bb01", "r", 2, "/trees2", False, "")]
     assert len(await find_execution(database, "aa")) == 2
     job = await evals.get_job(database, "j")
     assert job is not None

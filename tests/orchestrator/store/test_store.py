@@ -18,7 +18,13 @@ from troupe_orchestrator.store.batches import (
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.drops import DropRecord, list_drops, quarantined_tasks
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemCounts, ItemRecord
-from troupe_orchestrator.store.executions import StoredExecution, find_execution, index_executions
+from troupe_orchestrator.store.executions import (
+    StoredExecution,
+    TreeFile,
+    find_execution,
+    index_executions,
+    tree_files,
+)
 from troupe_orchestrator.store.run_events import read_events, write_events
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
 from troupe_orchestrator.store.steps import (
@@ -131,9 +137,15 @@ async def test_drops_are_on_record_with_the_seal_of_their_step_or_not_at_all(dat
 
 
 async def test_an_execution_is_found_by_a_prefix_of_its_id(database: Database) -> None:
-    await index_executions(database, "run-1", 4, "file", ["abc123def", "abc999aaa"])
-    assert await find_execution(database, "abc1") == [StoredExecution("abc123def", "run-1", 4, "file", False)]
+    await index_executions(database, "run-1", 4, TreeFile("file", ["abc123def", "abc999aaa"], "d1"))
+    assert await find_execution(database, "abc1") == [StoredExecution("abc123def", "run-1", 4, "file", False, "d1")]
     assert len(await find_execution(database, "abc")) == 2
+
+
+async def test_a_tree_file_that_is_written_anew_has_its_new_digest(database: Database) -> None:
+    for digest in ("d1", "d2"):
+        await index_executions(database, "run-1", 4, TreeFile("file", ["abc123def"], digest))
+    assert await tree_files(database, "run-1") == {"file": "d2"}
 
 
 async def test_runs_are_listed_with_their_newest_step_and_disk_use_in_one_query_however_many(

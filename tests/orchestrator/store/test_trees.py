@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from troupe.v1 import common_pb2, transcript_pb2
 from troupe_contracts.batch import digest
 from troupe_orchestrator.rollout.conversations import conversation_payload, token_record
-from troupe_orchestrator.store.trees import SchemaMismatchError, read_trees, write_trees
+from troupe_orchestrator.store.trees import (
+    SchemaMismatchError,
+    TreesDamagedError,
+    read_designs,
+    read_trees,
+    write_trees,
+)
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch, write_batch
 from troupe_orchestrator.tree import (
     DesignPayload,
@@ -87,6 +93,24 @@ def test_a_file_of_another_schema_version_is_refused_by_name(tmp_path: Path) -> 
     pq.write_table(table.replace_schema_metadata({"troupe.schema": "99"}), file)
     with pytest.raises(SchemaMismatchError, match="schema version 99"):
         read_trees(file)
+
+
+def test_a_file_that_is_not_the_one_that_was_written_is_refused_by_name(tmp_path: Path) -> None:
+    file, other = tmp_path / "trees.parquet", tmp_path / "other.parquet"
+    digest_of_file = write_trees(file, [tree()])
+    write_trees(other, [tree(), tree()])
+    assert len(read_trees(file, digest_of_file)) == 1
+    assert [design.script for _, design in read_designs(file, digest_of_file)] == ["script"]
+    other.rename(file)
+    for read in (read_trees, read_designs):
+        with pytest.raises(TreesDamagedError, match=f"{file} is not what was written"):
+            read(file, digest_of_file)
+
+
+def test_a_file_from_before_digests_were_kept_is_read_unchecked(tmp_path: Path) -> None:
+    file = tmp_path / "trees.parquet"
+    write_trees(file, [tree()])
+    assert len(read_trees(file, "")) == 1
 
 
 def test_node_ids_depend_on_every_part_of_the_path() -> None:

@@ -4,14 +4,14 @@ import asyncio
 from pathlib import Path
 
 from troupe.v1 import common_pb2, training_pb2
-from troupe_contracts.errors import InvalidArgument, NotFound
+from troupe_contracts.errors import DataLoss, InvalidArgument, NotFound
 
 from troupe_orchestrator.credit.types import Advantages
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.executions import find_execution
+from troupe_orchestrator.store.executions import StoredExecution, find_execution
 from troupe_orchestrator.store.runs import get_run
-from troupe_orchestrator.store.trees import read_trees
+from troupe_orchestrator.store.trees import TreesDamagedError, read_trees
 from troupe_orchestrator.training.assembly import advantages_of, total_reward
 from troupe_orchestrator.tree import (
     ConversationPayload,
@@ -38,6 +38,7 @@ async def trace_execution(database: Database, prefix: str) -> training_pb2.Execu
     Raises:
         InvalidArgument: the prefix is too short, or several executions begin with it.
         NotFound: none does, or its trees were collected.
+        DataLoss: the file of its trees is gone, or is not the one that was stored.
     """
     if len(prefix) < _MIN_PREFIX:
         raise InvalidArgument("execution_id", f"{prefix!r} is too short: give at least {_MIN_PREFIX} characters")
@@ -54,13 +55,25 @@ async def trace_execution(database: Database, prefix: str) -> training_pb2.Execu
             f"the trees of step {stored.step} of run {stored.scope} were collected by its `retention.trees`; "
             "`retention: {trees: all}` keeps them",
         )
-    trees = await asyncio.to_thread(read_trees, Path(stored.path))
+    trees = await _trees(stored)
     run = await get_run(database, stored.scope)
     advantages = None if run is None else advantages_of(trees, parse_run_config(run.config))
     tree, execution = next(
         (tree, node) for tree in trees for node in tree.of_kind(NodeKind.EXECUTION) if node.id == stored.execution_id
     )
     return _message(tree, execution, stored.scope, stored.step, advantages)
+
+
+async def _trees(stored: StoredExecution) -> list[Tree]:
+    try:
+        return await asyncio.to_thread(read_trees, Path(stored.path), stored.digest)
+    except (OSError, TreesDamagedError) as error:
+        # Eval jobs have no steps.
+        where = f"step {stored.step} of run {stored.scope}" if stored.step else f"eval job {stored.scope}"
+        raise DataLoss(
+            f"the trees of {where} cannot be read: {error}; put it back from a copy. What was trained, graded and "
+            "counted stands without it"
+        ) from error
 
 
 def _message(

@@ -138,8 +138,8 @@ class JobLog:
         if not trees:
             return None
         file = self._folder / "trees" / f"{event_id:08d}-{self._database.fence.token}.parquet"
-        await asyncio.to_thread(write_trees, file, trees)
-        return TreeFile(str(file), execution_ids(trees))
+        digest = await asyncio.to_thread(write_trees, file, trees)
+        return TreeFile(str(file), execution_ids(trees), digest)
 
     async def _store_end(self, state: EvalState, reason: str, summary: evaluation_pb2.EvalSummary | None) -> None:
         stored = None if summary is None else _serialised(summary)

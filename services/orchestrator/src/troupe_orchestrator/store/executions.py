@@ -20,6 +20,8 @@ class TreeFile:
 
     path: str
     executions: Sequence[str]
+    digest: str
+    """SHA-256, hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,26 @@ class StoredExecution:
     path: str
     collected: bool
     """The file is gone, by the retention of its run."""
+    digest: str
+    """SHA-256 of the file, hex; empty where it was written before digests were kept."""
 
 
-async def index_executions(database: Database, scope: str, step: int, file: str, ids: Sequence[str]) -> None:
+async def index_executions(database: Database, scope: str, step: int, trees: TreeFile) -> None:
     """Remember in which file each execution is."""
-    size = await asyncio.to_thread(bytes_on_disk, file)
+    size = await asyncio.to_thread(bytes_on_disk, trees.path)
     async with database.writing() as connection:
-        await add_tree_file(connection, scope, step, TreeFile(file, ids), size)
+        await add_tree_file(connection, scope, step, trees, size)
 
 
 async def add_tree_file(connection: AsyncConnection, scope: str, step: int, trees: TreeFile, size: int) -> None:
     """List a file and its executions within a transaction; a file written anew replaces itself."""
     new = _insert(connection, schema.tree_files).values(
-        scope=scope, step=step, path=trees.path, bytes=size, collected=False
+        scope=scope, step=step, path=trees.path, bytes=size, collected=False, digest=trees.digest
     )
     file_id = await connection.scalar(
         new.on_conflict_do_update(
-            index_elements=["scope", "step", "path"], set_={"bytes": size, "collected": False}
+            index_elements=["scope", "step", "path"],
+            set_={"bytes": size, "collected": False, "digest": trees.digest},
         ).returning(schema.tree_files.c.file_id)
     )
     # All ids in one parameter: ten thousand rows are one statement. SQLite wants a WHERE before an ON CONFLICT.
@@ -60,12 +65,12 @@ async def add_tree_file(connection: AsyncConnection, scope: str, step: int, tree
     )
 
 
-async def tree_files(database: Database, scope: str) -> list[str]:
-    """The files in which the trees of a run or an eval job are, as far as they were not collected."""
+async def tree_files(database: Database, scope: str) -> dict[str, str]:
+    """Path to digest of the files in which the trees of a run or an eval job are, as far as they were not collected."""
     table = schema.tree_files.c
-    query = select(table.path).where(table.scope == scope, ~table.collected).order_by(table.path)
+    query = select(table.path, table.digest).where(table.scope == scope, ~table.collected).order_by(table.path)
     async with database.reading() as connection:
-        return list(await connection.scalars(query))
+        return {row.path: row.digest for row in await connection.execute(query)}
 
 
 async def find_execution(database: Database, prefix: str) -> list[StoredExecution]:
@@ -80,7 +85,9 @@ async def find_execution(database: Database, prefix: str) -> list[StoredExecutio
     )
     async with database.reading() as connection:
         rows = await connection.execute(query)
-        return [StoredExecution(row.execution_id, row.scope, row.step, row.path, row.collected) for row in rows]
+        return [
+            StoredExecution(row.execution_id, row.scope, row.step, row.path, row.collected, row.digest) for row in rows
+        ]
 
 
 def _insert(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:

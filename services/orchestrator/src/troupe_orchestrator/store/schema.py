@@ -82,6 +82,7 @@ groups = Table(
     Column("file", String, nullable=False),
     Column("bytes", BigInteger, nullable=False, server_default="0"),
     Column("versions", JSON, nullable=False),
+    Column("digest", String, nullable=False, server_default=""),
 )
 
 drops = Table(
@@ -120,6 +121,7 @@ tree_files = Table(
     Column("path", String, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("collected", Boolean, nullable=False),
+    Column("digest", String, nullable=False, server_default=""),
 )
 
 executions = Table(

@@ -1,5 +1,9 @@
-"""Rollout trees as Parquet: one row per node, the payload as JSON, tokens as typed lists."""
+"""Rollout trees as Parquet: one row per node, the payload as JSON, tokens as typed lists.
 
+Whoever lists a file keeps the SHA-256 of its bytes, and has it checked when the file is read back.
+"""
+
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,8 +54,12 @@ class SchemaMismatchError(ValueError):
     """A file was written by another version of the tree's schema."""
 
 
-def write_trees(path: Path, trees: Iterable[Tree]) -> None:
-    """Write all nodes of `trees` to one file, durably."""
+class TreesDamagedError(ValueError):
+    """A file is not the one that was written."""
+
+
+def write_trees(path: Path, trees: Iterable[Tree]) -> str:
+    """Write all nodes of `trees` to one file, durably; the file's SHA-256, hex."""
     nodes = [node for tree in trees for node in tree.nodes]
     columns = [
         [node.id for node in nodes],
@@ -67,16 +75,21 @@ def write_trees(path: Path, trees: Iterable[Tree]) -> None:
     ]
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     write_table(path, pa.Table.from_arrays(arrays, schema=SCHEMA))
+    return _digest(path)
 
 
-def read_trees(path: Path) -> list[Tree]:
+def read_trees(path: Path, digest: str = "") -> list[Tree]:
     """Read the trees of one file.
 
+    Args:
+        digest: what `write_trees` gave; empty where nobody kept it.
+
     Raises:
+        TreesDamagedError: the file has another digest.
         SchemaMismatchError: written under another schema version.
         FileNotFoundError: there is no such file.
     """
-    table = _table(path)
+    table = _table(path, digest)
     groups: list[list[Node]] = []
     for row in table.to_pylist():
         node = _node(row)
@@ -86,19 +99,30 @@ def read_trees(path: Path) -> list[Tree]:
     return [Tree(tuple(nodes)) for nodes in groups]
 
 
-def read_designs(path: Path) -> list[tuple[str, DesignPayload]]:
-    """The designs of one file, each with the id of its task's node. Tokens are not read.
+def read_designs(path: Path, digest: str = "") -> list[tuple[str, DesignPayload]]:
+    """The designs of one file, each with the id of its task's node. Tokens are not parsed.
+
+    Args:
+        digest: what `write_trees` gave; empty where nobody kept it.
 
     Raises:
+        TreesDamagedError: the file has another digest.
         SchemaMismatchError: written under another schema version.
         FileNotFoundError: there is no such file.
     """
-    rows = _table(path, ["parent_id", "kind", "payload"]).to_pylist()
+    rows = _table(path, digest, ["parent_id", "kind", "payload"]).to_pylist()
     designs = TypeAdapter(DesignPayload)
     return [(row["parent_id"], designs.validate_json(row["payload"])) for row in rows if row["kind"] == NodeKind.DESIGN]
 
 
-def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _table(path: Path, digest: str, columns: list[str] | None = None) -> pa.Table:
+    if digest and _digest(path) != digest:
+        raise TreesDamagedError(f"{path} is not what was written (SHA-256)")
     table = pq.ParquetFile(path).read(columns)
     found = (table.schema.metadata or {}).get(b"troupe.schema", b"none").decode()
     if found != str(SCHEMA_VERSION):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from google.protobuf.message import Message
 from troupe.v1 import training_pb2
 
@@ -26,9 +27,9 @@ from troupe_orchestrator.store.batches import BatchRecord, last_update, updated_
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.drops import DropRecord, list_drops, quarantined_tasks
 from troupe_orchestrator.store.executions import TreeFile
-from troupe_orchestrator.store.journal import forget_groups, journal_group, journalled_groups
+from troupe_orchestrator.store.journal import JournalledGroup, forget_groups, journal_group, journalled_groups
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step
-from troupe_orchestrator.store.trees import execution_ids, read_trees, write_trees
+from troupe_orchestrator.store.trees import TreesDamagedError, execution_ids, read_trees, write_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import write_batch
 from troupe_orchestrator.training.drift import held_sequences, idle_role
@@ -42,6 +43,8 @@ from troupe_orchestrator.training.record import Fork
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.training.ungradable import ungradable_answers, ungradable_in
 from troupe_orchestrator.tree import Tree, generated_tokens
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class Rolling:
             )
         folder = self.folders.of(record.step)
         await asyncio.to_thread(write_timeline, self._file(folder, "timeline", "json"), timeline)
-        batches = await self._seal_files(folder, trees, plan)
+        listed, batches = await self._seal_files(folder, trees, plan)
         metrics = await asyncio.to_thread(lambda: rollout_metrics(trees) | credit_metrics(trees, self.config, plan))
         # Only of what these seconds made: groups that an earlier loop finished cost none of them.
         made = metrics["generated_tokens"] - sum(generated_tokens(tree.nodes) for tree in journalled.values())
@@ -153,7 +156,6 @@ class Rolling:
         sealed = replace(
             record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=metrics
         )
-        listed = TreeFile(str(self._file(folder, "trees")), execution_ids(trees))
         found = await asyncio.to_thread(ungradable_in, trees)
         ungradable = ungradable_answers(found, int(metrics["executions"]))
         async with self.events.storing(record.step, *map(_condition, drops), *ungradable) as events:
@@ -192,17 +194,21 @@ class Rolling:
         return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline, progress.faults
 
     async def _journalled(self, record: StepRecord, versions: Mapping[str, str]) -> dict[str, Tree]:
-        """Groups that an earlier loop finished, where they were rolled out by the current weights."""
+        """Groups that an earlier loop finished, where they were rolled out by the current weights and are whole."""
         journal = await journalled_groups(self.database, self.run_id, record.step)
-        if any(group_versions != versions for _, group_versions in journal.values()):
-            await forget_groups(self.database, self.run_id, record.step)
-            return {}
-        return {task_id: (await asyncio.to_thread(read_trees, Path(file)))[0] for task_id, (file, _) in journal.items()}
+        if all(group.versions == versions for group in journal.values()):
+            try:
+                return {task_id: await asyncio.to_thread(_tree, group) for task_id, group in journal.items()}
+            except TreesDamagedError as error:
+                logger.warning("journal_damaged", file=str(error), remedy="the step's tasks are rolled out again")
+        await forget_groups(self.database, self.run_id, record.step)
+        return {}
 
     async def _journal(self, step: int, task_id: str, tree: Tree, versions: Mapping[str, str]) -> None:
         file = self._file(self.folders.of(step) / "groups", tree.root.id)
-        await asyncio.to_thread(write_trees, file, [tree])
-        await journal_group(self.database, self.run_id, step, task_id, str(file), dict(versions))
+        digest = await asyncio.to_thread(write_trees, file, [tree])
+        group = JournalledGroup(str(file), dict(versions), digest)
+        await journal_group(self.database, self.run_id, step, task_id, group)
 
     def _file(self, folder: Path, name: str, kind: str = "parquet") -> Path:
         """A file that only this orchestrator writes: one that lost the store meanwhile has another token."""
@@ -218,7 +224,9 @@ class Rolling:
             for count in [known.get(drop.task_id, 0) + 1]
         ]
 
-    async def _seal_files(self, folder: Path, trees: Sequence[Tree], plan: StepPlan) -> list[BatchRecord]:
+    async def _seal_files(
+        self, folder: Path, trees: Sequence[Tree], plan: StepPlan
+    ) -> tuple[TreeFile, list[BatchRecord]]:
         """Write trees and batches; from here on the step's training is determined."""
         policies = set(self.policy_of_role.values())
         updates = {policy: await last_update(self.database, self.run_id, policy) + 1 for policy in policies}
@@ -227,8 +235,9 @@ class Rolling:
 
     def _write(
         self, folder: Path, trees: Sequence[Tree], plan: StepPlan, updates: Mapping[str, int], resets: Collection[str]
-    ) -> list[BatchRecord]:
-        write_trees(self._file(folder, "trees"), trees)
+    ) -> tuple[TreeFile, list[BatchRecord]]:
+        file = self._file(folder, "trees")
+        listed = TreeFile(str(file), execution_ids(trees), write_trees(file, trees))
         idle = idle_role(plan.trains, self.policy_of_role)
         if idle is not None and plan.step_in_stage == 1:
             write_batch(self.folders.held(plan.step, self.database.fence.token), held_sequences(trees, idle))
@@ -246,7 +255,7 @@ class Rolling:
                     optimization=optimization(self.config, plan, batch.policy_id in resets),
                 )
             )
-        return records
+        return listed, records
 
     async def _policies_to_reset(self, plan: StepPlan) -> set[str]:
         """Policies whose optimizer forgets its moments before their next update: the first of a stage that asks for it."""
@@ -257,6 +266,11 @@ class Rolling:
         if self.fork is not None and first <= self.fork.step:
             updated |= set(self.fork.updated)
         return set(self.policy_of_role.values()) - updated
+
+
+def _tree(group: JournalledGroup) -> Tree:
+    (tree,) = read_trees(Path(group.file), group.digest)
+    return tree
 
 
 def _condition(drop: DropRecord) -> Message:
