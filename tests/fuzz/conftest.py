@@ -1,4 +1,5 @@
-"""All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory.
+"""All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory, and
+for the orchestrator's runs one that has them (`fuzzing.scoring_engine`).
 
 The end of the learner that agents of other nodes join is served without the rest of it (`fuzzing.gang_front`).
 """
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "harness"))
 
-from distributions import install_example
+from distributions import install, install_example
 from fuzzing import gang_front
 from fuzzing.states import States
+
+_SCORING = (Path(__file__).parent / "harness" / "fuzzing" / "scoring_engine.py").read_text()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_servi
     site = folder / "site"
     site.mkdir()
     install_example("engine", site)
+    install(
+        site, "fuzzed-engine", {"troupe.engines": {"scoring": "scoring_engine:start"}}, {"scoring_engine": _SCORING}
+    )
     before = Path.cwd()
     os.chdir(folder)
     services: dict[str, Service] = {}
@@ -68,7 +74,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_servi
 
 @pytest.fixture(scope="module")
 def states(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[States]:
-    """Of learner and executor, in which good requests succeed."""
+    """Of learner, executor and orchestrator, in which good requests succeed."""
     made = States(deployment.target, tmp_path_factory.mktemp("states"))
     yield made
     made.close()
@@ -78,7 +84,9 @@ def _start_sandbox(folder: Path) -> Service:
     ready = folder / "sandbox.json"
     command = [sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
     command += ["--work-dir", str(folder), "--workflow-slots", "16", "--test-slots", "2", "--drain-seconds", "1"]
-    process = subprocess.Popen([*command, "--die-with-parent", "--log", "error"])
+    # Without seed and number of the fuzzing, which the sandbox would refuse as settings that it does not know.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TROUPE_")}
+    process = subprocess.Popen([*command, "--die-with-parent", "--log", "error"], env=environment)
     give_up = time.monotonic() + 60
     while not ready.exists():
         assert process.poll() is None, "the sandbox did not start"
@@ -89,25 +97,28 @@ def _start_sandbox(folder: Path) -> Service:
 
 def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Service]:
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+
+    def learner(name: str) -> Callable[[], Service]:
+        settings = {"TROUPE_MODEL": str(model), "TROUPE_POLICY_ID": "p1", "TROUPE_WORK_DIR": str(folder / name)}
+        return start_service(name, ["-m", "troupe_learner"], settings)
+
+    def executor(name: str, engine: str) -> Callable[[], Service]:
+        settings = {
+            "PYTHONPATH": path,
+            "TROUPE_ENGINE": engine,
+            "TROUPE_MODEL": str(model),
+            "TROUPE_LINEAGE": "start",
+            "TROUPE_POLICY_ID": "p1",
+            "TROUPE_REPLICA_ID": "executor-0",
+            "TROUPE_CONTEXT_LENGTH": "256",
+        }
+        return start_service(name, ["-m", "troupe_executor"], settings)
+
+    # Those that are fuzzed belong to the store that the fuzzed fences name: the orchestrator's runs have their own.
     waiting = {
-        "learner": start_service(
-            "learner",
-            ["-m", "troupe_learner"],
-            {"TROUPE_MODEL": str(model), "TROUPE_POLICY_ID": "p1", "TROUPE_WORK_DIR": str(folder / "work")},
-        ),
-        "executor": start_service(
-            "executor",
-            ["-m", "troupe_executor"],
-            {
-                "PYTHONPATH": path,
-                "TROUPE_ENGINE": "uniform",
-                "TROUPE_MODEL": str(model),
-                "TROUPE_LINEAGE": "start",
-                "TROUPE_POLICY_ID": "p1",
-                "TROUPE_REPLICA_ID": "executor-0",
-                "TROUPE_CONTEXT_LENGTH": "256",
-            },
-        ),
+        **{name: learner(name) for name in ("learner", "runs_learner")},
+        "executor": executor("executor", "uniform"),
+        "runs_executor": executor("runs_executor", "scoring"),
         "gang": start_service(
             "gang",
             [gang_front.__file__],
@@ -124,14 +135,21 @@ def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Se
         "designer",
         ["-m", "troupe_designer"],
         {
-            "TROUPE_REMOTE_TARGET": services["executor"].target,
+            "TROUPE_REMOTE_TARGET": services["runs_executor"].target,
             "TROUPE_POLICY_ID": "p1",
             "TROUPE_REPLICA_ID": "designer-0",
         },
     )()
-    targets = {f"TROUPE_{name.upper()}": service.target for name, service in services.items() if name != "gang"}
     services["orchestrator"] = start_service(
-        "orchestrator", ["-m", "troupe_orchestrator"], targets | {"TROUPE_DATA_DIR": str(folder / "data")}
+        "orchestrator",
+        ["-m", "troupe_orchestrator"],
+        {
+            "TROUPE_LEARNER": services["runs_learner"].target,
+            "TROUPE_EXECUTOR": services["runs_executor"].target,
+            "TROUPE_DESIGNER": services["designer"].target,
+            "TROUPE_SANDBOX": services["sandbox"].target,
+            "TROUPE_DATA_DIR": str(folder / "data"),
+        },
     )()
     return services
 

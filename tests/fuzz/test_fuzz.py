@@ -86,8 +86,6 @@ GOOD: dict[str, Sequence[Message]] = {
         learner_pb2.ScoreRequest(policy_id="p1", sequences=[learner_pb2.ScoreSequence(token_ids=[1, 2, 3])])
     ],
     "troupe.v1.Learner/GetLearner": [learner_pb2.GetLearnerRequest(policy_id="p1")],
-    "troupe.v1.Training/CreateRun": [training_pb2.CreateRunRequest(run_id="run", config=CONFIG)],
-    "troupe.v1.Training/PlanRun": [training_pb2.PlanRunRequest(config=CONFIG)],
     "troupe.v1.Training/DescribeConfig": [training_pb2.DescribeConfigRequest(config=CONFIG)],
     "troupe.v1.Evaluation/CreateEvalJob": [JOB],
     "troupe.v1.Solver/Solve": [SOLVE],

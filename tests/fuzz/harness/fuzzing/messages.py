@@ -16,7 +16,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 _DEPTH = 4
-_ADDRESS = frozenset({"fence", "policy_id", "replica_id", "update_id", "run_id"})
+_ADDRESS = frozenset(
+    {"fence", "policy_id", "replica_id", "update_id", "run_id", "parent_run_id", "execution_id", "job_id"}
+)
 _HUGE = 2**20
 _TEXTS = (
     *(

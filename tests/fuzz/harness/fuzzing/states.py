@@ -23,6 +23,8 @@ from troupe.v1 import (
     learner_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
 )
 from troupe_contracts.batch import digest
 from troupe_contracts.wire import CHANNEL_OPTIONS
@@ -51,6 +53,26 @@ _JOB: Final = evaluation_pb2.CreateEvalJobRequest(
     samples=1,
     sampling=common_pb2.Sampling(temperature=1.0, max_tokens=8, seed=1),
 )
+_DESIGN: Final = (
+    'from workflow import AgentNode, Workflow\nw = Workflow()\nw.add_node(AgentNode("A", "Solve."))\nw.run(question)\n'
+)
+_RUN: Final = """
+dataset: {{train: {tasks}}}
+steps: 100000
+stages: [{{train: both, steps: 1}}]
+rollout: {{tasks_per_step: 1, designs: 2, executions: 1}}
+sampling: {{designer: {{max_tokens: 8}}, executor: {{max_tokens: 8}}}}
+checkpoint: {{every: 100000, keep: 1}}
+# The engine samples every token with the same probability.
+conditions: {{mismatch_kl_above: null, valid_scripts_below: null, zero_variance_above: null}}
+"""
+_OF_A_RUN: Final[Mapping[str, Callable[..., Message]]] = {
+    "GetRun": training_pb2.GetRunRequest,
+    "WatchRun": training_pb2.WatchRunRequest,
+    "PauseRun": training_pb2.PauseRunRequest,
+    "CancelRun": training_pb2.CancelRunRequest,
+}
+_STANDING: Final = frozenset({training_pb2.RUN_STATE_RUNNING, training_pb2.RUN_STATE_QUEUED})
 _OF_A_JOB: Final[Mapping[str, Callable[..., Message]]] = {
     "GetEvalJob": evaluation_pb2.GetEvalJobRequest,
     "WatchEvalJob": evaluation_pb2.WatchEvalJobRequest,
@@ -70,7 +92,7 @@ class Found:
 
 @dataclass
 class States:
-    """Learner, executor and eval jobs, brought to a state for each round."""
+    """Learner, executor, runs and eval jobs, brought to a state for each round."""
 
     targets: Callable[[str], str]
     folder: Path
@@ -93,6 +115,16 @@ class States:
                 f"orchestrator troupe.v1.Evaluation/{name}": partial(self._of_a_job, kind)
                 for name, kind in _OF_A_JOB.items()
             },
+            **{
+                f"orchestrator troupe.v1.Training/{name}": partial(self._of_a_run, kind)
+                for name, kind in _OF_A_RUN.items()
+            },
+            "orchestrator troupe.v1.Training/CreateRun": self._to_create,
+            "orchestrator troupe.v1.Training/PlanRun": self._to_plan,
+            "orchestrator troupe.v1.Training/ForkRun": self._to_fork,
+            "orchestrator troupe.v1.Training/ResumeRun": self._to_resume,
+            "orchestrator troupe.v1.Training/ListRuns": self._to_list,
+            "orchestrator troupe.v1.Training/GetExecution": self._to_trace,
         }
         self._updates: set[str] = set()
 
@@ -119,6 +151,8 @@ class States:
             self._settled()
         elif service == "executor":
             self._close_updates(sent)
+        elif service == "orchestrator":
+            self._cancel_runs()
 
     # --- learner ----------------------------------------------------------------------------------------------------
 
@@ -267,6 +301,68 @@ class States:
                 raise
 
     # --- orchestrator -----------------------------------------------------------------------------------------------
+
+    @property
+    def _training(self) -> training_pb2_grpc.TrainingStub:
+        return training_pb2_grpc.TrainingStub(self._channel("orchestrator"))
+
+    def _of_a_run(self, kind: Callable[..., Message], number: int) -> Found:
+        return Found([kind(run_id=self._run())])
+
+    def _to_create(self, number: int) -> Found:
+        return Found([training_pb2.CreateRunRequest(config=self._config())])
+
+    def _to_plan(self, number: int) -> Found:
+        return Found([training_pb2.PlanRunRequest(config=self._config())])
+
+    def _to_fork(self, number: int) -> Found:
+        parent = self._run()
+        self._cancel_runs()
+        return Found([training_pb2.ForkRunRequest(parent_run_id=parent)])
+
+    def _to_resume(self, number: int) -> Found:
+        run_id = self._run()
+        self._training.PauseRun(training_pb2.PauseRunRequest(run_id=run_id), timeout=_SECONDS)
+        return Found([training_pb2.ResumeRunRequest(run_id=run_id)])
+
+    def _to_list(self, number: int) -> Found:
+        self._run()
+        self._cancel_runs()
+        self._run()
+        first = self._training.ListRuns(training_pb2.ListRunsRequest(page_size=1), timeout=_SECONDS)
+        return Found([training_pb2.ListRunsRequest(page_size=1, page_token=first.next_page_token)])
+
+    def _to_trace(self, number: int) -> Found:
+        evaluation = evaluation_pb2_grpc.EvaluationStub(self._channel("orchestrator"))
+        request = evaluation_pb2.CreateEvalJobRequest(mode=evaluation_pb2.EVAL_MODE_FIXED_WORKFLOW, script=_DESIGN)
+        request.MergeFrom(_JOB)
+        job = evaluation.CreateEvalJob(request, timeout=_SECONDS)
+        for _ in evaluation.WatchEvalJob(evaluation_pb2.WatchEvalJobRequest(job_id=job.job_id), timeout=_SECONDS):
+            pass
+        listed = evaluation.ListEvalItems(evaluation_pb2.ListEvalItemsRequest(job_id=job.job_id), timeout=_SECONDS)
+        return Found([training_pb2.GetExecutionRequest(execution_id=listed.items[0].execution_id)])
+
+    def _run(self) -> str:
+        """A run that is under way, of more steps than anybody waits for."""
+        request = training_pb2.CreateRunRequest(config=self._config())
+        return self._training.CreateRun(request, timeout=_SECONDS).run_id
+
+    def _config(self) -> str:
+        tasks = self.folder / "tasks.jsonl"
+        tasks.write_bytes(_JOB.dataset)
+        return _RUN.format(tasks=tasks)
+
+    def _cancel_runs(self) -> None:
+        """Nothing trains any more, and nothing waits to."""
+        token = ""
+        while True:
+            request = training_pb2.ListRunsRequest(page_size=1000, page_token=token)
+            page = self._training.ListRuns(request, timeout=_SECONDS)
+            for run in page.runs:
+                if run.state in _STANDING:
+                    self._training.CancelRun(training_pb2.CancelRunRequest(run_id=run.run_id), timeout=_SECONDS)
+            if not (token := page.next_page_token):
+                return
 
     def _of_a_job(self, kind: Callable[..., Message], number: int) -> Found:
         job = evaluation_pb2_grpc.EvaluationStub(self._channel("orchestrator")).CreateEvalJob(_JOB, timeout=_SECONDS)
