@@ -37,7 +37,10 @@ def _short_of_processors() -> Iterator[None]:
             hog.communicate()
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of run delays")
+KEPT = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of run delays")
+
+
+@KEPT
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [(COMPUTES, Verdict.VERDICT_OK), (SLEEPS, Verdict.VERDICT_WALL_LIMIT)],
@@ -53,3 +56,13 @@ def test_a_wall_limit_does_not_count_what_a_program_had_no_processor_for(server,
     if code == COMPUTES:
         assert result.use.wall_seconds > LIMITS.wall_seconds, "the machine was not short of processors"
     assert (result.verdict, outcome.verdict) == (verdict, verdict), (result, outcome)
+
+
+@KEPT
+def test_what_a_script_had_no_processor_for_is_not_its_own_time_where_it_ends_before_its_wall_limit(server):
+    limits = sandbox_pb2.Limits(cpu_seconds=1, wall_seconds=60, memory_bytes=64 << 20)
+    with _short_of_processors():
+        outcome = server.run_workflow("import time\nwhile time.process_time() < 0.3: pass", limits=limits).outcome
+    assert outcome.verdict == Verdict.VERDICT_OK, outcome
+    assert outcome.use.wall_seconds > 1, "the machine was not short of processors"
+    assert outcome.use.waiting_seconds > outcome.use.wall_seconds / 4, outcome

@@ -31,9 +31,11 @@ const JAIL_DEADLINE: Duration = Duration::from_secs(10);
 const KEEPER_GRACE: Duration = Duration::from_secs(2);
 /// A SIGKILL that a program sends to itself ends it within this.
 const OWN_KILL: Duration = Duration::from_secs(1);
-/// Shortest and longest pause between two looks at the CPU clock.
+/// Shortest and longest pause between two looks at the CPU clock and at the time without a processor.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// At least so many looks in a wall limit: what a program was starved of after the last one, nobody sees.
+const LOOKS_PER_WALL: u32 = 16;
 
 /// What to start.
 pub struct Order {
@@ -311,7 +313,7 @@ impl Watcher {
                     break;
                 }
                 () = &mut wall, if !weakened::is_off("supervisor:wall") => {
-                    starved = tree::starved(self.process.pid, self.children);
+                    starved = starved.max(tree::starved(self.process.pid, self.children));
                     let due = self.started
                         + self.limits.wall_when_starved(starved)
                         + self.charged.stopwatch.waited().queued;
@@ -327,6 +329,7 @@ impl Watcher {
                     if used > self.limits.cpu && !weakened::is_off("supervisor:cpu") {
                         self.switch.end(Reason::Cpu(self.limits.cpu));
                     }
+                    starved = starved.max(tree::starved(self.process.pid, self.children));
                     pause = self.pause_after(used);
                 }
             }
@@ -378,11 +381,12 @@ impl Watcher {
         Ok((verdict, error, used))
     }
 
-    /// The limit cannot be reached before this, however many cores the program uses.
+    /// The limit of CPU time cannot be reached before this, however many cores the program uses.
     fn pause_after(&self, used: Duration) -> Duration {
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let parallel = if self.children { cores } else { 1 };
-        (self.limits.cpu.saturating_sub(used) / parallel).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+        let left = self.limits.cpu.saturating_sub(used) / parallel;
+        left.min(self.limits.wall / LOOKS_PER_WALL).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
     }
 
     /// Kills the program with all its processes and waits until they are gone.

@@ -211,8 +211,8 @@ class ResourceUse(_message.Message):
     wall_seconds: _builtins.float
     waiting_seconds: _builtins.float
     """Wall seconds spent waiting for us: with an agent call outstanding, or with a tool call in the queue for its slot, while
-    none of the script's own tool calls has one; where that had to be known for its wall limit, also those in which it
-    could have run but had no processor.
+    none of the script's own tool calls has one; also those in which it could have run but had no processor, up to the
+    last of several looks at it before it ended.
     """
     peak_memory_bytes: _builtins.int
     def __init__(
