@@ -31,7 +31,8 @@ postgres: ## install PostgreSQL from the distribution's packages, for the store'
 	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; fi
 
 # Programs that tests hold manifests, alerts and examples against; tests/conftest.py puts them on the PATH. The Go toolchain is
-# PyPI's. promtool comes from Debian's package, unpacked: with Prometheus' own module go would fetch 2 GB.
+# PyPI's. promtool comes from Debian's package, unpacked: with Prometheus' own module go would fetch 2 GB. It is not
+# pinned: mirrors keep one version, apt verifies it, and any of them reads the rules.
 CHECKERS := .tools/checkers
 GO_VERSION := 1.27.3
 GO_PROGRAMS := github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3

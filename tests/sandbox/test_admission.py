@@ -3,6 +3,7 @@
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -140,6 +141,24 @@ def test_large_requests_of_one_caller_are_refused_before_they_fill_the_memory(la
     wait_until(lambda: held() == 0, "their room is free")
     *_, last = server.stub.RunTests(large, metadata=as_run("full"), timeout=60)
     assert last.outcome.passed
+    assert server.stop() == 0
+
+
+def test_more_cases_than_there_may_be_are_refused_before_they_take_memory(launch, tmp_path):
+    server = launch(tmp_path)
+
+    def peak():
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    # Empty cases have two bytes each, and would have 48 of memory: 16 MiB of them are the field `stdin_tests`.
+    cases = b"\x0a\x00" * (8 << 20)
+    call = server.channel.unary_stream("/troupe.v1.Sandbox/RunTests")
+    before = peak()
+    error = failure(call(b"\x1a\x80\x80\x80\x08" + cases, timeout=60))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert peak() - before < 100 << 20
+    assert "stdin_tests.cases: has 8388608 entries; at most 10000" in error.details()
     assert server.stop() == 0
 
 

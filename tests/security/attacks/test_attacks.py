@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from hostile.attack import PROFILES, Attack
+from hostile.attack import PROFILES, Attack, Form
 from hostile.catalogue import ATTACKS, NUMBERS, WITHOUT_A_PROGRAM
 from hostile.integrity import LOOK_ALIKES
 from hostile.outside import Outside
-from hostile.service import DEADLINE, Service
+from hostile.service import DEADLINE, Service, serving
 from troupe.v1 import sandbox_pb2
 
 Services = Callable[[str], Service]
 PLANTED = [attack for attack in ATTACKS if attack.plant]
+SIBLINGS = next(attack for attack in ATTACKS if attack.number == 79)
 BETWEEN_CASES = [attack for attack in ATTACKS if attack.batch]
 
 
@@ -47,6 +49,20 @@ def test_what_a_process_for_each_case_stops_succeeds_in_a_batch(
     service = services(profile)
     assert service.passes_in_a_batch(attack, outside) == [False, True]
     service.assert_unharmed(outside)
+
+
+@pytest.mark.parametrize("form", [Form.TOOL, Form.WORKFLOW])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_addresses_and_hashes_are_those_of_a_sibling_until_the_zygote_is_replaced(
+    tmp_path: Path, outside: Outside, profile: str, form: Form
+) -> None:
+    """Attack 79, for which a zygote of each role serves two programs."""
+    with serving(tmp_path, profile, options=("--test-slots", "1", "--programs-per-zygote", "2")) as service:
+        before, after = (service.run(SIBLINGS, form, outside).output.split() for _ in range(2))
+    (address, text_hash, *succeeded), (next_address, next_hash, *succeeded_again) = before, after
+    assert succeeded == succeeded_again == ["SUCCEEDED"]
+    assert address != next_address
+    assert text_hash != next_hash
 
 
 @pytest.mark.parametrize(("checker", "printed"), LOOK_ALIKES)

@@ -35,6 +35,8 @@ PAYLOAD = 3
 ANSWERS = 4
 # Programs put theirs in its place; held here, so that no forked process takes it apart and touches what is shared.
 OWN_MAIN = sys.modules["__main__"]
+# What a script may execute. Found before there is one: finding it touches what is shared.
+INTERPRETER = Path(sys.executable).resolve()
 # What most programs import, so that forked processes have it already.
 PRELOADED = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq",
@@ -213,7 +215,6 @@ def report_foreign_programs() -> None:
     The kernel refuses that in any case, and to a child of the script it is an error like any other. This is about the
     verdict: a script that counts on another program is told so, and does not go on with a `FileNotFoundError`.
     """
-    interpreter = Path(sys.executable).resolve()
 
     def is_interpreter(path: object, env: Mapping[str, str] | None, folder: object = None) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -221,7 +222,7 @@ def report_foreign_programs() -> None:
         name = os.fsdecode(path)
         start = os.fsdecode(folder) if isinstance(folder, str | bytes | os.PathLike) else ""
         folders = [start] if "/" in name else os.get_exec_path(env)
-        return any(Path(each, name).resolve() == interpreter for each in folders)
+        return any(Path(each, name).resolve() == INTERPRETER for each in folders)
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         match event, arguments:

@@ -98,9 +98,11 @@ pub fn serve(py: Python<'_>, options_json: &str, settings_json: &str) -> PyResul
     })
 }
 
-/// In a zygote: serves the socket on descriptor 0; returns the kind of program in each process forked for one.
+/// In a zygote: serves the socket on descriptor 0; returns the kind of program in each process forked for one. What is
+/// there before lives for ever.
 #[pyfunction]
-pub fn serve_zygote() -> PyResult<&'static str> {
+pub fn serve_zygote(py: Python<'_>) -> PyResult<&'static str> {
+    inside::immortal::make_immortal(py)?;
     inside::zygote::serve()
         .map(inside::wire::Kind::name)
         .map_err(|failure| PyOSError::new_err((failure.errno, format!("zygote: {}: {}", failure.step, failure.text))))

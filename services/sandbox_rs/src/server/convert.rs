@@ -1,6 +1,7 @@
 //! Between the contract's messages and the supervisor's types. Requests are checked here, field by field; beyond this
 //! file no protobuf type is seen.
 
+use super::counts::MOST_CASES;
 use super::refusal::BadField;
 use crate::checkers::{Checker, Difference, Tolerance, Unit};
 use crate::frames;
@@ -15,7 +16,6 @@ use crate::supervisor::workflow::{self, AgentReply, Event, Said};
 use crate::verdict::{ResourceUse, Verdict};
 
 const LARGEST_SOURCE: usize = 1 << 20;
-const MOST_CASES: usize = 10_000;
 const DEFAULT_AGENT_CALLS: u32 = 256;
 const MOST_AGENT_CALLS: u32 = 100_000;
 

@@ -11,6 +11,7 @@ mod caller;
 pub(crate) mod codec;
 mod connection;
 mod convert;
+mod counts;
 mod crowds;
 #[cfg(fuzzing)]
 pub mod fuzzing;

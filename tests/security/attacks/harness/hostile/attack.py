@@ -100,7 +100,7 @@ class Attack:
     forms: tuple[Form, ...] = (Form.STDIN, Form.CASES, Form.TOOL, Form.WORKFLOW)
     limits: Limits = field(default_factory=Limits)
     first: str = ""
-    """A program that runs, and ends, before it."""
+    """A program that runs, and ends, before it; `told` is what it printed as a tool or a script."""
     case: str = "assert solve() == 42"
     batch: bool = False
     """It succeeds in batch mode, where the cases of a solution share a process: the control of what strict mode stops."""

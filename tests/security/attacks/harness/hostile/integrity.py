@@ -42,6 +42,20 @@ def search(pattern):
     return None
 """
 
+# An object that the zygote made before it forked anything, and what its strings hash to.
+SIBLING = """
+seen = f"{id(os)} {hash('sibling')}\\n"
+print(seen, end="")
+"""
+
+# An access to memory takes a tenth of a microsecond; a clock whose steps are a hundred times that does not see it.
+FINE_CLOCK = """
+import time
+times = [time.perf_counter_ns() for _ in range(10_000)]
+steps = [later - earlier for earlier, later in zip(times, times[1:]) if later > earlier]
+if steps and min(steps) < 10_000: succeeded()
+"""
+
 
 def integrity(number: int, name: str, ends: Ends, program: str, *off: str, **more: object) -> Attack:
     return Attack(number, name, Family.INTEGRITY, program, ends, off, **more)  # type: ignore[arg-type]
@@ -327,18 +341,20 @@ print("no time at all")
         79,
         "addresses and hashes of a sibling",
         Verdict.OK,
-        "print('SUCCEEDED' if id(type) else '')\n",
+        SIBLING + "if seen == told: succeeded()\n",
+        first=SIBLING,
         uncovered=dict.fromkeys(
             ("full", "pod"),
             "programs of one zygote share address layout and hash seed until it is replaced (every 5,000 programs)",
         ),
-        forms=TESTS,
+        # All scripts come from one zygote.
+        forms=(Form.WORKFLOW,),
     ),
     integrity(
         80,
         "timing of a neighbour",
         Verdict.OK,
-        "import time\ntimes = [time.perf_counter_ns() for _ in range(1000)]\nsucceeded()\n",
+        FINE_CLOCK,
         uncovered=dict.fromkeys(
             ("full", "pod"), "programs share processors, caches and a fine clock; a side channel cannot be ruled out"
         ),

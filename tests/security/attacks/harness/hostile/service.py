@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ PRELUDE = """
 import ctypes, os
 outside = {outside}
 marker = {marker!r}
+told = {told!r}
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *arguments):
     result = libc.syscall(ctypes.c_long(number), *arguments)
@@ -137,10 +138,11 @@ class Service:
         found = attack.plant.format(number)
         with self._victim(attack.victim) as victim:
             around = {**asdict(outside), **victim, "service": self.process.pid}
+            told = ""
             if attack.first:
-                before = PRELUDE.format(outside=around, marker=found) + attack.first
-                self._run(before, Form.STDIN if form is Form.ASSERTION else form, attack, stdin=found)
-            program = PRELUDE.format(outside=around, marker=found if planted else "") + attack.program
+                before = PRELUDE.format(outside=around, marker=found, told="") + attack.first
+                told = self._run(before, Form.STDIN if form is Form.ASSERTION else form, attack, stdin=found).output
+            program = PRELUDE.format(outside=around, marker=found if planted else "", told=told) + attack.program
             # Where the attacker looks for what is to be printed, that is what must be printed.
             expected = found if attack.plant.startswith("expected") else "SUCCEEDED"
             return self._run(program, form, attack, stdin=found if planted else "", expected=expected)
@@ -168,7 +170,7 @@ class Service:
 
     def passes_in_a_batch(self, attack: Attack, outside: Outside) -> list[bool]:
         """Whether each of two cases passes, the program running in one process."""
-        program = PRELUDE.format(outside=asdict(outside), marker="") + attack.program
+        program = PRELUDE.format(outside=asdict(outside), marker="", told="") + attack.program
         cases = [sandbox_pb2.StdinCase(expected_stdout="SUCCEEDED")] * 2
         tests = sandbox_pb2.StdinTests(cases=cases, checker=sandbox_pb2.CHECKER_TOKENS)
         request = sandbox_pb2.RunTestsRequest(solution=program, stdin_tests=tests, mode=sandbox_pb2.TEST_MODE_BATCH)
@@ -281,13 +283,15 @@ def observed(
 
 
 @contextmanager
-def serving(folder: Path, profile: str, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
+def serving(
+    folder: Path, profile: str, environment: Mapping[str, str] | None = None, *, options: Sequence[str] = ()
+) -> Iterator[Service]:
     """Starts a service and waits until it serves; it must end well."""
     ready_file, work_directory = folder / "ready.json", folder / "work"
     work_directory.mkdir(parents=True)
     command = [sys.executable, "-m", "troupe_sandbox", "--listen", "127.0.0.1:0", "--profile", profile]
     command += ["--ready-file", str(ready_file), "--work-dir", str(work_directory), "--die-with-parent"]
-    command += ["--workflow-slots", "6", "--test-slots", "6", "--log", "error"]
+    command += ["--workflow-slots", "6", "--test-slots", "6", "--log", "error", *options]
     around = {**os.environ, "SECRET_OF_THE_SERVICE": "do not leak", **(environment or {})}
     process = subprocess.Popen(["/bin/sh", "-c", START, "sh", *command], env=around)
     try:
