@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, cast
+from typing import Final, Never, cast
 
 import grpc
 from troupe.v1 import (
@@ -26,7 +26,14 @@ from troupe_contracts.channel import connect
 from troupe_contracts.errors import describe
 from troupe_contracts.identity import NOBODY, Identity, own
 
-from troupe_orchestrator.rotation import NoReplicasError, NotReadyError, Rotation, Seats
+from troupe_orchestrator.rotation import (
+    NobodyCanServeError,
+    NoReplicasError,
+    NotReadyError,
+    Rotation,
+    Seats,
+    WeightsGoneError,
+)
 
 OUTAGE_SECONDS: Final = 60.0
 TURN_SECONDS: Final = 300.0
@@ -127,6 +134,8 @@ class PolicyFleet(Rotation[Replica]):
         self._follows: PolicyFleet | None = None
         self._current: common_pb2.PolicyVersion | None = None
         self._bring_up: Callable[[Replica], Awaitable[None]] | None = None
+        self._gone = ""
+        """Why no replica can be brought to the current version any more; empty while one may be."""
         self.identity: policy_pb2.PolicyInfo | None = None
         """What the first replica said of itself at the start; None before."""
 
@@ -151,7 +160,7 @@ class PolicyFleet(Rotation[Replica]):
 
     def synced(self, version: common_pb2.PolicyVersion, bring_up: Callable[[Replica], Awaitable[None]]) -> None:
         """All replicas in rotation have this version, and `bring_up` brings another one there."""
-        self._current, self._bring_up = version, bring_up
+        self._current, self._bring_up, self._gone = version, bring_up, ""
 
     def pick(self, key: str) -> Replica:
         """The replica for a key by rendezvous hash: turns of one execution share a prefix cache.
@@ -279,7 +288,22 @@ class PolicyFleet(Rotation[Replica]):
         async with self.updating:
             # Not while a sync is under way; one that begins meanwhile ends this.
             bring_up = self._bring_up
-        await bring_up(replica)
+        try:
+            await bring_up(replica)
+        except WeightsGoneError as error:
+            self._gone = str(error)
+            self._tell()
+            raise
+
+    async def cannot_serve(self) -> Never:
+        """Wait until none serves, and none can before the next sync: what waits for one would wait in vain.
+
+        Raises:
+            NobodyCanServeError: that is so now.
+        """
+        while self.serving() or not self._gone:
+            await self._changed.wait()
+        raise NobodyCanServeError(str(self.nobody()))
 
     async def recheck(self) -> None:
         """Take out each replica that does not have the version that is served, so that it is brought there."""

@@ -43,6 +43,14 @@ class NotReadyError(RuntimeError):
     """A member answers and may not be used yet; says why and what would change that."""
 
 
+class WeightsGoneError(NotReadyError):
+    """It cannot be brought to the weights that are served: where they came from has others now."""
+
+
+class NobodyCanServeError(NoReplicasError):
+    """No replica serves, and none can be brought to the weights that are served."""
+
+
 class Seats:
     """How much of one kind a member does at once."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, Unavailable, describe
 
-from troupe_orchestrator.rotation import NoReplicasError
+from troupe_orchestrator.rotation import NobodyCanServeError, NoReplicasError
 from troupe_orchestrator.store.batches import BatchCollectedError
 from troupe_orchestrator.store.files import DISK_FULL
 from troupe_orchestrator.store.runs import RunState
@@ -75,6 +75,11 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
     (LearnerError, "LearnerFailed", f"look at the learner's log and at `troupe status`, restart it, {_THEN}"),
     (WeightSyncError, "WeightSyncFailed", f"look at the executor's log and at `troupe status`, restart it, {_THEN}"),
     (EverythingDroppedError, "EverythingDropped", f"mend the service that the fault names, {_THEN}"),
+    (
+        NobodyCanServeError,
+        "WeightsGone",
+        f"look at why engines and learner were lost together (their logs, `troupe status`), {_THEN}",
+    ),
     (NoReplicasError, "NoExecutors", f"start an executor, {_THEN}"),
     (NoTasksError, "NoTasks", "fork the run, which counts drops anew, once what dropped the tasks is mended"),
     (FailedPrecondition, "ValidationRefused", f"mend what it names, {_THEN}"),

@@ -122,6 +122,7 @@ class Rolling:
 
         Raises:
             EverythingDroppedError: no task could be rolled out.
+            NobodyCanServeError: the weights that this began with are gone; with others it begins anew.
         """
         begun = time.perf_counter()
         journalled = await self._journalled(record, versions)
@@ -184,12 +185,15 @@ class Rolling:
             await self._journal(record.step, task_id, tree, versions)
 
         async with Nursery() as group:
-            reporting = group.create_task(progress.report())
+            fleets = (self.services.executors, self.services.designers)
+            beside = [progress.report(), *(fleet.cannot_serve() for fleet in fleets)]
+            tasks = [group.create_task(each) for each in beside]
             async with Nursery() as rolling:
                 for task_id in record.task_ids:
                     if task_id not in trees:
                         rolling.create_task(roll(task_id))
-            reporting.cancel()
+            for task in tasks:
+                task.cancel()
         await progress.tell_faults()
         return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline, progress.faults
 

@@ -8,7 +8,8 @@ minute at least. Replicas that are brought back by themselves stop for a sync, w
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from troupe.v1 import common_pb2, policy_pb2
 from troupe_contracts.errors import describe
 
 from troupe_orchestrator.fleet import PolicyFleet, Replica
-from troupe_orchestrator.rotation import NotReadyError
+from troupe_orchestrator.rotation import NotReadyError, WeightsGoneError
 from troupe_orchestrator.training.learner import LearnerClient, LearnerError
 
 logger = structlog.get_logger()
@@ -69,7 +70,11 @@ async def sync_weights(
     manifest = await learner.manifest()
     probes = await learner.probes(probe_sequences) if probe_sequences else []
     source = policy_pb2.WeightSource(learner_target=learner.target)
-    return await load_weights(fleet, manifest, source, fence, probes, probe_bound)
+
+    async def still_there() -> None:
+        await _has(learner, manifest.version)
+
+    return await load_weights(fleet, manifest, source, fence, probes, probe_bound, still_there)
 
 
 def know_way_back(
@@ -89,8 +94,7 @@ def know_way_back(
             probes = await learner.probes(probe_sequences)
         except LearnerError as error:
             raise NotReadyError(str(error)) from error
-        if manifest.version != fleet.current:
-            raise NotReadyError(f"the learner of policy {manifest.policy_id} has other weights: it waits for a sync")
+        _expect(manifest, fleet.current)
         source = policy_pb2.WeightSource(learner_target=learner.target)
         result = await _bring_up(replica, source, manifest, fence, probes, probe_bound)
         if isinstance(result, str):
@@ -100,6 +104,25 @@ def know_way_back(
         fleet.synced(fleet.current, bring_up)
 
 
+async def _has(learner: LearnerClient, version: common_pb2.PolicyVersion) -> None:
+    """
+    Raises:
+        WeightsGoneError: the learner has others. One that does not answer may have them yet.
+    """
+    with suppress(LearnerError):
+        _expect(await learner.manifest(), version)
+
+
+def _expect(manifest: policy_pb2.WeightManifest, version: common_pb2.PolicyVersion | None) -> None:
+    # No name is given twice: a learner that has other weights never has those again.
+    if manifest.version != version:
+        raise WeightsGoneError(f"the learner of policy {manifest.policy_id} has other weights: it waits for a sync")
+
+
+async def _always_there() -> None:
+    """Of weights that are stored."""
+
+
 async def load_weights(
     fleet: PolicyFleet,
     manifest: policy_pb2.WeightManifest,
@@ -107,8 +130,13 @@ async def load_weights(
     fence: common_pb2.Fence,
     probes: list[policy_pb2.Probe],
     probe_bound: float,
+    still_there: Callable[[], Awaitable[None]] = _always_there,
 ) -> SyncReport:
     """Load weights into every replica that does not have them. Of those that have them none may be ready yet.
+
+    Args:
+        still_there: asked where a replica that comes later cannot be brought to them; raises WeightsGoneError where the
+            source has others by then.
 
     Raises:
         WeightSyncError: not one replica has them afterwards.
@@ -119,6 +147,7 @@ async def load_weights(
     async def bring_up(replica: Replica) -> None:
         result = await _bring_up(replica, source, manifest, fence, probes, probe_bound)
         if isinstance(result, str):
+            await still_there()
             raise NotReadyError(result)
 
     async with fleet.updating:
