@@ -10,7 +10,7 @@ RUN := .venv/bin
 PYTHON_SOURCES := libs/contracts/src/troupe_contracts libs/inference/src libs/kubernetes/src services/designer/src \
   services/executor/src services/learner/src services/orchestrator/src client/src starter/src services/sandbox_rs/python
 
-.PHONY: help setup postgres checkers quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz miri asan lint format protos check-protos proto-baseline
+.PHONY: help setup postgres checkers quickstart test test-long test-cluster test-cluster-short images manifests crds test-rust fuzz fuzz-corpus miri asan lint format protos check-protos proto-baseline
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -18,7 +18,7 @@ $(UV):
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet uv==$(UV_VERSION)
 
-.venv/.ready: $(UV) uv.lock pyproject.toml $(wildcard */*/pyproject.toml */pyproject.toml) services/sandbox_rs/Cargo.lock $(wildcard services/sandbox_rs/src/*.rs) libs/contracts/src/troupe_contracts/access.json
+.venv/.ready: $(UV) uv.lock pyproject.toml $(wildcard */*/pyproject.toml */pyproject.toml) services/sandbox_rs/Cargo.lock $(shell find services/sandbox_rs/src -name "*.rs") libs/contracts/src/troupe_contracts/access.json
 	$(UV) sync --frozen --extra $(EXTRA)
 	@touch $@
 
@@ -130,7 +130,7 @@ test-rust: .venv/.ready ## run the Rust tests
 	cd services/sandbox_rs && cargo test --quiet
 
 # What follows needs the nightly toolchain, and once: cargo install cargo-fuzz; rustup +nightly component add miri rust-src
-FUZZ_TARGETS := frames checkers requests packets
+FUZZ_TARGETS := frames checkers requests arrivals packets
 FUZZ_SECONDS ?= 60
 TARGET ?= $(FUZZ_TARGETS)
 NIGHTLY := cd services/sandbox_rs && PYO3_PYTHON=$(CURDIR)/$(RUN)/python cargo +nightly
@@ -139,6 +139,14 @@ fuzz: .venv/.ready ## fuzz the sandbox: FUZZ_SECONDS of each target (TARGET=fram
 	@for target in $(TARGET); do mkdir -p services/sandbox_rs/fuzz/corpus/$$target; \
 	  (set -x; $(NIGHTLY) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1) || exit 1; done
+
+# Of what is found the largest are kept: they run the most. Those made by hand have names.
+FUZZ_KEPT := 140
+fuzz-corpus: .venv/.ready ## add to the seeds in the tree what fuzzing has found that runs more of the code
+	@for target in $(TARGET); do mkdir -p services/sandbox_rs/fuzz/corpus/$$target; \
+	  (set -x; $(NIGHTLY) fuzz run $$target fuzz/seeds/$$target fuzz/corpus/$$target -- \
+	    -set_cover_merge=1 -use_counters=0 -max_len=4096 -timeout=10 -rss_limit_mb=2048) || exit 1; \
+	  (cd services/sandbox_rs/fuzz/seeds/$$target && ls -S | grep -xE '[0-9a-f]{40}' | tail -n +$$(($(FUZZ_KEPT) + 1)) | xargs -r rm); done
 
 miri: .venv/.ready ## the pure parts of the sandbox under Miri
 	$(NIGHTLY) miri test --lib -- checkers:: frames:: limits:: seccomp:: system_calls::

@@ -154,9 +154,9 @@ impl http_body::Body for Counted {
 
 /// Where the messages of a body begin and end.
 #[derive(Default)]
-struct Messages {
+pub(super) struct Messages {
     /// Bytes of the first, once it is whole.
-    first: Option<u64>,
+    pub(super) first: Option<u64>,
     prefix: [u8; PREFIX],
     /// Bytes of the next message that have come: of its prefix, and after it.
     prefix_come: usize,
@@ -165,7 +165,7 @@ struct Messages {
 
 impl Messages {
     /// Goes on by some bytes.
-    fn pass(&mut self, mut bytes: &[u8]) {
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.prefix_come < PREFIX {
                 let (taken, rest) = bytes.split_at(bytes.len().min(PREFIX - self.prefix_come));
@@ -187,7 +187,7 @@ impl Messages {
     }
 
     /// Bytes that have come of a message that is not whole.
-    fn of_next(&self) -> u64 {
+    pub(super) fn of_next(&self) -> u64 {
         self.prefix_come as u64 + self.come
     }
 }
