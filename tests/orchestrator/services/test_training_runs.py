@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -328,14 +329,17 @@ async def test_a_run_closed_in_mid_rollout_goes_on_without_repeating_journalled_
     assert [applied.step for applied in stand_ins.learner.applied] == [1]
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(file.read_bytes()[:-1] + b"X"), Path.unlink], ids=["changed", "gone"]
+)
 async def test_a_run_closed_in_mid_rollout_rolls_journalled_groups_out_again_where_a_file_was_damaged(
-    open_world, stand_ins: Backends
+    open_world, stand_ins: Backends, damage: Callable[[Path], object]
 ) -> None:
     async with open_world(learner=True) as world:
         await interrupted(world, stand_ins, Gate())
     before = [request.task_id for request in stand_ins.designer.requests]
     (file,) = (world.folder / "data" / "runs" / "run" / "steps" / "000001" / "groups").glob("*.parquet")
-    file.write_bytes(file.read_bytes()[:-1] + b"X")
+    damage(file)
     stand_ins.policy.reply = right_unless_guessed
     async with open_world(learner=True) as world:
         events = await world.run_events()

@@ -203,7 +203,7 @@ class Rolling:
         if all(group.versions == versions for group in journal.values()):
             try:
                 return {task_id: await asyncio.to_thread(_tree, group) for task_id, group in journal.items()}
-            except TreesDamagedError as error:
+            except (TreesDamagedError, FileNotFoundError) as error:
                 logger.warning("journal_damaged", file=str(error), remedy="the step's tasks are rolled out again")
         await forget_groups(self.database, self.run_id, record.step)
         return {}
