@@ -5,7 +5,17 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
-from orchestrated.faults import ONE_STEP, TASKS, Once, check_only_what_was_said, faults, metrics, rollout, trees
+from orchestrated.faults import (
+    ONE_STEP,
+    TASKS,
+    LostTogether,
+    Once,
+    check_only_what_was_said,
+    faults,
+    metrics,
+    rollout,
+    trees,
+)
 from orchestrated.models import question_of, right_unless_guessed
 from orchestrated.world import Backends, backends, math_task, world
 from troupe.v1 import common_pb2, policy_pb2, solver_pb2, training_pb2
@@ -185,32 +195,12 @@ async def test_a_designer_with_an_engine_of_its_own_that_nobody_trains_is_refuse
 async def test_an_engine_and_its_learner_that_are_lost_together_cost_the_rollout_and_no_task(
     open_world, stand_ins: Backends
 ) -> None:
-    weights, learner = stand_ins.policy.weights, stand_ins.learner
-    lost = False
-
-    def reply(request: policy_pb2.GenerateRequest) -> str:
-        nonlocal lost
-        if request.version.number == 1 and not lost:
-            lost = True
-            learner.lose()
-            weights.version = common_pb2.PolicyVersion(lineage="start", number=0)
-            raise Unavailable("restarting")
-        return right_unless_guessed(request)
-
-    def give_only_what_it_has(moment: str) -> None:
-        if moment == "before CommitUpdate" and weights.begun and weights.begun.version != learner.version:
-            raise FailedPrecondition("version", "is not current")
-
-    stand_ins.policy.reply, stand_ins.on_call = reply, give_only_what_it_has
+    losing = LostTogether(stand_ins, lambda request: request.version.number == 1)
     two_steps = {"steps": 2, "stages": [{"train": "both", "steps": 2}]}
     async with open_world(learner=True) as world:
         events = await world.run(world.config(TASKS, **two_steps, rollout=rollout(4)))
         run = await world.get_run()
         assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
-        assert lost
+        losing.check(events)
         assert metrics(events, 2)["tasks_dropped"] == 0
         check_only_what_was_said(world, 4, step=2)
-    told = [event.condition for event in events if event.condition.reason == "WeightsGone"]
-    assert len(told) == 1
-    assert "has other weights" in told[0].message
-    assert weights.version == learner.version

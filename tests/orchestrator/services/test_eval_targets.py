@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from orchestrated.child import child
-from orchestrated.models import RIGHT, SINGLE, WRONG
+from orchestrated.faults import LostTogether
+from orchestrated.models import RIGHT, SINGLE, WRONG, question_of
 from orchestrated.world import Backends, World, backends, eval_request, math_task, refused
 from safetensors.numpy import save_file
 from troupe.v1 import evaluation_pb2, policy_pb2
@@ -185,6 +186,19 @@ async def test_weights_lent_by_an_orchestrator_that_was_killed_are_never_taken_f
     (lineage,) = found["lends"]
     assert lineage.startswith("weights-")
     assert stand_ins.policy.weights.version.lineage == "start"
+
+
+async def test_a_job_under_which_engine_and_learner_are_lost_together_ends_by_name(
+    open_world, stand_ins: Backends
+) -> None:
+    async with open_world(learner=True) as world:
+        await trained(world)
+        losing = LostTogether(stand_ins, lambda request: "(held-1)" in question_of(request))
+        job = await world.evaluate(*HELD)
+        assert losing.lost
+        assert job.state == FAILED
+        assert "has other weights" in job.reason
+        assert all(item.success for item in await world.items(job.job_id))
 
 
 async def test_weights_that_a_run_has_replaced_meanwhile_are_not_to_be_given_back(open_world) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from orchestrated.child import Child, child
+from orchestrated.faults import LostTogether
 from orchestrated.models import GUESS, RIGHT, SINGLE, WRONG, question_of, right_unless_guessed
 from orchestrated.world import Backends, World, lines, math_task, refused
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
@@ -350,3 +351,17 @@ async def test_a_validation_file_that_changes_under_a_run_stops_it_by_name(open_
         run = await world.get_run()
         assert run.state == training_pb2.RUN_STATE_PAUSED
         assert "has changed since step 1" in run.reason
+
+
+async def test_an_engine_and_its_learner_that_are_lost_together_cost_the_validation_no_item(
+    open_world, stand_ins: Backends
+) -> None:
+    losing = LostTogether(stand_ins, lambda request: "(held-2)" in question_of(request))
+    async with open_world(learner=True) as world:
+        events = await world.run(config(world.folder, HELD, steps=1, stages=[{"train": "both", "steps": 1}]))
+        run = await world.get_run()
+        assert run.state == training_pb2.RUN_STATE_SUCCEEDED, run.reason
+    losing.check(events)
+    (metrics,) = validations(events).values()
+    assert metrics["coverage"] == 1
+    assert "ValidationIncomplete" not in [event.condition.reason for event in events]

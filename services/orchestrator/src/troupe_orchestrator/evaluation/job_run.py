@@ -22,6 +22,7 @@ from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.evaluation.targets import Served, served
 from troupe_orchestrator.rollout.nursery import Nursery
 from troupe_orchestrator.rollout.observer import Observer
+from troupe_orchestrator.rollout.served import while_served
 from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
 from troupe_orchestrator.run_config import ServingConfig
@@ -45,6 +46,7 @@ async def run_job(log: JobLog, database: Database, engines: Engines, observer: O
 
     Raises:
         VersionChangedError: the job has items of another version; it has not ended then.
+        NobodyCanServeError: the weights of its items are gone; neither has it ended then.
     """
     record = log.record
     request = evaluation_pb2.CreateEvalJobRequest.FromString(record.request)
@@ -64,7 +66,9 @@ async def run_job(log: JobLog, database: Database, engines: Engines, observer: O
             for number, (task, sample) in enumerate(itertools.product(dataset.tasks, range(request.samples)))
             if (task.task_id, sample) not in done
         )
-        await _run_items(left, _Rollouts(log, ready, observer))
+        needed = [ready.services.executors] if ready.designs else [ready.services.executors, ready.services.designers]
+        async with while_served(*needed):
+            await _run_items(left, _Rollouts(log, ready, observer))
     items = await store.list_items(database, record.job_id)
     summary = await asyncio.to_thread(summarise, items, record.problems * request.samples, log.seconds)
     await log.end(EvalState.SUCCEEDED, "", summary)

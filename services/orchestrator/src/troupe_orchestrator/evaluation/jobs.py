@@ -128,6 +128,7 @@ class EvalJobs:
         Raises:
             FailedPrecondition: the run's validations so far had other problems.
             FileWriteError: the problems could not be written.
+            NobodyCanServeError: the weights that this validates are gone.
         """
         engines = require(self._engines)
         record = await store.get_job(self._database, request.job_id)

@@ -19,6 +19,7 @@ from troupe.v1 import training_pb2
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.rollout.faults import FaultTally
 from troupe_orchestrator.rollout.nursery import Nursery
+from troupe_orchestrator.rollout.served import while_served
 from troupe_orchestrator.rollout.task import Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import SpanKind, Timeline, write_timeline
 from troupe_orchestrator.run_config import RunConfig
@@ -185,15 +186,12 @@ class Rolling:
             await self._journal(record.step, task_id, tree, versions)
 
         async with Nursery() as group:
-            fleets = (self.services.executors, self.services.designers)
-            beside = [progress.report(), *(fleet.cannot_serve() for fleet in fleets)]
-            tasks = [group.create_task(each) for each in beside]
-            async with Nursery() as rolling:
+            reporting = group.create_task(progress.report())
+            async with while_served(self.services.executors, self.services.designers), Nursery() as rolling:
                 for task_id in record.task_ids:
                     if task_id not in trees:
                         rolling.create_task(roll(task_id))
-            for task in tasks:
-                task.cancel()
+            reporting.cancel()
         await progress.tell_faults()
         return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline, progress.faults
 

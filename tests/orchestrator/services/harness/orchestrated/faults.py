@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from troupe.v1 import policy_pb2, training_pb2
-from troupe_contracts.errors import ServiceError
+from troupe.v1 import common_pb2, policy_pb2, training_pb2
+from troupe_contracts.errors import FailedPrecondition, ServiceError, Unavailable
 from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.tree import ConversationPayload, NodeKind, Tree
 
 from orchestrated.models import RIGHT, WRONG, question_of, right_unless_guessed
-from orchestrated.world import World, math_task
+from orchestrated.world import Backends, World, math_task
 
 TASKS = [math_task(f"task-{number}") for number in range(4)]
 ONE_STEP: dict[str, object] = {"steps": 1, "stages": [{"train": "both", "steps": 1}]}
@@ -30,6 +30,37 @@ class Once:
                 raise self._failure
             await self._failure()
         return right_unless_guessed(request)
+
+
+class LostTogether:
+    """A reply under which engine and learner are lost together, once, where the learner has nothing but its start."""
+
+    def __init__(self, stand_ins: Backends, when: Callable[[policy_pb2.GenerateRequest], bool]) -> None:
+        self._engine, self._learner = stand_ins.policy.weights, stand_ins.learner
+        self._when = when
+        self.lost = False
+        stand_ins.on_call = self._give_only_what_it_has
+        stand_ins.policy.reply = self
+
+    async def __call__(self, request: policy_pb2.GenerateRequest) -> str:
+        if not self.lost and self._when(request):
+            self.lost = True
+            self._learner.lose()
+            self._engine.version = common_pb2.PolicyVersion(lineage="start", number=0)
+            raise Unavailable("restarting")
+        return right_unless_guessed(request)
+
+    def check(self, events: list[training_pb2.RunEvent]) -> None:
+        """It happened, was told once, and the engine has what the learner has since."""
+        assert self.lost
+        (told,) = (event.condition for event in events if event.condition.reason == "WeightsGone")
+        assert "has other weights" in told.message
+        assert self._engine.version == self._learner.version
+
+    def _give_only_what_it_has(self, moment: str) -> None:
+        begun = self._engine.begun
+        if moment == "before CommitUpdate" and begun and begun.version != self._learner.version:
+            raise FailedPrecondition("version", "is not current")
 
 
 def rollout(tasks: int) -> dict[str, object]:
