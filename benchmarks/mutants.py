@@ -35,11 +35,12 @@ COLUMNS = ("mutants", "caught", "survived", "too slow", "accepted wrongly", "ref
 
 def outcome(sandbox: Sandbox, plain: PlainInterpreter, problem: Problem, mutant: Mutant) -> str:
     """The column that a mutant counts in."""
-    says = plain.ask(problem.setup, mutant.source, problem.cases)
+    says = plain.ask(problem.setup, mutant.source, problem.cases, problem.entry_point)
     report = sandbox.run_tests(
         mutant.source,
         problem.cases,
         setup=problem.setup,
+        entry_point=problem.entry_point,
         limits=Limits(cpu_seconds=CPU_SECONDS),
         stop_at_first_failure=True,
     )
@@ -55,7 +56,7 @@ def drawn(plain: PlainInterpreter, share: float) -> Iterator[tuple[str, Problem,
     chance = random.Random(SEED)
     for name in FILES:
         for problem in problems(name):
-            if plain.ask(problem.setup, problem.solution, problem.cases) != PASSES:
+            if plain.ask(problem.setup, problem.solution, problem.cases, problem.entry_point) != PASSES:
                 print(f"left out: {problem.problem_id}")
                 continue
             yield from ((name, problem, mutant) for mutant in mutants(problem.solution) if chance.random() < share)

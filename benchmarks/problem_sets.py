@@ -28,7 +28,9 @@ LIMITS = Limits(cpu_seconds=60, wall_seconds=240)
 
 def in_sandbox(sandbox: Sandbox, problem: Problem) -> None:
     """All cases of a problem, in the sandbox."""
-    report = sandbox.run_tests(problem.solution, problem.cases, setup=problem.setup, limits=LIMITS)
+    report = sandbox.run_tests(
+        problem.solution, problem.cases, setup=problem.setup, entry_point=problem.entry_point, limits=LIMITS
+    )
     assert report.passed, (problem.problem_id, report)
 
 

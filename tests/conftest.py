@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+# A shell has what it starts in the background ignore it, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Programs of `make checkers`.
 os.environ["PATH"] = os.pathsep.join((str(Path(__file__).parents[1] / ".tools/checkers"), os.environ["PATH"]))
 

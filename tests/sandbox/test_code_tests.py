@@ -16,8 +16,10 @@ def stdin_request(solution: str, *cases: tuple[str, str], **fields: object) -> s
     return sandbox_pb2.RunTestsRequest(solution=solution, stdin_tests=tests, **{"limits": SHORT, **fields})
 
 
-def assertion_request(solution: str, *cases: str, setup: str = "") -> sandbox_pb2.RunTestsRequest:
-    tests = sandbox_pb2.AssertionTests(setup=setup, cases=cases)
+def assertion_request(
+    solution: str, *cases: str, setup: str = "", entry_point: str = ""
+) -> sandbox_pb2.RunTestsRequest:
+    tests = sandbox_pb2.AssertionTests(setup=setup, cases=cases, entry_point=entry_point)
     return sandbox_pb2.RunTestsRequest(solution=solution, assertion_tests=tests, limits=SHORT)
 
 
@@ -154,6 +156,51 @@ def test_a_solution_that_leaves_before_the_last_assertion_does_not_pass(undistur
     results, outcome = undisturbed.run_tests(assertion_request(solution, "assert f() == 1"))
     assert results[0].verdict != Verdict.VERDICT_OK, results[0]
     assert not outcome.passed
+
+
+@pytest.mark.parametrize(
+    ("setup", "solution", "entry_point"),
+    [
+        ("def right(x): return x == 1", "def right(x): return True\ndef f(): return 0", "f"),
+        ("def right(x): return x == 1", "def right(x): return True\ndef f(): return 0", ""),
+        ("from math import isclose as right", "def right(x): return True\ndef f(): return 0", "f"),
+        ("right = bool", "globals().update(right=lambda x: True)\ndef f(): return 0", "f"),
+        ("right = bool", "del right\ndef f(): return 0", "f"),
+        ("def right(x): return x == 1", "right.__code__ = (lambda x: True).__code__\ndef f(): return 0", "f"),
+        ("def one(): return 1\ndef right(x): return x == one()", "def one(): return 0\ndef f(): return 0", "f"),
+        ("def right(x, *, is_=1): return x == is_", "def right(x): return True\ndef f(): return 0", "f"),
+        ("def right(x): return abs(x - 1) < 1", "def abs(x): return 0\ndef f(): return 0", "f"),
+        ("", "def right(x): return True\ndef f(): return 0\nabs = all = len = set = lambda *_: right", "f"),
+    ],
+)
+def test_a_solution_hides_no_name_of_the_setup_and_none_of_pythons_from_a_case(
+    undisturbed, setup, solution, entry_point
+):
+    case = "assert right(f())" if setup else "assert all([f()]) and len({1}) and set((f(),)) == {1} and abs(f()) == 1"
+    results, outcome = undisturbed.run_tests(assertion_request(solution, case, setup=setup, entry_point=entry_point))
+    assert results[0].verdict != Verdict.VERDICT_OK, results[0]
+    assert not outcome.passed
+
+
+@pytest.mark.parametrize(
+    ("setup", "solution", "case", "entry_point"),
+    [
+        # Of the same name as Python's, asked for or not known to be.
+        ("", "def sum(a, b): return a * b", "assert sum(2, 3) == 6", "sum"),
+        ("", "def sum(a, b): return a * b", "assert sum(2, 3) == 6", ""),
+        ("def f(): raise NotImplementedError", "def f(): return 1", "assert f() == 1", "f"),
+        # A solution's own names stay its own.
+        ("def g(): return 1", "def g(): return 2\ndef f(): return g()", "assert (f(), g()) == (2, 1)", "f"),
+        ("", "def max(*_): return 7\ndef f(): return max(1, 2)", "assert (f(), max(1, 2)) == (7, 2)", "f"),
+        # One that hides nothing has one namespace with the case.
+        ("", "def f(): return later", "later = 3\nassert f() == 3", "f"),
+        ("import math", "import math\ndef f(): return later", "later = 3\nassert f() == 3", "f"),
+        ("", "class Node: pass\ndef f(): return Node()", "assert isinstance(f(), Node)", "f"),
+    ],
+)
+def test_what_a_solution_is_asked_to_define_is_seen_by_a_case(undisturbed, setup, solution, case, entry_point):
+    results, outcome = undisturbed.run_tests(assertion_request(solution, case, setup=setup, entry_point=entry_point))
+    assert outcome.passed, results
 
 
 def test_expected_output_is_nowhere_in_the_process(undisturbed):

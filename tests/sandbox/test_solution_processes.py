@@ -198,6 +198,11 @@ def children() -> set[int]:
     return {int(child) for text in lists for child in text.split()}
 
 
+def status_line(pid: int, name: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.removeprefix(f"{name}:") for line in lines if line.startswith(f"{name}:"))
+
+
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -255,9 +260,9 @@ def test_a_solution_whose_namespace_is_ended_between_two_cases_is_started_again(
     source = "import time\ntime.sleep(1)\nprint('right')"
     job = threading.Thread(target=lambda: reports.append(own.run_tests(source, [("", "right")] * 2)))
     job.start()
-    # In the order of their numbers: the solution, the first process of its namespace, the case.
     assert eventually(lambda: len(children() - zygotes) == 3)
-    solution, first, case = sorted(children() - zygotes)
+    # The solution, the first process of the namespace of its cases, the case: by their numbers in the innermost namespace.
+    first, case, solution = sorted(children() - zygotes, key=lambda pid: int(status_line(pid, "NSpid").split()[-1]))
     os.kill(solution, signal.SIGSTOP)
     assert eventually(lambda: case not in children())
     os.kill(first, signal.SIGKILL)

@@ -59,6 +59,7 @@ class Sandbox:
         solution: str,
         cases: list[str],
         setup: str,
+        entry_point: str,
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
     ) -> Job: ...

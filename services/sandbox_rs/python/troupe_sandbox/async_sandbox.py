@@ -63,12 +63,13 @@ class AsyncSandbox:
         *,
         checker: Checker = "tokens",
         setup: str = "",
+        entry_point: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
         batch: bool = False,
     ) -> TestReport:
         """`Sandbox.run_tests`."""
-        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure, batch)
+        job = self._supervisor.tests(solution, cases, checker, setup, entry_point, limits, stop_at_first_failure, batch)
         return TestReport.of(await _ended(job))
 
     async def run_tool(self, code: str, limits: Limits | None = None) -> ToolReport:

@@ -67,6 +67,7 @@ class Sandbox:
         *,
         checker: Checker = "tokens",
         setup: str = "",
+        entry_point: str = "",
         limits: Limits | None = None,
         stop_at_first_failure: bool = False,
         batch: bool = False,
@@ -79,7 +80,9 @@ class Sandbox:
             checker: how output is compared with what is expected: lines, tokens, float_tokens (off by 1e-6 at most),
                 unordered_lines or exact; `FloatTokens(…)` with a tolerance of your own; `CheckerProgram(…)` judges it
                 with Python of yours. For pairs only.
-            setup: Python that runs before the solution, for assertions only.
+            setup: Python that runs before the solution, for assertions only. They see its names as it left them.
+            entry_point: the function under test, for assertions only. Where it is given, no other name of the solution
+                hides one that Python has, such as `abs`, from an assertion. Only this one may replace a name of `setup`.
             limits: of each case.
             stop_at_first_failure: leave out the cases after the first that fails.
             batch: run pairs in one process, which is faster and lets a solution carry knowledge from case to case; what
@@ -90,7 +93,7 @@ class Sandbox:
                 allows nothing, a limit beyond its maximum.
             RuntimeError: the sandbox itself failed, or the checker program did; this says nothing about the solution.
         """
-        job = self._supervisor.tests(solution, cases, checker, setup, limits, stop_at_first_failure, batch)
+        job = self._supervisor.tests(solution, cases, checker, setup, entry_point, limits, stop_at_first_failure, batch)
         return TestReport.of(job.wait())
 
     def run_tool(self, code: str, limits: Limits | None = None) -> ToolReport:

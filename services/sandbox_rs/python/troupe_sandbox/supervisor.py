@@ -56,6 +56,7 @@ class Supervisor:
         cases: Sequence[tuple[str, str]] | Sequence[str],
         checker: Checker,
         setup: str,
+        entry_point: str,
         limits: Limits | None,
         stop_at_first_failure: bool,
         batch: bool,
@@ -69,10 +70,14 @@ class Supervisor:
             raise ValueError("batch is for (stdin, expected output) pairs; each assertion has its own process")
         if assertions and checker != "tokens":
             raise ValueError("a checker is for (stdin, expected output) pairs; assertions judge for themselves")
-        if pairs and setup:
-            raise ValueError("setup is for assertions; a program that reads standard input runs by itself")
+        if pairs and (setup or entry_point):
+            raise ValueError(
+                "setup and entry_point are for assertions; a program that reads standard input runs by itself"
+            )
         if assertions:
-            return self._native.assertion_tests(solution, assertions, setup, limits, stop_at_first_failure)
+            return self._native.assertion_tests(
+                solution, assertions, setup, entry_point, limits, stop_at_first_failure
+            )
         return self._native.stdin_tests(solution, pairs, checker, limits, stop_at_first_failure, batch)
 
     def tool(self, code: str, limits: Limits | None) -> _native.Job:

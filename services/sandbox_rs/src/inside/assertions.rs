@@ -3,8 +3,9 @@
 //! A process that ends with status 0 proves nothing: a solution may call `os._exit(0)`. So the supervisor hands a random
 //! token to this native frame, which sends it back after the last assertion and at no other place. No Python object
 //! holds the token or a function that sends it, the case is compiled before the solution runs, and it runs with the
-//! builtins as they were before. What remains: a solution that reads its own process's memory (ctypes) can find the
-//! token, and objects whose `==` always says yes defeat any assertion made in their own process.
+//! builtins and with the names of the setup as they were before. What remains: a solution that reads its own process's
+//! memory (ctypes) can find the token, and objects whose `==` always says yes defeat any assertion made in their own
+//! process, as does one that changes the modules which the case uses.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,6 +17,7 @@ use pyo3::types::PyDict;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::names::Names;
 use super::solution::next_case;
 
 /// What all cases of a solution share.
@@ -23,6 +25,8 @@ use super::solution::next_case;
 pub struct Common {
     pub setup: String,
     pub solution: String,
+    /// Function under test; empty where nobody says.
+    pub entry_point: String,
 }
 
 /// What a case gets for itself.
@@ -36,13 +40,13 @@ pub struct Case {
 const PAYLOAD: RawFd = 3;
 const PROOF: RawFd = 4;
 
-/// Compiles setup and solution, then in the process of each case runs both and the case in one namespace; sends the token
-/// if all of it ends without an exception.
+/// Compiles setup and solution, then in the process of each case runs both and the case; sends the token if all of it ends
+/// without an exception.
 pub fn run(py: Python<'_>) -> PyResult<()> {
     let builtins = py.import("builtins")?;
     let pristine = builtins.dict().copy()?;
     let compile = builtins.getattr("compile")?;
-    let Common { setup, solution } = payload()?;
+    let Common { setup, solution, entry_point } = payload()?;
     let setup = compile.call1((setup, "setup", "exec"))?;
     let solution = compile.call1((solution, "solution", "exec"))?;
 
@@ -52,20 +56,23 @@ pub fn run(py: Python<'_>) -> PyResult<()> {
     let case = compile.call1((case, "case", "exec"))?;
     // SAFETY: the descriptor was put there for this and nothing else owns it.
     let mut proof = unsafe { File::from_raw_fd(PROOF) };
-    let globals: Bound<'_, PyDict> = py.import("__main__")?.dict();
-    let parts = [setup, solution, case];
-    for (index, part) in parts.iter().enumerate() {
-        if index + 1 == parts.len() {
-            globals.set_item("__builtins__", &pristine)?;
-        }
-        // SAFETY: `part` is a code object made by `compile`; globals and locals are the same dictionary. A null result
-        // means that an exception is set.
-        unsafe {
-            let value = pyo3::ffi::PyEval_EvalCode(part.as_ptr(), globals.as_ptr(), globals.as_ptr());
-            Bound::from_owned_ptr_or_err(py, value)?;
-        }
-    }
+    let globals = py.import("__main__")?.dict();
+    let mut names = Names::before_setup(&globals, &pristine, &entry_point)?;
+    evaluate(&setup, &globals)?;
+    names.after_setup()?;
+    evaluate(&solution, &globals)?;
+    evaluate(&case, &names.of_case()?)?;
     proof.write_all(token.as_bytes())?;
+    Ok(())
+}
+
+fn evaluate(code: &Bound<'_, PyAny>, globals: &Bound<'_, PyDict>) -> PyResult<()> {
+    // SAFETY: `code` is a code object made by `compile`; globals and locals are the same dictionary. A null result means
+    // that an exception is set.
+    unsafe {
+        let value = pyo3::ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr());
+        Bound::from_owned_ptr_or_err(code.py(), value)?;
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub mod immortal;
 pub mod jail;
 pub mod keeper;
 mod large_pages;
+mod names;
 pub mod solution;
 pub mod wire;
 pub mod zygote;

@@ -149,17 +149,18 @@ impl Sandbox {
         self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode, turn: local() })
     }
 
-    #[pyo3(signature = (solution, cases, setup, limits=None, stop_at_first_failure=false))]
+    #[pyo3(signature = (solution, cases, setup, entry_point, limits=None, stop_at_first_failure=false))]
     fn assertion_tests(
         &self,
         solution: String,
         cases: Vec<String>,
         setup: String,
+        entry_point: String,
         limits: Option<Asked>,
         stop_at_first_failure: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
-        let tests = Tests::Assertions { setup, cases };
+        let tests = Tests::Assertions { setup, entry_point, cases };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = Mode::Strict;
         self.tests_job(code_tests::Job { solution, tests, limits, stop_at_first_failure, mode, turn: local() })

@@ -16,6 +16,7 @@ use crate::supervisor::workflow::{self, AgentReply, Event, Said};
 use crate::verdict::{ResourceUse, Verdict};
 
 const LARGEST_SOURCE: usize = 1 << 20;
+const LONGEST_NAME: usize = 1024;
 const DEFAULT_AGENT_CALLS: u32 = 256;
 const MOST_AGENT_CALLS: u32 = 100_000;
 
@@ -62,7 +63,7 @@ fn required_layers(field: &str, names: &[String]) -> Result<(), BadField> {
 
 pub fn workflow_job(start: proto::StartWorkflow, ranges: &Ranges, turn: Turn) -> Result<workflow::Job, BadField> {
     source("start.script", &start.script)?;
-    text("start.execution_id", &start.execution_id, 1024)?;
+    text("start.execution_id", &start.execution_id, LONGEST_NAME)?;
     text("start.question", &start.question, LARGEST_SOURCE)?;
     text("start.delivery_instruction", &start.delivery_instruction, 64 * 1024)?;
     required_layers("start.required_layers", &start.required_layers)?;
@@ -117,7 +118,7 @@ pub fn said(message: Option<proto::run_workflow_request::Message>) -> Result<Sai
 pub fn tests_job(request: proto::RunTestsRequest, ranges: &Ranges, turn: Turn) -> Result<code_tests::Job, BadField> {
     use proto::run_tests_request::Tests as Asked;
     source("solution", &request.solution)?;
-    text("job_id", &request.job_id, 1024)?;
+    text("job_id", &request.job_id, LONGEST_NAME)?;
     required_layers("required_layers", &request.required_layers)?;
     let tests = match request.tests {
         None => return Err(BadField::new("tests", "is not set; give stdin_tests or assertion_tests")),
@@ -130,10 +131,11 @@ pub fn tests_job(request: proto::RunTestsRequest, ranges: &Ranges, turn: Turn) -
         Some(Asked::AssertionTests(tests)) => {
             number_of_cases("assertion_tests.cases", tests.cases.len())?;
             text("assertion_tests.setup", &tests.setup, LARGEST_SOURCE)?;
+            text("assertion_tests.entry_point", &tests.entry_point, LONGEST_NAME)?;
             for (index, case) in tests.cases.iter().enumerate() {
                 source(&format!("assertion_tests.cases[{index}]"), case)?;
             }
-            Tests::Assertions { setup: tests.setup, cases: tests.cases }
+            Tests::Assertions { setup: tests.setup, entry_point: tests.entry_point, cases: tests.cases }
         }
     };
     let mode = match proto::TestMode::try_from(request.mode) {

@@ -86,7 +86,8 @@ mod tests {
     }
 
     fn assertions(count: usize) -> Vec<u8> {
-        let tests = proto::AssertionTests { cases: vec![String::new(); count], setup: "x".to_owned() };
+        let tests =
+            proto::AssertionTests { cases: vec![String::new(); count], setup: "x".to_owned(), ..Default::default() };
         proto::RunTestsRequest { tests: Some(Tests::AssertionTests(tests)), ..Default::default() }.encode_to_vec()
     }
 

@@ -51,7 +51,7 @@ pub enum Mode {
 
 pub enum Tests {
     Stdin { cases: Vec<(String, String)>, judge: Judge },
-    Assertions { setup: String, cases: Vec<String> },
+    Assertions { setup: String, entry_point: String, cases: Vec<String> },
 }
 
 impl Tests {
@@ -197,8 +197,9 @@ impl Supervisor {
         let job = &progress.job;
         let payload = match &job.tests {
             Tests::Stdin { .. } => descriptors::sealed_file(job.solution.as_bytes())?,
-            Tests::Assertions { setup, .. } => {
-                let common = Common { setup: setup.clone(), solution: job.solution.clone() };
+            Tests::Assertions { setup, entry_point, .. } => {
+                let (setup, entry_point) = (setup.clone(), entry_point.clone());
+                let common = Common { setup, solution: job.solution.clone(), entry_point };
                 descriptors::sealed_file(&json(&common)?)?
             }
         };

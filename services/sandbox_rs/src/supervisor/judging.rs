@@ -115,7 +115,7 @@ impl Bench {
     }
 
     fn begin(&self, program: &CheckerProgram) -> Result<Begun, Broken> {
-        let common = Common { setup: SETUP.to_owned(), solution: String::new() };
+        let common = Common { setup: SETUP.to_owned(), solution: String::new(), entry_point: String::new() };
         let payload = descriptors::sealed_file(&json(&common)?)?;
         let empty = descriptors::empty_file;
         let given = Given {

@@ -24,6 +24,7 @@ class Problem:
     solution: str
     setup: str
     cases: tuple[str, ...]
+    entry_point: str
 
 
 def problems(name: str) -> list[Problem]:
@@ -41,5 +42,5 @@ def problems(name: str) -> list[Problem]:
         solution = row["prompt"] + row["canonical_solution"] if "prompt" in row else row["code"]
         tests = task.reference
         assert isinstance(tests, AssertionTests)
-        found.append(Problem(task.task_id, solution, tests.setup, tests.cases))
+        found.append(Problem(task.task_id, solution, tests.setup, tests.cases, tests.entry_point))
     return found

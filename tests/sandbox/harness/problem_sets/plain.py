@@ -1,9 +1,11 @@
 """What the interpreter itself says of a solution, without any sandbox: the reference that verdicts are compared with.
 
-`python -I -S plain.py` reads one program a line, forks for it, runs setup, solution and case in one namespace as the
-sandbox does, and answers `passes`, `fails` or `takes too long`. Only for programs that are known to be harmless.
+`python -I -S plain.py` reads one program a line, forks for it, runs setup, solution and case, and answers `passes`, `fails`
+or `takes too long`. A case sees the names of setup and of Python where the solution has others, as in the sandbox. Only for
+programs that are known to be harmless.
 """
 
+import builtins
 import json
 import os
 import resource
@@ -30,16 +32,16 @@ class PlainInterpreter:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def ask(self, setup: str, solution: str, cases: tuple[str, ...]) -> str:
+    def ask(self, setup: str, solution: str, cases: tuple[str, ...], entry_point: str) -> str:
         """What comes of the cases, each in a process of its own, up to the first that does not pass."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps([setup, solution, cases]), file=self._process.stdin, flush=True)
+        print(json.dumps([setup, solution, cases, entry_point]), file=self._process.stdin, flush=True)
         return self._process.stdout.readline().strip()
 
 
-def run(parts: list[str]) -> str:
-    """Runs the parts one after another in a child."""
+def run(setup: str, solution: str, case: str, entry_point: str) -> str:
+    """Runs them one after another in a child."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -49,9 +51,12 @@ def run(parts: list[str]) -> str:
             silent = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(silent, descriptor)
-            namespace: dict[str, object] = {"__name__": "__main__"}
-            for part in parts:
-                exec(compile(part, "solution", "exec", dont_inherit=True), namespace)
+            names: dict[str, object] = {"__name__": "__main__"}
+            execute(setup, names)
+            kept = vars(builtins) | names
+            execute(solution, names)
+            hidden = {name for name in names if name in kept and name != entry_point and names[name] is not kept[name]}
+            execute(case, names | {name: kept[name] for name in hidden - {"__name__"}} if hidden else names)
             status = 0
         finally:
             os._exit(status)
@@ -61,11 +66,15 @@ def run(parts: list[str]) -> str:
     return PASSES if code == 0 else FAILS
 
 
+def execute(source: str, names: dict[str, object]) -> None:
+    exec(compile(source, "solution", "exec", dont_inherit=True), names)
+
+
 def main() -> None:
     """Answers until the questions end."""
     for line in sys.stdin:
-        setup, solution, cases = json.loads(line)
-        answers = (run([setup, solution, case]) for case in cases)
+        setup, solution, cases, entry_point = json.loads(line)
+        answers = (run(setup, solution, case, entry_point) for case in cases)
         print(next((answer for answer in answers if answer != PASSES), PASSES), flush=True)
 
 

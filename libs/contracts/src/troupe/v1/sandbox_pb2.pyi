@@ -763,21 +763,27 @@ class AssertionTests(_message.Message):
 
     SETUP_FIELD_NUMBER: _builtins.int
     CASES_FIELD_NUMBER: _builtins.int
+    ENTRY_POINT_FIELD_NUMBER: _builtins.int
     setup: _builtins.str
     """Run before the solution: imports, helper definitions."""
+    entry_point: _builtins.str
+    """Function under test. Where it is known, no other name of the solution hides one that Python has, such as `abs`, from
+    a case. Only this one may replace a name of setup.
+    """
     @_builtins.property
     def cases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each is Python that raises if the solution is wrong."""
+        """Each is Python that raises if the solution is wrong. It sees the names of setup as setup left them."""
 
     def __init__(
         self,
         *,
         setup: _builtins.str = ...,
         cases: _abc.Iterable[_builtins.str] | None = ...,
+        entry_point: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "setup", b"setup"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "entry_point", b"entry_point", "setup", b"setup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

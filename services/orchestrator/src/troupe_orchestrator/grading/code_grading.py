@@ -55,8 +55,9 @@ def run_tests_request(
             request.stdin_tests.cases.extend(
                 sandbox_pb2.StdinCase(stdin=stdin, expected_stdout=expected) for stdin, expected in cases
             )
-        case AssertionTests(setup, assertions, _):
+        case AssertionTests(setup, assertions, entry_point):
             request.assertion_tests.setup = setup
+            request.assertion_tests.entry_point = entry_point
             request.assertion_tests.cases.extend(assertions)
         case MathReference():
             raise ValueError(f"task {task.task_id} is graded against a value, not by tests")

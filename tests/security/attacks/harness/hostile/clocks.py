@@ -146,7 +146,7 @@ succeeded()
         27,
         "powers of huge integers",
         Verdict.CPU_LIMIT,
-        "import sys\nsys.set_int_max_str_digits(0)\nlen(str(7 ** 300_000))\nsucceeded()\n",
+        "7 ** 2_000_000\nsucceeded()\n",
         "supervisor:cpu",
         limits=CPU,
     ),
