@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_a_file_that_is_no_safetensors_is_refused_and_named(folder: Path, conten
     (file,) = folder.glob("*.safetensors")
     file.write_bytes(content)
     with pytest.raises(StoredWeightsError, match=str(folder)):
+        read_stored_weights(str(folder), "policy", None)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_is_no_regular_file_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(StoredWeightsError, match=rf"{name} is no regular file"):
+        read_stored_weights(str(folder), "policy", None)
+
+
+def test_a_config_of_no_model_is_not_read(folder: Path) -> None:
+    os.truncate(folder / "config.json", (100 << 20) + 1)
+    with pytest.raises(StoredWeightsError, match=r"config\.json has 104857601 bytes, the maximum is 104857600"):
         read_stored_weights(str(folder), "policy", None)
 
 

@@ -57,6 +57,20 @@ def test_an_unknown_format_is_refused_with_those_that_there_are(examples: Path) 
         load("t.jsonl", b"{}", "csv")
 
 
+def test_a_format_cannot_bring_in_text_that_no_message_can_hold(site: Path) -> None:
+    source = (
+        "import json\n"
+        "from troupe_orchestrator.datasets.task import MathReference, Task\n"
+        "def matches(row): return True\n"
+        "def read(row, place): return Task(place.task_id, 'n', 'math', 'q', MathReference(json.loads(row['inner'])))\n"
+    )
+    install(site, "nested", {"troupe.datasets": {"nested": "format_nested"}}, {"format_nested": source})
+    rows = [{"inner": json.dumps(text)} for text in ("2", "\ud83d", "3")]
+    loaded = load("t.jsonl", "\n".join(json.dumps(row) for row in rows).encode(), "nested")
+    assert [task.reference for task in loaded.tasks] == [MathReference("2"), MathReference("3")]
+    assert "t.jsonl:2: `answer` must be whole characters" in str(loaded.errors[0])
+
+
 async def test_a_grader_runs_in_a_worker_and_its_failures_are_faults_and_not_grades(examples: Path, site: Path) -> None:
     sources = {
         "raises": "def grade(question, reference, answer): raise KeyError('unit')",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,8 @@ CODE_ROW = {
     "question": "Add.",
     "tests": {"stdin": [["1 2\n", "3\n"]], "checker": "lines"},
 }
+MBPP_ROW = {"text": "Add.", "test_list": ["assert add(1, 2) == 3"]}
+HUMANEVAL_ROW = {"prompt": "def f():\n    pass", "test": "def check(f):\n    assert f()", "entry_point": "f"}
 
 
 def test_the_own_format_holds_values_and_both_kinds_of_tests() -> None:
@@ -115,6 +118,52 @@ def test_the_format_may_be_given_and_an_unknown_one_names_the_known() -> None:
 def test_a_file_without_a_task_is_an_error_that_names_it(content: bytes) -> None:
     with pytest.raises(DatasetError, match=r"t\.jsonl"):
         load("t.jsonl", content)
+
+
+HALF, NUL = "half \ud83d", "nul \0"
+FUNCTION_ROW = {"id": "c", "task_type": "code", "question": "f", "tests": {"assertions": ["assert f()"]}}
+
+
+@pytest.mark.parametrize("text", [HALF, NUL])
+@pytest.mark.parametrize(
+    ("good", "change", "field"),
+    [
+        (MATH_ROW, lambda text: {"id": text}, "id"),
+        (MATH_ROW, lambda text: {"family": text}, "family"),
+        (MATH_ROW, lambda text: {"question": text}, "question"),
+        (MATH_ROW, lambda text: {"answer": text}, "answer"),
+        (MATH_ROW, lambda text: {"answer": ["1", text]}, "answer"),
+        (MATH_ROW, lambda text: {"grader": text}, "grader"),
+        (CODE_ROW, lambda text: {"tests": {"stdin": [["1", "2"], [text, "3"]]}}, "tests"),
+        (CODE_ROW, lambda text: {"tests": {"stdin": [["1", text]]}}, "tests"),
+        (FUNCTION_ROW, lambda text: {"tests": {"assertions": [text]}}, "assertions"),
+        (FUNCTION_ROW, lambda text: {"tests": {"assertions": ["1"], "setup": text}}, "setup"),
+        (FUNCTION_ROW, lambda text: {"tests": {"assertions": ["1"], "entry_point": text}}, "entry_point"),
+        (MBPP_ROW, lambda text: {"test_list": [text]}, "test_list"),
+        (MBPP_ROW, lambda text: {"test_setup_code": text}, "test_setup_code"),
+        (HUMANEVAL_ROW, lambda text: {"prompt": text}, "prompt"),
+        (HUMANEVAL_ROW, lambda text: {"task_id": text}, "id"),
+    ],
+)
+def test_text_that_no_message_or_table_can_hold_is_named_and_the_other_lines_are_kept(
+    text: str, good: dict[str, object], change: Callable[[str], dict[str, object]], field: str
+) -> None:
+    loaded = load("t.jsonl", lines(good, good | {"id": "z"} | change(text)))
+    assert len(loaded.tasks) == 1
+    (error,) = loaded.errors
+    assert (error.line, error.message.split("`")[1]) == (2, field)
+    assert ("surrogate" if text == HALF else "NUL") in error.message
+    assert json.loads(json.dumps(error.message)).encode()
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert load("t.jsonl", lines(MATH_ROW | {"question": "\U0001f600"})).tasks[0].question == "\U0001f600"
+
+
+def test_keys_that_no_message_can_hold_are_told_escaped() -> None:
+    with pytest.raises(DatasetError, match=r"the keys 'b', '\\ud83d' are those") as caught:
+        load("t.jsonl", lines({HALF[-1]: 1, "b": 2}))
+    assert str(caught.value).encode()
 
 
 @given(st.binary(max_size=200))

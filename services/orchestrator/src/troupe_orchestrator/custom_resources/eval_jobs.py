@@ -12,6 +12,7 @@ from troupe_orchestrator.custom_resources.backing import Shown
 from troupe_orchestrator.custom_resources.decisions import State
 from troupe_orchestrator.custom_resources.messages import fields_of, message_of
 from troupe_orchestrator.custom_resources.resources import EVAL_JOB, Resource
+from troupe_orchestrator.datasets.reading import read_data_set
 from troupe_orchestrator.evaluation.messages import job_message
 from troupe_orchestrator.evaluation.requests import MAX_DATASET_BYTES
 from troupe_orchestrator.store import evals as store
@@ -77,15 +78,7 @@ def dataset_of(spec: Mapping[str, Any]) -> bytes:
     file = Path(str(path))
     if not file.is_absolute():
         raise InvalidArgument("dataset.path", f"{path}: must begin with /, it is read by the orchestrator")
-    try:
-        size = file.stat().st_size
-        if size > MAX_DATASET_BYTES:
-            raise InvalidArgument("dataset.path", f"{path}: has {size} bytes, the maximum is {MAX_DATASET_BYTES}")
-        return file.read_bytes()
-    except OSError as error:
-        raise InvalidArgument("dataset.path", f"{path}: {error.strerror}, as the orchestrator sees it") from error
-    except ValueError as error:  # a path with a null byte
-        raise InvalidArgument("dataset.path", f"{path!r}: {error}") from error
+    return read_data_set(file, MAX_DATASET_BYTES, "dataset.path")
 
 
 class JobsBehindObjects:

@@ -15,12 +15,12 @@ from typing import Any
 from troupe_contracts.plugins import PluginError
 
 from troupe_orchestrator.datasets.formats import FORMATS, Format, candidates
-from troupe_orchestrator.datasets.rows import Row, RowError, RowPlace
-from troupe_orchestrator.datasets.task import Task
+from troupe_orchestrator.datasets.rows import Row, RowError, RowPlace, check_text
+from troupe_orchestrator.datasets.task import AssertionTests, MathReference, StdinTests, Task
 from troupe_orchestrator.grading.graders import GRADERS
 
 MAX_BYTES = 1 << 30
-"""Largest file after decompression."""
+"""Largest file, before and after decompression."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -69,7 +69,9 @@ def load(name: str, content: bytes, format: str | None = None, grader: str | Non
     stem = PurePath(name).name.split(".")[0] or "tasks"
     for line, row in rows:
         try:
-            task = _graded_by(chosen.read(row, RowPlace(stem, line)), grader)
+            task = chosen.read(row, RowPlace(stem, line))
+            _check_texts(task)
+            task = _graded_by(task, grader)
         except RowError as error:
             errors.append(LineError(name, line, str(error)))
             continue
@@ -80,6 +82,26 @@ def load(name: str, content: bytes, format: str | None = None, grader: str | Non
         lines[task.task_id] = line
     errors.sort(key=lambda error: error.line)
     return LoadedDataset(tuple(tasks.values()), tuple(errors), chosen_name)
+
+
+def _check_texts(task: Task) -> None:
+    """Make sure that messages and tables can hold a task, however its format came to its texts.
+
+    Raises:
+        RowError: they cannot.
+    """
+    check_text(task.task_id, "id")
+    check_text(task.family, "family")
+    check_text(task.question, "question")
+    match task.reference:
+        case MathReference(unit=unit) as reference:
+            field, texts = "answer", [*reference.values, unit or ""]
+        case StdinTests(cases):
+            field, texts = "tests", [text for case in cases for text in case]
+        case AssertionTests(setup, cases, entry_point):
+            field, texts = "tests", [setup, *cases, entry_point]
+    for text in texts:
+        check_text(text, field)
 
 
 def _graded_by(task: Task, grader: str | None) -> Task:
@@ -153,8 +175,8 @@ def _format(name: str, rows: list[tuple[int, Row]], errors: list[LineError], ask
     raise DatasetError(
         "; ".join(
             [
-                f"{name}:{line}: the keys {', '.join(sorted(row))[:200]} are those of no known format; name one of "
-                f"{FORMATS.known()}",
+                f"{name}:{line}: the keys {', '.join(map(repr, sorted(row)))[:200]} are those of no known format; name one "
+                f"of {FORMATS.known()}",
                 *dict.fromkeys(broken),
             ]
         )

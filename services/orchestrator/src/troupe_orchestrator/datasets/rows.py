@@ -23,12 +23,30 @@ class RowPlace:
         return f"{self.stem}/{self.line}"
 
 
+def check_text(text: str, key: str) -> str:
+    """A text that messages and tables can hold, as it is: whole characters, none of them NUL.
+
+    Raises:
+        RowError: it is not; JSON can say both, as half a surrogate pair and `\\u0000`.
+    """
+    if "\0" in text:
+        raise RowError(f"`{key}` must hold no NUL, got one as character {text.index(chr(0)) + 1}: take it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(
+            f"`{key}` must be whole characters, got half a surrogate pair, {text[error.start]!r}, as character "
+            f"{error.start + 1}: write the other half or take it out"
+        ) from error
+    return text
+
+
 def text_field(row: Row, key: str) -> str:
     """A text that is not blank."""
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"`{key}` must be a text that is not empty, got {value!r:.80}")
-    return value
+    return check_text(value, key)
 
 
 def optional_text(row: Row, key: str, default: str) -> str:
@@ -38,7 +56,7 @@ def optional_text(row: Row, key: str, default: str) -> str:
         return default
     if not isinstance(value, str):
         raise RowError(f"`{key}` must be a text, got {value!r:.80}")
-    return value
+    return check_text(value, key)
 
 
 def text_list(row: Row, key: str) -> tuple[str, ...]:
@@ -46,7 +64,7 @@ def text_list(row: Row, key: str) -> tuple[str, ...]:
     value = row.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise RowError(f"`{key}` must be a list of texts with at least one item, got {value!r:.80}")
-    return tuple(value)
+    return tuple(check_text(item, key) for item in value)
 
 
 def answer_text(value: Any, key: str) -> str:
@@ -60,4 +78,4 @@ def answer_text(value: Any, key: str) -> str:
     text = str(value)
     if not text.strip():
         raise RowError(f"`{key}` must not be empty")
-    return text.strip()
+    return check_text(text.strip(), key)

@@ -15,7 +15,7 @@ from troupe.v1 import common_pb2, policy_pb2
 
 _PIECE_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 100 << 20
-"""As in safetensors itself."""
+"""As in safetensors itself; of a model's config too."""
 _OUTPUT_PROJECTION = "lm_head.weight"
 
 
@@ -49,7 +49,7 @@ def read_stored_weights(uri: str, policy_id: str, version: common_pb2.PolicyVers
         files = sorted(system.glob(f"{folder}/*.safetensors"))
         if not files:
             raise StoredWeightsError(f"{uri} holds no *.safetensors: name the folder of a checkpoint or a model")
-        config = json.loads(system.cat_file(f"{folder}/config.json"))
+        config = _config(system, f"{folder}/config.json")
         tied = bool(config.get("tie_word_embeddings", False))
         tensors = [tensor for file in files for tensor in _tensors(system, file)]
     except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
@@ -64,8 +64,25 @@ def read_stored_weights(uri: str, policy_id: str, version: common_pb2.PolicyVers
     return StoredWeights(manifest, policy_pb2.WeightSource(store_uri=uri))
 
 
+def _config(system: Any, path: str) -> Any:
+    size = _checked_size(system, path)
+    if size is not None and size > _MAX_HEADER_BYTES:
+        raise ValueError(f"{path} has {size} bytes, the maximum is {_MAX_HEADER_BYTES}: it is no model's config")
+    return json.loads(system.cat_file(path))
+
+
+def _checked_size(system: Any, path: str) -> int | None:
+    """Bytes of a file, where its store tells. A pipe or a device, which may have no end, is refused before it is opened."""
+    found: dict[str, Any] = system.info(path)
+    if found["type"] != "file":
+        raise ValueError(f"{path} is no regular file")
+    size: int | None = found["size"]
+    return size
+
+
 def _tensors(system: Any, path: str) -> Iterator[policy_pb2.TensorSpec]:
     """The tensors of one file. The format: a length, a JSON header, the bytes."""
+    _checked_size(system, path)
     with system.open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= _MAX_HEADER_BYTES:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from troupe_contracts.errors import InvalidArgument
 
-from troupe_orchestrator.datasets.loading import DatasetError, load
+from troupe_orchestrator.datasets.loading import MAX_BYTES, DatasetError, load
+from troupe_orchestrator.datasets.reading import read_data_set
 from troupe_orchestrator.datasets.task import Task
 from troupe_orchestrator.run_config import RunConfig
 
@@ -29,12 +30,7 @@ def load_held_out(config: RunConfig, tasks: Sequence[Task]) -> HeldOut | None:
     if config.validation is None:
         return None
     path = config.validation.dataset
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidArgument(_KEY, f"{path}: {error.strerror}") from error
-    except ValueError as error:  # a path with a null byte
-        raise InvalidArgument(_KEY, f"{str(path)!r}: {error}") from error
+    content = read_data_set(path, MAX_BYTES, _KEY)
     try:
         dataset = load(path.name, content, config.validation.format)
     except DatasetError as error:

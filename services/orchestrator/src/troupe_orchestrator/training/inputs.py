@@ -7,7 +7,8 @@ import yaml
 from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.credit.registry import ESTIMATORS
-from troupe_orchestrator.datasets.loading import DatasetError, load
+from troupe_orchestrator.datasets.loading import MAX_BYTES, DatasetError, load
+from troupe_orchestrator.datasets.reading import read_data_set
 from troupe_orchestrator.run_config import ConfigError, RunConfig, parse_mapping, parse_run_config
 from troupe_orchestrator.training.held_out import load_held_out
 from troupe_orchestrator.training.record import TrainingData
@@ -57,12 +58,7 @@ def load_data(config: RunConfig) -> TrainingData:
         InvalidArgument: the file cannot be read or used.
     """
     path = config.dataset.train
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidArgument("config.dataset.train", f"{path}: {error.strerror}") from error
-    except ValueError as error:  # a path with a null byte
-        raise InvalidArgument("config.dataset.train", f"{str(path)!r}: {error}") from error
+    content = read_data_set(path, MAX_BYTES, "config.dataset.train")
     try:
         dataset = load(path.name, content, config.dataset.format, config.dataset.grader)
     except DatasetError as error:
