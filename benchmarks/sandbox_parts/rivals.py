@@ -4,6 +4,7 @@ Every rival runs the same program on the same interpreter, isolated from site pa
 them, so there it keeps them). One that is not installed is left out by name.
 """
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -108,7 +109,9 @@ def _nsjail(mix: Mix) -> list[str]:
 
 def _isolate(mix: Mix) -> list[str]:
     folders = [f"--dir={path}" for path in _folders()]
-    return ["isolate", "--silent", *folders, "--run", "--", *interpreter(mix)]
+    # It counts threads as processes and allows one; numpy's libraries start more.
+    more = ["--processes"] if mix.module else []
+    return ["isolate", "--silent", *folders, *more, "--run", "--", *interpreter(mix)]
 
 
 RIVALS: dict[str, tuple[str, Callable[[Mix], list[str]]]] = {
@@ -120,11 +123,16 @@ RIVALS: dict[str, tuple[str, Callable[[Mix], list[str]]]] = {
 
 
 def installed() -> list[str]:
-    """The rivals that this machine has; the others are named on standard error."""
+    """The rivals that this machine has, ready to run; the others are named on standard error."""
     missing = [name for name, (program, _) in RIVALS.items() if program and shutil.which(program) is None]
     if missing:
         print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)
-    return [name for name in RIVALS if name not in missing]
+    found = [name for name in RIVALS if name not in missing]
+    if "isolate" in found:
+        # It runs programs in a box that must be there before.
+        subprocess.run(["isolate", "--init"], check=True, stdout=subprocess.DEVNULL)
+        atexit.register(subprocess.run, ["isolate", "--cleanup"], check=True)
+    return found
 
 
 def run(command: Sequence[str], mix: Mix) -> str:

@@ -14,6 +14,8 @@ from troupe_contracts.errors import INFRASTRUCTURE_CODES
 
 JOBS = 200
 SCRIPTS = 50
+# Loose: with nothing else on the machine it is within a second (docs/sandbox.md).
+SECONDS_UNTIL_BACK = 20.0
 # Two turns of an agent and a tool between them.
 SCRIPT = """
 from workflow import AgentNode, Workflow
@@ -68,6 +70,13 @@ class Load:
         return self.ends
 
 
+def assert_serves_again(server, since):
+    """A solution is right, soon after `since`."""
+    _, outcome = server.run_tests(stdin_tests("print(1)", ("", "1")))
+    assert outcome.passed
+    assert time.monotonic() - since < SECONDS_UNTIL_BACK
+
+
 def in_flight(server):
     seen = metrics(server.metrics)
     return min(seen[f'troupe_sandbox_running{{pool="{pool}"}}'] for pool in ("test_job", "workflow")) > 20
@@ -99,8 +108,7 @@ def test_zygotes_and_programs_can_be_killed_under_load(launch, tmp_path, profile
     assert ends["passed"] > 0
     assert ends["answered"] > 0, ends
     assert set(ends) <= {"passed", "answered", *INFRASTRUCTURE}, ends
-    _, outcome = server.run_tests(stdin_tests("print(1)", ("", "1")))
-    assert outcome.passed
+    assert_serves_again(server, time.monotonic())
     assert server.stop() == 0
 
 
@@ -120,7 +128,7 @@ def test_a_killed_server_leaves_no_job_without_an_answer_and_its_successor_serve
     assert set(ends) <= {"passed", "answered", *INFRASTRUCTURE}, ends
     wait_until(lambda: not any(map(server.is_alive, children)), "its processes end with it")
     # What a supervisor of services does.
+    restarted = time.monotonic()
     successor = launch(second, "--listen", address)
-    _, outcome = successor.run_tests(stdin_tests("print(1)", ("", "1")))
-    assert outcome.passed
+    assert_serves_again(successor, restarted)
     assert successor.stop() == 0

@@ -26,9 +26,10 @@ def read(name: str) -> list[Problem]:
     return problems(name)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox(test_slots=2)
+@pytest.fixture(scope="module", params=["full", "pod"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(request.param, test_slots=2) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,26 @@
 """Each attack, under each profile, in each form that it can take: it ends as it must and leaves nothing behind."""
 
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostile.attack import PROFILES, Attack, Form
+from hostile.attack import MEBIBYTE, PROFILES, Attack, Form
 from hostile.catalogue import ATTACKS, NUMBERS, WITHOUT_A_PROGRAM
-from hostile.integrity import LOOK_ALIKES
+from hostile.look_alikes import EXPECTED, LOOK_ALIKES
 from hostile.outside import Outside
 from hostile.service import DEADLINE, Service, serving
 from troupe.v1 import sandbox_pb2
+from troupe_sandbox.settings import base_interpreter
 
 Services = Callable[[str], Service]
 PLANTED = [attack for attack in ATTACKS if attack.plant]
 SIBLINGS = next(attack for attack in ATTACKS if attack.number == 79)
+HARMLESS = [attack for attack in ATTACKS if attack.harmless]
+CARELESS = [attack for attack in ATTACKS if attack.careless]
+REPEATED = [attack for attack in ATTACKS if attack.slug in ("12-huge-standard-output", "81-giant-frame")]
 BETWEEN_CASES = [attack for attack in ATTACKS if attack.batch]
 
 
@@ -41,6 +47,23 @@ def test_a_search_finds_what_is_planted(services: Services, outside: Outside, pr
         assert attack.success(result), (form, result)
 
 
+@pytest.mark.parametrize("attack", HARMLESS, ids=lambda attack: attack.slug)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_without_what_is_refused_in_it_an_attack_passes(
+    services: Services, outside: Outside, profile: str, attack: Attack
+) -> None:
+    harmless = replace(attack, program=attack.harmless)
+    for form in attack.forms:
+        result = services(profile).run(harmless, form, outside)
+        assert attack.success(result), (form, result)
+
+
+@pytest.mark.parametrize("attack", CARELESS, ids=lambda attack: attack.slug)
+def test_a_careless_grader_is_deceived(attack: Attack) -> None:
+    command = [str(base_interpreter()), "-I", "-S", "-c", attack.careless, attack.program]
+    assert "SUCCEEDED" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("attack", BETWEEN_CASES, ids=lambda attack: attack.slug)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_what_a_process_for_each_case_stops_succeeds_in_a_batch(
@@ -49,6 +72,21 @@ def test_what_a_process_for_each_case_stops_succeeds_in_a_batch(
     service = services(profile)
     assert service.passes_in_a_batch(attack, outside) == [False, True]
     service.assert_unharmed(outside)
+
+
+@pytest.mark.parametrize("attack", REPEATED, ids=lambda attack: attack.slug)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_fifty_of_an_attack_leave_no_memory_and_no_descriptor(
+    tmp_path: Path, outside: Outside, profile: str, attack: Attack
+) -> None:
+    with serving(tmp_path, profile) as service:
+        for _ in range(20):
+            service.run(attack, attack.forms[-1], outside)
+        service.settle()
+        for _ in range(50):
+            service.run(attack, attack.forms[-1], outside)
+        service.assert_unharmed(outside)
+        assert service.holds().memory_bytes < service.baseline.memory_bytes + 4 * MEBIBYTE
 
 
 @pytest.mark.parametrize("form", [Form.TOOL, Form.WORKFLOW])
@@ -65,11 +103,14 @@ def test_addresses_and_hashes_are_those_of_a_sibling_until_the_zygote_is_replace
     assert text_hash != next_hash
 
 
-@pytest.mark.parametrize(("checker", "printed"), LOOK_ALIKES)
-def test_what_only_looks_right_is_wrong(services: Services, checker: str, printed: str) -> None:
-    """Attack 78."""
+@pytest.mark.parametrize(("checker", "printed", "careless"), LOOK_ALIKES)
+def test_what_only_looks_right_is_wrong(
+    services: Services, checker: str, printed: str, careless: Callable[[str], bool]
+) -> None:
+    """Attack 78. A careless comparison takes it for right."""
+    assert careless(printed)
     kind = sandbox_pb2.Checker.Value(f"CHECKER_{checker.upper()}")
-    case = sandbox_pb2.StdinCase(expected_stdout="1")
+    case = sandbox_pb2.StdinCase(expected_stdout=EXPECTED)
     request = sandbox_pb2.RunTestsRequest(
         solution=f"import sys\nsys.stdout.write({printed!r})",
         stdin_tests=sandbox_pb2.StdinTests(cases=[case], checker=kind),
@@ -83,8 +124,7 @@ def test_every_attack_of_the_catalogue_has_a_program() -> None:
     assert len({attack.slug for attack in ATTACKS}) == len(ATTACKS)
 
 
-def test_every_attack_has_a_control_or_says_why_not() -> None:
+def test_every_attack_has_a_control_or_succeeds_under_a_profile() -> None:
     for attack in ATTACKS:
-        reasons = attack.no_control, attack.no_control_in_full, attack.batch, len(attack.uncovered) == len(PROFILES)
-        excused = any(reasons)
-        assert excused or any(attack.has_control(profile) for profile in PROFILES), attack.slug
+        others = attack.harmless, attack.careless, attack.batch, attack.uncovered
+        assert any(others) or any(attack.has_control(profile) for profile in PROFILES), attack.slug

@@ -21,6 +21,12 @@ CONTROLS = sorted(
     ),
     key=lambda control: (control[0], control[1].switched_off(control[0])),
 )
+# Forms in which an attack does not succeed even then.
+STOPPED_ANYWAY: dict[tuple[str, Form], str] = {
+    ("47-user-namespace-of-its-own", Form.WORKFLOW): "a process with threads gets none, and a script has two",
+    ("76-traceback-that-is-no-text", Form.STDIN): "what is said of a case loses its control characters once more",
+    ("76-traceback-that-is-no-text", Form.CASES): "what is said of a case loses its control characters once more",
+}
 
 
 # The first of them waits for cargo, which takes minutes where nothing is compiled yet.
@@ -33,12 +39,10 @@ def test_with_its_layer_switched_off_an_attack_succeeds(
     without: Callable[[str, tuple[str, ...]], Service], outside: Outside, profile: str, attack: Attack
 ) -> None:
     service = without(profile, attack.switched_off(profile))
-    # The first form is one in which it can succeed. A case of several has a filter of its own, and else what one alone has.
-    beside = {Form.CASES} & {*attack.forms} if attack.forms[0] is Form.STDIN else set()
-    for form in {attack.forms[0], *beside}:
+    for form in attack.forms:
         try:
             result = service.run(attack, form, outside)
         finally:
             for left in outside.left_behind():
                 left.unlink()
-        assert attack.success(result), (form, result)
+        assert attack.success(result) == ((attack.slug, form) not in STOPPED_ANYWAY), (form, result)

@@ -2,8 +2,8 @@
 
 `off` names the switches of `services/sandbox_rs/src/layers/weakened.rs` that together let it succeed: its positive
 control. Where a profile has more in the way, `off_in_full` adds to them. An attack without `off` says in `no_control` why
-nothing can be switched off, or has a `plant`: the control gives the program the thing that it looks for, to show that it
-would find it.
+nothing can be switched off, and has another control: a `harmless` program or a `careless` grader. Or it has a `plant`: the
+control gives the program the thing that it looks for, to show that it would find it.
 """
 
 from collections.abc import Callable, Mapping
@@ -95,6 +95,12 @@ class Attack:
     off_in_full: tuple[str, ...] = ()
     no_control: str = ""
     no_control_in_full: str = ""
+    harmless: str = ""
+    """The same program but for what is refused in it. It succeeds, so that nothing else was refused."""
+    careless: str = ""
+    """A grader for a plain interpreter, with the program as its argument, that prints SUCCEEDED where it is taken in."""
+    prelude: bool = True
+    """Names that programs share come before its own first line."""
     plant: str = ""
     """A pattern of what the program looks for, with {} for a number that it cannot guess."""
     forms: tuple[Form, ...] = (Form.STDIN, Form.CASES, Form.TOOL, Form.WORKFLOW)

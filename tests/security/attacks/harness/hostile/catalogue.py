@@ -73,10 +73,12 @@ def _control(attack: Attack) -> str:
         return "finds what is planted"
     if attack.batch:
         return "succeeds in a batch"
+    if attack.harmless:
+        return "passes when harmless"
+    if attack.careless:
+        return "deceives a careless grader"
     if attack.uncovered and not attack.off:
         return "not covered"
-    if not attack.off:
-        return "none"
     return "pod only" if attack.no_control_in_full else "yes"
 
 

@@ -120,6 +120,12 @@ class Equal(str):
 print(Equal("equal"))
 """,
         no_control="output is compared by the supervisor, in Rust, as bytes",
+        careless="""
+import sys
+printed = []
+exec(sys.argv[1], {"print": printed.append})
+if printed[0] == "42": print("SUCCEEDED")
+""",
         forms=TESTS,
     ),
     integrity(
@@ -308,6 +314,12 @@ resource.getrusage = None
 print("no time at all")
 """,
         no_control="times are the kernel's, read by the supervisor; no message of a program carries one",
+        careless="""
+import sys, time
+start = time.process_time()
+exec(sys.argv[1])
+if time.process_time() - start < 0.4: print("SUCCEEDED")
+""",
         success=lambda seen: seen.cpu_seconds < 0.4 or seen.wall_seconds < 0.4,
     ),
     integrity(
@@ -360,22 +372,4 @@ print("no time at all")
         ),
         forms=TESTS,
     ),
-)
-
-# Attack 78: what is printed where 1.0 or 1 is expected, and the checker that must not be taken in.
-LOOK_ALIKES = (
-    ("float_tokens", "nan"),
-    ("float_tokens", "inf"),
-    ("float_tokens", "-nan"),
-    ("float_tokens", "1e999"),
-    ("float_tokens", "１.０"),
-    ("float_tokens", "1_0"),
-    ("float_tokens", "0x1"),
-    ("float_tokens", "9" * 5000),
-    ("tokens", "１"),
-    ("tokens", "1\u200b"),
-    ("tokens", "+1"),
-    ("tokens", "1\x00"),
-    ("exact", "1 "),
-    ("lines", "1\n1"),
 )

@@ -3,6 +3,19 @@
 from .attack import Form, Limits, Verdict
 from .resources import resource
 
+RECURSION = """
+import sys, threading
+sys.setrecursionlimit(10**9)
+nested = []
+for _ in range({depth}):
+    nested = [nested]
+threading.stack_size(1 << 20)
+recursion = threading.Thread(target=repr, args=(nested,))
+recursion.start()
+recursion.join()
+succeeded()
+"""
+
 MEMORY = (
     resource(
         6,
@@ -114,19 +127,9 @@ succeeded()
         28,
         "recursion into a segmentation fault",
         Verdict.RUNTIME_ERROR,
-        """
-import sys, threading
-sys.setrecursionlimit(10**9)
-nested = []
-for _ in range(100_000):
-    nested = [nested]
-threading.stack_size(1 << 20)
-recursion = threading.Thread(target=repr, args=(nested,))
-recursion.start()
-recursion.join()
-succeeded()
-""",
+        RECURSION.format(depth=100_000),
         no_control="the stack of a process ends that process; nothing of ours is in between",
+        harmless=RECURSION.format(depth=100),
     ),
     resource(
         32,
@@ -134,6 +137,7 @@ succeeded()
         Verdict.MEMORY_LIMIT,
         "wide = [" + "a," * 500_000 + "] if len('') else 0\nsucceeded()\n",
         "rlimit:data",
+        "rlimit:address",
         limits=Limits(cpu_seconds=5),
     ),
     resource(
@@ -142,13 +146,17 @@ succeeded()
         Verdict.RUNTIME_ERROR,
         "(" * 50_000 + ")" * 50_000 + "\nsucceeded()\n",
         no_control="the parser's own limit stops it",
+        harmless="(" * 50 + ")" * 50 + "\nsucceeded()\n",
     ),
     resource(
         32,
         "source with an encoding cookie",
         Verdict.OK,
-        "# -*- coding: utf-7 -*-\nprint('plain')\n# +AG-print('SUCCEEDED')\n",
+        "# -*- coding: utf-7 -*-\nprint('plain')\n# +AAo-print('SUCCEEDED')\n",
         no_control="source is text before it reaches a compiler; there is nothing that would decode it",
+        careless="import sys\nexec(sys.argv[1].encode())\n",
+        # The cookie counts in the first two lines only.
+        prelude=False,
         forms=(Form.TOOL, Form.WORKFLOW),
     ),
 )

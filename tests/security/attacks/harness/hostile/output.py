@@ -23,6 +23,7 @@ OUTPUT = (
         Verdict.OUTPUT_LIMIT,
         "import sys\nprint('x' * (2 << 20), file=sys.stderr, flush=True)\nimport time; time.sleep(0.3)\nsucceeded()\n",
         "supervisor:output",
+        "rlimit:file",
         forms=PIPES_FIRST,
     ),
     resource(

@@ -25,6 +25,7 @@ def protocol(name: str, ends: Ends, program: str, *off: str, number: int = 81, *
     return Attack(number, name, Family.PROTOCOL, FRAMES + program, ends, off, forms=forms, **more)  # type: ignore[arg-type]
 
 
+HARMLESS = FRAMES + "send(result('42'))\ntime.sleep(1)\nsucceeded()\n"
 CLOSED = "frames are of closed types: what is not one of four is refused by the decoder, and there is nothing beside it"
 
 PROTOCOL = (
@@ -67,30 +68,35 @@ succeeded()
         Verdict.POLICY_VIOLATION,
         "os.write(3, struct.pack('<I', 0xffffffff))\ntime.sleep(1)\nsucceeded()\n",
         no_control="with the cap off the supervisor would set 4 GiB aside on a machine that others use; see giant frame",
+        harmless=HARMLESS,
     ),
     protocol(
         "malformed frame",
         Verdict.POLICY_VIOLATION,
         "send(b'\\xff\\xfe{')\ntime.sleep(1)\nsucceeded()\n",
         no_control=CLOSED,
+        harmless=HARMLESS,
     ),
     protocol(
         "reward in a result",
         Verdict.POLICY_VIOLATION,
         "send(result('42') | {'reward': 1.0})\ntime.sleep(1)\nsucceeded()\n",
         no_control=CLOSED,
+        harmless=HARMLESS,
     ),
     protocol(
         "method that was never granted",
         Verdict.POLICY_VIOLATION,
         "send({'type': 'run_workflow', 'script': '1'})\ntime.sleep(1)\nsucceeded()\n",
         no_control=CLOSED,
+        harmless=HARMLESS,
     ),
     protocol(
         "reply forged to itself",
         Verdict.POLICY_VIOLATION,
         "send({'type': 'agent_reply', 'call_id': 1, 'text': '42'})\ntime.sleep(1)\nsucceeded()\n",
         no_control=CLOSED,
+        harmless=HARMLESS,
     ),
     protocol(
         "call numbers out of order",

@@ -142,7 +142,9 @@ class Service:
             if attack.first:
                 before = PRELUDE.format(outside=around, marker=found, told="") + attack.first
                 told = self._run(before, Form.STDIN if form is Form.ASSERTION else form, attack, stdin=found).output
-            program = PRELUDE.format(outside=around, marker=found if planted else "", told=told) + attack.program
+            program = attack.program
+            if attack.prelude:
+                program = PRELUDE.format(outside=around, marker=found if planted else "", told=told) + program
             # Where the attacker looks for what is to be printed, that is what must be printed.
             expected = found if attack.plant.startswith("expected") else "SUCCEEDED"
             return self._run(program, form, attack, stdin=found if planted else "", expected=expected)

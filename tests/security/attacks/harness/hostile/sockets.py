@@ -1,44 +1,41 @@
-"""Attacks 40 to 42: sockets, by name, by path and over the network."""
+"""Attacks 40 to 42: sockets, by name, by path and over the network.
 
-from .attack import Form, Verdict
+Each is kept: Python asks for the address of one that nobody closes, which is a call that solutions and tools do not have.
+"""
+
+from .attack import Verdict
 from .escape import PRIVATE_FILES, escape
-
-# What Python calls on a socket is allowed there; the other forms end at `getsockname`.
-SCRIPT_FIRST = (Form.WORKFLOW, Form.STDIN, Form.CASES, Form.TOOL)
 
 SOCKETS = (
     escape(
         40,
         "abstract socket",
         Verdict.RUNTIME_ERROR,
-        "import socket\nsocket.socket(socket.AF_UNIX).connect('\\0' + outside['abstract'])\nsucceeded()\n",
+        "import socket\nkept = socket.socket(socket.AF_UNIX)\nkept.connect('\\0' + outside['abstract'])\nsucceeded()\n",
         "supervisor:unix_sockets",
         "seccomp:connect",
         "landlock_scopes",
         off_in_full=("network_namespace",),
-        forms=SCRIPT_FIRST,
     ),
     escape(
         41,
         "socket of a container engine",
         Verdict.RUNTIME_ERROR,
-        "import socket\nsocket.socket(socket.AF_UNIX).connect(outside['socket'])\nsucceeded()\n",
+        "import socket\nkept = socket.socket(socket.AF_UNIX)\nkept.connect(outside['socket'])\nsucceeded()\n",
         "supervisor:unix_sockets",
         "seccomp:connect",
         **PRIVATE_FILES,
-        forms=SCRIPT_FIRST,
     ),
     escape(
         42,
         "TCP to the service's own host",
         Verdict.POLICY_VIOLATION,
-        "import socket\nsocket.socket().connect(('127.0.0.1', outside['tcp']))\nsucceeded()\n",
+        "import socket\nkept = socket.socket()\nkept.connect(('127.0.0.1', outside['tcp']))\nsucceeded()\n",
         "seccomp:socket",
         "seccomp:connect",
         "landlock_network",
         "landlock_scopes",
         off_in_full=("network_namespace",),
-        forms=SCRIPT_FIRST,
     ),
     escape(
         42,
@@ -54,7 +51,6 @@ succeeded()
         "seccomp:socket",
         "seccomp:connect",
         off_in_full=("network_namespace",),
-        forms=SCRIPT_FIRST,
     ),
     escape(
         42,
@@ -64,7 +60,7 @@ succeeded()
 import socket
 for family, kind in ((16, 3), (10, 2), (40, 1), (38, 5), (17, 3), (2, 3)):
     try:
-        socket.socket(family, kind)
+        kept = socket.socket(family, kind)
         succeeded()
         break
     except OSError as error:
@@ -73,6 +69,5 @@ else:
     raise refused
 """,
         "seccomp:socket",
-        forms=SCRIPT_FIRST,
     ),
 )

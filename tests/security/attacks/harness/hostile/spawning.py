@@ -137,6 +137,7 @@ if call(56, 0x4000 | 17, 0, 0, 0, 0) == 0:
 succeeded()
 """,
         "supervisor:wall",
+        "supervisor:processes",
         forms=(Form.WORKFLOW, Form.STDIN, Form.CASES, Form.TOOL),
         limits=WALL,
     ),
