@@ -7,19 +7,24 @@ value is stored does not count. A leaf that is new is found by itself, and fails
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from configured.leaves import Leaf, alternatives, changed, is_named, leaves, name_of, refusals
 from configured.stage import Stage, behaviour, located, stage
-from troupe.v1 import training_pb2
+from troupe.v1 import common_pb2, sandbox_pb2, training_pb2
+from troupe_contracts.errors import InvalidArgument
 from troupe_orchestrator.run_config import Conditions, RunConfig
 from troupe_orchestrator.stages import plan_step
 from troupe_orchestrator.store.trees import read_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.conditions import ConditionWatch, StepMetrics
+from troupe_orchestrator.training.inputs import parse
+from troupe_orchestrator.training.plan import PolicyDescription, plan_message
 from troupe_orchestrator.training.plateau import has_plateaued
 from troupe_orchestrator.training.requests import optimization, rollout_plan
 from troupe_orchestrator.tree import Tree
@@ -82,6 +87,7 @@ def plateaus(config: dict[str, Any]) -> list[list[int]]:
     ]
 
 
+POLICY = PolicyDescription("p", ("designer", "executor"), 1000, 2000, 64, 512, 128, 2)
 RUN_LEAVES = list(leaves(RunConfig, RUN))
 # Leaves that have no other value in RUN, and a config in which they have.
 ELSEWHERE: dict[str, dict[str, Any]] = {
@@ -115,6 +121,35 @@ def test_every_leaf_has_another_legal_value_or_is_listed_and_refused_by_name() -
     unnamed = [text for leaf in untried for text in refusals(RunConfig, RUN, leaf) if not is_named(leaf, text)]
     assert unnamed == []
     assert {name_of(leaf) for leaf in RUN_LEAVES} >= set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("leaf", RUN_LEAVES, ids=name_of)
+def test_a_number_that_nothing_can_carry_is_refused_by_its_name(leaf: Leaf) -> None:
+    for value in (2**31, 2**32, 2**63, 2**64, 10**30, -1, math.inf, -math.inf, math.nan):
+        text = yaml.safe_dump(changed(around(leaf), leaf[0], value))
+        refusal = ""
+        try:
+            config = parse(text)
+        except InvalidArgument as error:
+            refusal = str(error)
+        if refusal:
+            assert is_named(leaf, refusal), refusal
+            continue
+        assert math.isfinite(value)
+        plan = plan_step(config, 1)
+        assert plan_message(config, 10**6, [POLICY]).ByteSize()
+        assert optimization(config, plan, False)
+        rollout = rollout_plan("run", config, plan, {"designer": "a:1", "executor": "a:1"})
+        assert common_pb2.Sampling(seed=rollout.seed).ByteSize() >= 0
+        assert sandbox_pb2.Limits(memory_bytes=rollout.budgets.memory_bytes).ByteSize() >= 0
+        assert training_pb2.RunProvenance(seed=config.seed).ByteSize() >= 0
+
+
+def test_a_config_that_is_too_long_or_holds_no_text_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="300000 characters, the maximum is 262144"):
+        parse(" " * 300_000)
+    with pytest.raises(InvalidArgument, match="half a surrogate pair"):
+        parse('dataset: {train: "a\\udc80"}')
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

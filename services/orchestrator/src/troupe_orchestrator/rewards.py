@@ -42,7 +42,7 @@ TERMS: Final[Registry[RewardTerm]] = Registry("reward term", RewardTerm, {})
 
 
 class _Weights(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     terms: Mapping[str, Weight] = Field(default_factory=dict)
     """Weights of plug-ins' terms, by name."""
@@ -78,7 +78,7 @@ class DesignerWeights(_Weights):
 class RewardConfig(BaseModel):
     """The reward table of a run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     executor: ExecutorWeights = ExecutorWeights()
     designer: DesignerWeights = DesignerWeights()

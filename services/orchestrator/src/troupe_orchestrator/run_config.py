@@ -1,5 +1,6 @@
 """The config of a training run, as written in YAML. Typed; an unknown key is refused by its full name."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -11,14 +12,20 @@ from troupe_contracts.yaml_keys import RepeatedKeysError, load_yaml
 from troupe_orchestrator.credit.config import CreditConfig
 from troupe_orchestrator.rewards import RewardConfig
 
-Positive = Annotated[int, Field(ge=1)]
+MAX_CONFIG_CHARACTERS = 256 * 1024
+MOST = 2**31 - 1
+"""Of what is counted, as the contracts' numbers hold it."""
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+MOST_OF_A_GROUP = 10_000
+Group = Annotated[int, Field(ge=1, le=MOST_OF_A_GROUP)]
+"""Designs of a task, executions of a design."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
     """A part of the config."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Trains(StrEnum):
@@ -44,9 +51,9 @@ class Rollout(Section):
     """The shape of a step's rollout trees."""
 
     tasks_per_step: Positive = 8
-    designs: Positive = 4
+    designs: Group = 4
     """M: designs per task."""
-    executions: Positive = 4
+    executions: Group = 4
     """N: executions per valid design."""
     max_attempts: Positive = 3
     """Attempts at an execution or a design whose fault is ours, before the task is dropped from the step."""
@@ -70,7 +77,7 @@ class Budgets(Section):
     turns: Positive = 16
     """Turns of one conversation; the next is refused."""
     cpu_seconds: Annotated[float, Field(gt=0)] = 20.0
-    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    memory_bytes: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Of one program; 0 takes what the sandbox gives, 512 MiB unless it is told otherwise (`--program-memory`)."""
     tool_cpu_seconds: Annotated[float, Field(gt=0, le=450)] = 10.0
     """Of one run of python for an agent. It may take four times as long by the clock."""
@@ -124,16 +131,16 @@ class Stage(Section):
     until: Annotated[Plateau | None, BeforeValidator(_named_rule)] = None
     """What ends it before; `plateau`, or that with values."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    designs: Positive | None = None
-    executions: Positive | None = None
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    designs: Group | None = None
+    executions: Group | None = None
 
 
 class Optimization(Section):
     """How a batch becomes optimizer steps."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
     """Steps at the start of every stage over which the rate grows linearly to its value."""
     mini_batches: Positive = 1
     clip_low: Fraction = 0.2
@@ -202,7 +209,7 @@ class RunConfig(Section):
     """One training run."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "run"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     dataset: Dataset
     steps: Positive
     """Steps in all; the stage plan repeats or ends before."""
@@ -293,6 +300,9 @@ def parse_mapping(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: it is not, or has keys twice.
     """
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        # Parsing takes 20 µs a character.
+        raise ConfigError([("config", f"has {len(text)} characters, the maximum is {MAX_CONFIG_CHARACTERS}")])
     try:
         loaded = load_yaml(text)
     except RepeatedKeysError as error:
@@ -303,6 +313,10 @@ def parse_mapping(text: str) -> dict[str, Any]:
         raise ConfigError([("config", "is nested too deeply")]) from error
     if not isinstance(loaded, dict):
         raise ConfigError([("config", "must be a mapping of keys, see examples/")])
+    try:
+        json.dumps(loaded, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError([("config", "has a text with half a surrogate pair, which is no character")]) from error
     return loaded
 
 

@@ -30,7 +30,7 @@ from troupe_orchestrator.credit.types import (
 class AgentTurnOptions(BaseModel):
     """Options of `agent_turn`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     group: GroupBy = "design"
     """Whose executions a turn is compared with. An agent's name means the same thing within one design only."""

@@ -12,7 +12,7 @@ from troupe_orchestrator.credit.types import Advantages, Outcomes, Values
 class CreditConfig(BaseModel):
     """Credit of a run. `options` are those of the chosen estimator; an unknown one is refused by name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     estimator: str = "hierarchical"
     options: dict[str, Any] = Field(default_factory=dict)

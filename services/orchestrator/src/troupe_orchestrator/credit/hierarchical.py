@@ -22,7 +22,7 @@ from troupe_orchestrator.credit.types import Advantages, GroupBy, Outcomes, Valu
 class HierarchicalOptions(BaseModel):
     """Options of `hierarchical`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     group: GroupBy = "task"
     """What an execution is compared with: all of its task, or those of its design."""

@@ -14,7 +14,7 @@ from troupe_orchestrator.credit.types import Advantages, GroupBy, Outcomes, Valu
 class LeaveOneOutOptions(BaseModel):
     """Options of `leave_one_out`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     group: GroupBy = "task"
     """What an execution is compared with: all of its task, or those of its design."""

@@ -28,7 +28,7 @@ Rule = Literal["token_mean", "sequence_mean", "execution_mean", "constant"]
 class RoleNormalization(BaseModel):
     """How the tokens of one role are weighted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rule: Rule = "token_mean"
     scale: Annotated[float, Field(gt=0)] = 1.0
@@ -49,7 +49,7 @@ class RoleNormalization(BaseModel):
 class Normalization(BaseModel):
     """One rule per role."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     designer: RoleNormalization = RoleNormalization()
     executor: RoleNormalization = RoleNormalization()

@@ -13,7 +13,7 @@ from troupe_orchestrator.credit.types import Advantages, OutcomeError, Outcomes,
 class ValueBaselineOptions(BaseModel):
     """`value_baseline` has no options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def value_baseline(outcomes: Outcomes, options: ValueBaselineOptions, values: Values | None = None) -> Advantages:

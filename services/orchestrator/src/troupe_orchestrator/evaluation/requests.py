@@ -27,7 +27,7 @@ def check_request(request: evaluation_pb2.CreateEvalJobRequest, budgets: Budgets
     violations = []
     if request.format and request.format not in FORMATS.names():
         violations.append(("format", f"{request.format!r} is none of {FORMATS.known()}"))
-    if request.job_id and not _JOB_ID.match(request.job_id):
+    if request.job_id and not _JOB_ID.fullmatch(request.job_id):
         violations.append(("job_id", f"{request.job_id!r} must match {_JOB_ID.pattern}"))
     if not request.dataset:
         violations.append(("dataset", "is empty: send the file's bytes"))

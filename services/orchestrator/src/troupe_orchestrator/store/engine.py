@@ -44,13 +44,17 @@ def connect(url: str, lease_seconds: float, patience_seconds: float) -> AsyncEng
     parsed = parsed.set(drivername=_DRIVERS[backend])
     lock_milliseconds = int(min(_LOCK_SECONDS, patience_seconds) * 1000)
     if backend == "sqlite":
-        engine = create_async_engine(parsed, connect_args={"factory": _RollsBack})
+        engine = create_async_engine(parsed, hide_parameters=True, connect_args={"factory": _RollsBack})
         event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, lock_milliseconds))
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
+    # Errors are told to clients and logged: their parameters may be answers.
     # A pooled connection may be of a server that has been restarted since: it is tried before it is used.
     return create_async_engine(
-        parsed, pool_pre_ping=True, connect_args=_postgresql_arguments(lease_seconds, lock_milliseconds)
+        parsed,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args=_postgresql_arguments(lease_seconds, lock_milliseconds),
     )
 
 

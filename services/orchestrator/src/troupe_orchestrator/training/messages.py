@@ -103,7 +103,8 @@ def provenance_message(began: RunOrigin) -> training_pb2.RunProvenance:
         data_digest=began.data_digest,
         data_tasks=began.data_tasks,
         config_digest=began.config_digest,
-        seed=began.seed,
+        # Runs that began before seeds were bounded may have any.
+        seed=min(max(began.seed, -(2**63)), 2**63 - 1),
         policies=[
             training_pb2.PolicyProvenance(
                 policy_id=policy.policy_id,

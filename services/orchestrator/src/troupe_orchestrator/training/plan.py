@@ -128,11 +128,16 @@ def _stage(config: RunConfig, tasks: int, first: int, last: StepPlan) -> trainin
         tasks=bounds.tasks,
         designs=last.designs,
         executions=last.executions,
-        designer_sequences=bounds.designer_sequences,
-        executor_sequences=bounds.executor_sequences,
-        trained_sequences=bounds.trained_sequences,
-        generated_tokens=bounds.designer_tokens + bounds.executor_tokens,
+        designer_sequences=_told(bounds.designer_sequences),
+        executor_sequences=_told(bounds.executor_sequences),
+        trained_sequences=_told(bounds.trained_sequences),
+        generated_tokens=_told(bounds.designer_tokens + bounds.executor_tokens),
     )
+
+
+def _told(count: int) -> int:
+    """As much of a count as a message holds."""
+    return min(count, 2**64 - 1)
 
 
 def _tokens(every: Sequence[tuple[StepBounds, int]]) -> training_pb2.PlanEstimate:

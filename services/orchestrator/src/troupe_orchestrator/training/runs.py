@@ -189,6 +189,6 @@ def _named(run_id: str, prefix: str) -> str:
         InvalidArgument: it cannot be one.
     """
     chosen = run_id or f"{prefix}-{uuid.uuid4().hex[:6]}"
-    if not _RUN_ID.match(chosen):
+    if not _RUN_ID.fullmatch(chosen):
         raise InvalidArgument("run_id", f"{chosen!r} must match {_RUN_ID.pattern}")
     return chosen
