@@ -13,7 +13,6 @@ import _thread
 import ast
 import atexit
 import builtins
-import contextlib
 import gc
 import io
 import json
@@ -208,8 +207,19 @@ def is_open(stream: Any) -> bool:
 
 def complain(error: BaseException) -> None:
     """What went wrong at the end, on standard error. It may be closed, and what the program raised may fail to be shown."""
-    with contextlib.suppress(BaseException):
+    try:
         os.write(2, f"while leaving: {error!r}\n".encode())
+    except BaseException:
+        return
+
+
+def flush_quietly(stream: Any) -> None:
+    """The interpreter, too, is silent where one is closed or broken that is not its standard output any more."""
+    try:
+        stream.flush()
+    # Whatever a program has put there.
+    except BaseException:
+        return
 
 
 def is_of_output(stream: Any) -> bool:
@@ -221,20 +231,23 @@ def is_of_output(stream: Any) -> bool:
 
 
 def flush_opened() -> None:
-    """Flushes what the program opened and did not close."""
-    with contextlib.suppress(BaseException):
+    """Flushes what the program opened and did not close. Each type and function that it touches is a page to copy."""
+    try:
         # The zygote's own are frozen and not among these. Most programs open nothing, which their few types tell soonest.
         alive = gc.get_objects()
         kinds = tuple(kind for kind in set(map(type, alive)) if issubclass(kind, _IOBase))
-        opened = [each for each in alive if issubclass(type(each), kinds)] if kinds else []
+        if not kinds:
+            return
+        opened = [each for each in alive if issubclass(type(each), kinds)]
         # A thread that lives on may hold one for ever while it writes where nobody reads.
         if _thread._count():
             opened = [each for each in opened if is_of_output(each)]
         # What writes to a buffer comes before the buffer.
         for stream in sorted(opened, key=lambda each: issubclass(type(each), BUFFERS)):
-            # The interpreter, too, is silent where one of them is closed or broken.
-            with contextlib.suppress(BaseException):
-                stream.flush()
+            flush_quietly(stream)
+    # No memory, or a type of the program's that fails to be looked at.
+    except BaseException:
+        return
 
 
 def finish(status: int) -> None:
@@ -259,9 +272,7 @@ def finish(status: int) -> None:
             status = EXIT_UNFLUSHED
     flush_opened()
     for first in (sys.__stdout__, sys.__stderr__):
-        with contextlib.suppress(BaseException):
-            if first is not None:
-                first.flush()
+        flush_quietly(first)
     os._exit(status)
 
 
