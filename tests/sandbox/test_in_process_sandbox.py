@@ -30,6 +30,13 @@ def test_tests_are_run_in_process(sandbox):
         sandbox.run_tests("x = 1", [])
 
 
+def test_no_program_of_one_thread_takes_less_time_than_it_computes(sandbox):
+    report = sandbox.run_tests("print(sum(range(20000)))", [("", "199990000")] * 50)
+    used = [case.use for case in report.cases]
+    used += [sandbox.run_tool("sum(range(20000))").use for _ in range(20)]
+    assert [use for use in used if use.wall_seconds < use.cpu_seconds] == []
+
+
 def test_what_is_around_the_sandbox_is_reported(sandbox):
     report = sandbox.isolation()
     assert "gvisor" in {layer.name for layer in report.outer_layers}

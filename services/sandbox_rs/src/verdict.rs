@@ -47,7 +47,12 @@ pub enum Resource {
     Disk,
     Descriptors,
     Processes,
+    /// The kernel's count of them for a user, `user.max_*_namespaces`.
+    Namespaces,
 }
+
+/// Steps of a jail in which the kernel says ENOSPC of namespaces.
+const STEPS_OF_NAMESPACES: [&str; 2] = ["namespaces", "process namespace"];
 
 impl Resource {
     /// The resource that an errno says is used up.
@@ -68,6 +73,7 @@ impl Resource {
             Resource::Disk => "disk",
             Resource::Descriptors => "descriptors",
             Resource::Processes => "processes",
+            Resource::Namespaces => "namespaces",
         }
     }
 
@@ -81,6 +87,10 @@ impl Resource {
             Resource::Descriptors => "raise the limit of open files of the service (ulimit -n), or lower its slots",
             Resource::Processes => {
                 "raise the limit of processes of the container (pids.max) or of the user (ulimit -u)"
+            }
+            Resource::Namespaces => {
+                "raise the sysctls user.max_user_namespaces and user.max_*_namespaces, end what holds namespaces of this \
+                 user, or start the sandbox with --profile pod"
             }
         }
     }
@@ -142,7 +152,11 @@ impl From<std::io::Error> for Fault {
 
 impl From<crate::inside::wire::Failure> for Fault {
     fn from(failure: crate::inside::wire::Failure) -> Self {
-        Fault::of_errno(failure.errno, format!("{}: {}", failure.step, failure.text))
+        let what = format!("{}: {}", failure.step, failure.text);
+        if failure.errno == libc::ENOSPC && STEPS_OF_NAMESPACES.contains(&failure.step.as_str()) {
+            return Fault::Exhausted { resource: Resource::Namespaces, what, before: true };
+        }
+        Fault::of_errno(failure.errno, what)
     }
 }
 
@@ -286,6 +300,20 @@ mod tests {
         assert_eq!(name(libc::EPERM), "internal");
         let fault = Fault::from(std::io::Error::from_raw_os_error(libc::ENOSPC));
         assert!(fault.to_string().contains("--work-dir"), "{fault}");
+    }
+
+    #[test]
+    fn want_of_namespaces_is_not_told_as_a_full_disk() {
+        let failed = |step| {
+            let error = std::io::Error::from_raw_os_error(libc::ENOSPC);
+            Fault::from(crate::inside::wire::Failure::new(step, &error))
+        };
+        for step in STEPS_OF_NAMESPACES {
+            let fault = failed(step);
+            assert_eq!(fault.name(), "namespaces");
+            assert!(fault.to_string().contains("user.max_user_namespaces"), "{fault}");
+        }
+        assert_eq!(failed("private root").name(), "disk");
     }
 
     #[test]

@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import traceback
 import types
+from _io import _IOBase
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
@@ -31,6 +32,8 @@ from typing import Any
 
 EXIT_FAILED = 1
 EXIT_ASSERTION = 112
+# What the interpreter ends with where standard output cannot be flushed.
+EXIT_UNFLUSHED = 120
 PAYLOAD = 3
 ANSWERS = 4
 # Programs put theirs in its place; held here, so that no forked process takes it apart and touches what is shared.
@@ -43,6 +46,7 @@ PRELOADED = (
     "itertools", "json", "math", "operator", "re", "string", "statistics", "time", "typing",
 )  # fmt: skip
 PRELOADED_FOR_CODE = ("array", "cmath", "contextlib", "numbers", "random", "queue", "threading", "types")
+BUFFERS = (io.BufferedWriter, io.BufferedRandom)
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PRELOADED_FOR_WORKFLOWS = ("concurrent.futures", "queue", "selectors", "signal", "subprocess", "tempfile", "threading")
 
@@ -192,6 +196,60 @@ def leave(run: Callable[[], None], name: str, source: str, failed_assertion: int
     finish(status)
 
 
+def is_open(stream: Any) -> bool:
+    """Whether the interpreter would flush a standard stream at its end."""
+    try:
+        return stream is not None and not stream.closed
+    # Whatever a program has put there instead; to flush it may fail, which is told.
+    except Exception:
+        return True
+
+
+def complain(error: BaseException) -> None:
+    """What went wrong at the end, on standard error. It may be closed, and what the program raised may fail to be shown."""
+    try:
+        os.write(2, f"while leaving: {error!r}\n".encode())
+    except BaseException:
+        return
+
+
+def flush_quietly(stream: Any) -> None:
+    """The interpreter, too, is silent where one is closed or broken that is not its standard output any more."""
+    try:
+        stream.flush()
+    # Whatever a program has put there.
+    except BaseException:
+        return
+
+
+def is_of_output(stream: Any) -> bool:
+    """Whether it writes to standard output or standard error. Others have no descriptor, or none that they tell."""
+    try:
+        return any(os.path.sameopenfile(stream.fileno(), standard) for standard in (1, 2))
+    except Exception:
+        return False
+
+
+def flush_opened() -> None:
+    """Flushes what the program opened and did not close. Each type and function that it touches is a page to copy."""
+    try:
+        # The zygote's own are frozen and not among these. Most programs open nothing, which their few types tell soonest.
+        alive = gc.get_objects()
+        kinds = tuple(kind for kind in set(map(type, alive)) if issubclass(kind, _IOBase))
+        if not kinds:
+            return
+        opened = [each for each in alive if issubclass(type(each), kinds)]
+        # A thread that lives on may hold one for ever while it writes where nobody reads.
+        if _thread._count():
+            opened = [each for each in opened if is_of_output(each)]
+        # What writes to a buffer comes before the buffer.
+        for stream in sorted(opened, key=lambda each: issubclass(type(each), BUFFERS)):
+            flush_quietly(stream)
+    # No memory, or a type of the program's that fails to be looked at.
+    except BaseException:
+        return
+
+
 def finish(status: int) -> None:
     """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers."""
     threading = sys.modules.get("threading")
@@ -200,12 +258,21 @@ def finish(status: int) -> None:
         if threading is not None and (_thread._count() or threading._threading_atexits):
             threading._shutdown()
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    # The program closed or replaced them, or an exit function raised; its output is what reached the pipes.
+    # The interpreter goes on as well.
     except BaseException as error:
-        print(f"while leaving: {error!r}", file=sys.__stderr__, flush=True)
-        status = status or EXIT_FAILED
+        complain(error)
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name, None)
+        try:
+            if is_open(stream):
+                stream.flush()
+        # Its output is what reached the pipes.
+        except BaseException as error:
+            complain(error)
+            status = EXIT_UNFLUSHED
+    flush_opened()
+    for first in (sys.__stdout__, sys.__stderr__):
+        flush_quietly(first)
     os._exit(status)
 
 
@@ -244,6 +311,10 @@ def report_foreign_programs() -> None:
 def run_workflow() -> None:
     """A workflow script; the library reads it from its pipe."""
     report_foreign_programs()
+    # The zygote's own takes its descriptor for a file, which can be sought; the script's is a pipe.
+    pipe = io.BufferedWriter(io.FileIO(1, "wb", closefd=False))
+    own = io.TextIOWrapper(pipe, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    sys.stdout = sys.__stdout__ = own  # type: ignore[misc]
     finish(import_module("workflow.runtime").main(PAYLOAD))
 
 
@@ -311,7 +382,13 @@ def run_batch(code: types.CodeType) -> None:
         # It is run again by itself, and there its traceback is shown.
         except BaseException:
             break
-        output.flush()
+        try:
+            if is_open(sys.stdout):
+                sys.stdout.flush()
+            output.flush()
+        # So again where it was closed: how such a program ends is seen in a process of its own.
+        except BaseException:
+            break
         if not surroundings.restored():
             break
         written = kept.getvalue()
@@ -343,6 +420,8 @@ def run_tool() -> None:
     namespace = new_main("<tool>")
     counted = CountedOutput(1, "wb", closefd=False)
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(counted), encoding="utf-8", errors="replace")
+    # A program that puts another in its place would close it otherwise.
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]
 
     def run() -> None:
         tree = ast.parse(source, "<tool>")
@@ -353,7 +432,8 @@ def run_tool() -> None:
         if not isinstance(last, ast.Expr):
             return
         value = eval(compile(ast.Expression(last.value), "<tool>", "eval", dont_inherit=True), namespace)
-        sys.stdout.flush()
+        if is_open(sys.stdout):
+            sys.stdout.flush()
         if counted.written == 0 and value is not None:
             print(repr(value))
 

@@ -15,7 +15,8 @@ class Limits:
 
     Attributes:
         cpu_seconds: CPU time of the program with its children, seconds.
-        wall_seconds: time from its start, seconds.
+        wall_seconds: time from its start, seconds; of a workflow script with what it waits for agents, which
+            `ResourceUse.waiting_seconds` tells apart.
         memory_bytes: private memory of each of its processes, bytes.
         processes: processes at once, its own included; more than 1 for workflow scripts only.
         open_files: file descriptors of each process.

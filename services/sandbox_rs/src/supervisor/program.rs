@@ -17,6 +17,7 @@ use super::launcher::{Pool, no_descriptors, receive, send, watched};
 use super::output::{Budget, Captured, capture};
 use super::stopwatch::Stopwatch;
 use super::tree;
+use super::watch::wall_time;
 use super::workdir::WorkDirectory;
 use crate::inside::wire::{Failure, Kind, Report, Spawn};
 use crate::inside::zygote::NOT_JAILED;
@@ -199,7 +200,8 @@ pub async fn start(
     let door = tokio::spawn(doorkeeper.serve(switch.clone()));
     let files = directory.as_ref().map(|directory| tokio::spawn(directory.limit(directory_bytes, switch.clone())));
     let session = (children && profile == Profile::Pod).then_some(script);
-    let watcher = Watcher { process, report, children, session, limits, started, charged: order.charged, switch };
+    let watcher =
+        Watcher { process, report, children, session, limits, asked, started, charged: order.charged, switch };
     let switch = watcher.switch.clone();
     let watch = tokio::spawn(async move {
         let outcome = watcher.watch().await;
@@ -289,6 +291,7 @@ struct Watcher {
     /// Of a script without a process namespace: what ends with its keeper only if that ends it.
     session: Option<i32>,
     limits: Limits,
+    asked: Instant,
     started: Instant,
     charged: Arc<Charged>,
     switch: Switch,
@@ -346,7 +349,7 @@ impl Watcher {
         let reported = reported?;
         let used = ResourceUse {
             cpu: reaped.cpu.max(seen) + self.charged.total(),
-            wall: self.started.elapsed(),
+            wall: wall_time(reaped.cpu, self.asked, self.started),
             waiting: starved,
             peak_memory_bytes: reaped.peak_memory_bytes,
         };

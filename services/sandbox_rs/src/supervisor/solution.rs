@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::cgroup;
 use super::decisions::{Decision, decide_for_solution};
 use super::launcher::{Pool, no_descriptors};
-use super::watch::{Child, DEATH_DEADLINE, Interrupt, Watch, Woken, wait_readable};
+use super::watch::{Child, DEATH_DEADLINE, Interrupt, Watch, Woken, wait_readable, wall_time};
 use crate::inside::wire::{BATCH, CASE, FromSolution, Kind, Report, Spawn};
 use crate::inside::zygote::NOT_JAILED;
 use crate::layers::process::{Exit, FORK_FOR_PARENT, Reaped, SLEEP_FOR_PARENT};
@@ -185,7 +185,7 @@ impl Starting {
             Woken::Over(reason) => (solution.process.end()?, Some(reason)),
             Woken::Other | Woken::Interrupted => return Err(Broken::Interrupted),
         };
-        let used = used(&reaped, started);
+        let used = used(&reaped, asked, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
             None => {
@@ -238,7 +238,7 @@ impl Starting {
                 (verdict, error, reaped)
             }
         };
-        let used = used(&reaped, started);
+        let used = used(&reaped, asked, started);
         Ok(Begun::Ended(Seen { verdict, error, used }))
     }
 }
@@ -274,7 +274,7 @@ impl Solution {
         }
         let reaped = self.end()?;
         self.failed_to_begin(&reaped)?;
-        let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started), &self.limits, self.asserts);
+        let (verdict, error) = of_exit(reaped.exit, &used(&reaped, started, started), &self.limits, self.asserts);
         // The compiler does not kill itself, and nothing else has run.
         if reaped.exit == Exit::Signal(libc::SIGKILL) && verdict != Verdict::CpuLimit {
             return Err(Broken::Died(format!(
@@ -318,7 +318,7 @@ impl Solution {
             Woken::Over(reason) => (case.end()?, Some(reason)),
             Woken::Other | Woken::Interrupted => return Err(Broken::Interrupted),
         };
-        let used = used(&reaped, started);
+        let used = used(&reaped, asked, started);
         let (verdict, error) = match reason {
             Some(reason) => of_reason(&reason),
             None => {
@@ -428,10 +428,10 @@ fn of_case(
     }
 }
 
-fn used(reaped: &Reaped, started: Instant) -> ResourceUse {
+fn used(reaped: &Reaped, asked: Instant, started: Instant) -> ResourceUse {
     ResourceUse {
         cpu: reaped.cpu,
-        wall: started.elapsed(),
+        wall: wall_time(reaped.cpu, asked, started),
         waiting: Duration::ZERO,
         peak_memory_bytes: reaped.peak_memory_bytes,
     }

@@ -218,6 +218,12 @@ fn pause_after(limits: &Limits, used: Duration) -> Duration {
     (limits.cpu.saturating_sub(used) / *CORES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
+/// Wall time until now of a process that was `asked` for and known to run since `started`. It may have run before we read
+/// so: what it used by then has taken as long, but not longer than since it was asked for.
+pub fn wall_time(cpu: Duration, asked: Instant, started: Instant) -> Duration {
+    started.elapsed().max(cpu.min(asked.elapsed()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -225,6 +231,16 @@ mod tests {
     use super::*;
     use crate::layers::descriptors;
     use crate::limits;
+
+    #[test]
+    fn a_process_that_ended_before_we_looked_took_the_time_that_it_computed() {
+        let cpu = Duration::from_millis(100);
+        let asked = Instant::now() - cpu * 2;
+        assert_eq!(wall_time(cpu, asked, Instant::now() + Duration::from_secs(3600)), cpu);
+        // With several threads it computes longer than it takes.
+        let wall = wall_time(Duration::MAX, asked, Instant::now());
+        assert!(cpu * 2 <= wall && wall <= asked.elapsed());
+    }
 
     #[test]
     fn a_listener_that_has_hung_up_is_not_asked_again() {

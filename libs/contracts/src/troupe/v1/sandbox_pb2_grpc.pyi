@@ -37,10 +37,11 @@ class SandboxStub:
     """One execution of one script. The client sends `start`, then a reply to each agent call; the server ends the stream
     after `outcome`. A broken stream kills the script. Errors: INVALID_ARGUMENT (a bad field), FAILED_PRECONDITION (a
     required layer is not in force), RESOURCE_EXHAUSTED with a retry delay (the queue is full, or the sandbox is out of
-    memory, disk, descriptors or processes), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts down). None of
-    these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is MEMORY, DISK,
-    DESCRIPTORS, PROCESSES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable` and `remedy`. Queues are
-    fair between callers: by the role of the credential, and the metadata `troupe-run-id` or else the caller's address.
+    memory, disk, descriptors, processes or namespaces), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts
+    down). None of these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is
+    MEMORY, DISK, DESCRIPTORS, PROCESSES, NAMESPACES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable`
+    and `remedy`. Queues are fair between callers: by the role of the credential, and the metadata `troupe-run-id` or
+    else the caller's address.
     """
     RunTests: _grpc.UnaryStreamMultiCallable[_sandbox_pb2.RunTestsRequest, _sandbox_pb2.RunTestsResponse]
     """One solution against its tests; a result per case as it ends, the outcome last. Errors as RunWorkflow."""
@@ -56,10 +57,11 @@ class SandboxAsyncStub(SandboxStub):
     """One execution of one script. The client sends `start`, then a reply to each agent call; the server ends the stream
     after `outcome`. A broken stream kills the script. Errors: INVALID_ARGUMENT (a bad field), FAILED_PRECONDITION (a
     required layer is not in force), RESOURCE_EXHAUSTED with a retry delay (the queue is full, or the sandbox is out of
-    memory, disk, descriptors or processes), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts down). None of
-    these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is MEMORY, DISK,
-    DESCRIPTORS, PROCESSES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable` and `remedy`. Queues are
-    fair between callers: by the role of the credential, and the metadata `troupe-run-id` or else the caller's address.
+    memory, disk, descriptors, processes or namespaces), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts
+    down). None of these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is
+    MEMORY, DISK, DESCRIPTORS, PROCESSES, NAMESPACES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable`
+    and `remedy`. Queues are fair between callers: by the role of the credential, and the metadata `troupe-run-id` or
+    else the caller's address.
     """
     RunTests: _aio.UnaryStreamMultiCallable[_sandbox_pb2.RunTestsRequest, _sandbox_pb2.RunTestsResponse]  # type: ignore[assignment]
     """One solution against its tests; a result per case as it ends, the outcome last. Errors as RunWorkflow."""
@@ -78,10 +80,11 @@ class SandboxServicer(metaclass=_abc_1.ABCMeta):
         """One execution of one script. The client sends `start`, then a reply to each agent call; the server ends the stream
         after `outcome`. A broken stream kills the script. Errors: INVALID_ARGUMENT (a bad field), FAILED_PRECONDITION (a
         required layer is not in force), RESOURCE_EXHAUSTED with a retry delay (the queue is full, or the sandbox is out of
-        memory, disk, descriptors or processes), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts down). None of
-        these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is MEMORY, DISK,
-        DESCRIPTORS, PROCESSES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable` and `remedy`. Queues are
-        fair between callers: by the role of the credential, and the metadata `troupe-run-id` or else the caller's address.
+        memory, disk, descriptors, processes or namespaces), INTERNAL (the sandbox's own fault), UNAVAILABLE (it shuts
+        down). None of these is ever the script's doing. Faults of the sandbox carry google.rpc.ErrorInfo: `reason` is
+        MEMORY, DISK, DESCRIPTORS, PROCESSES, NAMESPACES, KILLED, INTERNAL, CHECKER or DRAINING; `metadata` has `retriable`
+        and `remedy`. Queues are fair between callers: by the role of the credential, and the metadata `troupe-run-id` or
+        else the caller's address.
         """
 
     @_abc_1.abstractmethod
