@@ -28,7 +28,7 @@ from importlib import import_module
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 EXIT_FAILED = 1
 EXIT_ASSERTION = 112
@@ -193,7 +193,11 @@ def leave(run: Callable[[], None], name: str, source: str, failed_assertion: int
         status = ending.EXIT_OUT_OF_MEMORY if ending.was_refused_memory(error) else EXIT_FAILED
         if isinstance(error, AssertionError):
             status = failed_assertion
-    finish(status)
+    finish(status, any(word in source for word in WORDS_OF_FILES))
+
+
+# Without one of these in its text a program makes no file of its own over standard output, and is not searched for one.
+WORDS_OF_FILES: Final = ("open", "IO", "Buffered")
 
 
 def is_open(stream: Any) -> bool:
@@ -250,7 +254,7 @@ def flush_opened() -> None:
         return
 
 
-def finish(status: int) -> None:
+def finish(status: int, may_have_opened: bool = True) -> None:
     """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers."""
     threading = sys.modules.get("threading")
     try:
@@ -270,7 +274,8 @@ def finish(status: int) -> None:
         except BaseException as error:
             complain(error)
             status = EXIT_UNFLUSHED
-    flush_opened()
+    if may_have_opened:
+        flush_opened()
     for first in (sys.__stdout__, sys.__stderr__):
         flush_quietly(first)
     os._exit(status)
