@@ -2,7 +2,10 @@
 
 import array
 import os
+import pickle
+import resource
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from troupe_sandbox import AgentCall, Difference, Limits, Sandbox
+from troupe_sandbox import AgentCall, CheckerProgram, Difference, Limits, Sandbox, SandboxError
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +170,73 @@ def test_a_second_sandbox_does_not_disturb_the_first(sandbox, tmp_path):
     del other
     assert list(tmp_path.iterdir()) == []
     assert sandbox.run_workflow("open('note', 'w').write('x')", "?", lambda call: "").verdict == "ok"
+
+
+def test_pairs_may_be_lists_and_what_is_no_case_is_refused_by_its_index(sandbox):
+    report = sandbox.run_tests("print(input())", [("1", "1"), ["2", "3"]])
+    assert [case.verdict for case in report.cases] == ["ok", "wrong_answer"]
+    for odd in (None, ("1",), ["1", 2], {"stdin": "1"}):
+        with pytest.raises(TypeError, match=r"cases\[1\]"):
+            sandbox.run_tests("print(input())", [("1", "1"), odd])
+
+
+def test_what_is_too_large_is_refused_by_the_name_of_its_argument(sandbox):
+    large = "#" * ((1 << 20) + 1)
+    for argument, call in {
+        "script": lambda: sandbox.run_workflow(large, "?", lambda call: ""),
+        "question": lambda: sandbox.run_workflow("pass", large, lambda call: ""),
+        "solution": lambda: sandbox.run_tests(large, [("", "")]),
+        "setup": lambda: sandbox.run_tests("x = 1", ["assert x"], setup=large),
+        r"cases\[1\]": lambda: sandbox.run_tests("x = 1", ["assert x", large]),
+        "code": lambda: sandbox.run_tool(large),
+        "source": lambda: sandbox.run_tests("x = 1", [("", "")], checker=CheckerProgram(large)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{argument} .*at most 1048576"):
+            call()
+    half = "#" * (600 << 10)
+    with pytest.raises(ValueError, match="script makes a start frame"):
+        sandbox.run_workflow(half, half, lambda call: "")
+    script = "from workflow import AgentNode, Workflow\nWorkflow('w').add_node(AgentNode('a', 'Go.')).run(question)"
+    with pytest.raises(ValueError, match=r"reply of on_agent_call.*at most 1048576"):
+        sandbox.run_workflow(script, "?", lambda call: large)
+
+
+def test_a_failure_of_the_sandbox_has_a_type_and_says_whether_to_try_again(sandbox, tmp_path: Path):
+    with pytest.raises(SandboxError) as missing:
+        Sandbox(require_layers=["luck"], work_root=tmp_path)
+    assert not missing.value.retriable
+    with pytest.raises(SandboxError) as checker:
+        sandbox.run_tests("print(1)", [("", "1")], checker=CheckerProgram("1 / 0"))
+    assert (checker.value.reason, checker.value.retriable) == ("CHECKER", False)
+    closed = Sandbox(work_root=tmp_path)
+    closed.close()
+    with pytest.raises(SandboxError, match="closed") as error:
+        closed.run_tool("1")
+    assert (error.value.reason, error.value.retriable) == ("CLOSED", False)
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (str(copied), copied.reason) == (str(error.value), "CLOSED")
+
+
+def test_a_sandbox_has_the_open_files_that_its_slots_take(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        with Sandbox(work_root=tmp_path):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 1 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(ValueError, match=r"workflow_slots.*ulimit -Hn"):
+        Sandbox(workflow_slots=10**9, work_root=tmp_path)
+
+
+def test_options_are_taken_as_text_and_refused_by_name(tmp_path: Path):
+    with Sandbox(work_root=str(tmp_path), python=sys.executable) as sandbox:
+        assert sandbox.run_tool("1").verdict == "ok"
+    for name, value in {
+        "workflow_slots": 0,
+        "test_slots": 0,
+        "work_root": tmp_path / "none",
+        "python": "/bin/true",
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            Sandbox(**{name: value})

@@ -11,6 +11,7 @@ pub mod frames;
 pub mod inside;
 pub mod layers;
 pub mod limits;
+mod open_files;
 mod printable;
 mod python;
 mod readiness;

@@ -47,6 +47,18 @@ pub struct Range {
     pub most: Limits,
 }
 
+/// Bytes of a Python source, or of a question.
+pub const LARGEST_SOURCE: usize = 1 << 20;
+/// Bytes of what agents are told about the form of their answer.
+pub const LARGEST_INSTRUCTION: usize = 64 << 10;
+/// Bytes of a name.
+pub const LONGEST_NAME: usize = 1024;
+
+/// Whether a text is not too large; the complaint says how large it may be.
+pub fn fits(text: &str, most: usize) -> Result<(), String> {
+    if text.len() > most { Err(format!("has {} bytes; at most {most}", text.len())) } else { Ok(()) }
+}
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// Private memory that the interpreter itself has when a program begins.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .async_sandbox import AsyncSandbox
     from .checkers import CheckerProgram, FloatTokens
+    from .errors import SandboxError
     from .reports import (
         AgentCall,
         CaseResult,
@@ -43,6 +44,7 @@ __all__ = [
     "Limits",
     "ResourceUse",
     "Sandbox",
+    "SandboxError",
     "TestReport",
     "ToolReport",
 ]
@@ -52,6 +54,7 @@ _MODULES = {
     "CheckerProgram": "checkers",
     "FloatTokens": "checkers",
     "Sandbox": "sandbox",
+    "SandboxError": "errors",
 }
 
 

@@ -7,11 +7,12 @@ Each option is also a variable, as other services have them: `--work-dir` is TRO
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,36 @@ from troupe_workflow.nodes import library
 from . import _native, settings
 
 _PREFIX: Final = "TROUPE_"
+# More than any machine has room for.
+_MOST: Final = 1_000_000
+_MOST_MEBIBYTES: Final = 1 << 40
+
+
+def _whole(least: int = 1, most: int = _MOST) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not least <= (number := int(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return number
+
+    return whole
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= (seconds := float(text)) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {_MOST} seconds")
+    return seconds
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(bare)
+        if (address.version == 6) == (bare != host) and 0 <= int(port) < 1 << 16:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no IP:PORT such as 0.0.0.0:50054 or [::]:50054")
 
 
 def parse_arguments(arguments: list[str] | None = None, environ: Mapping[str, str] | None = None) -> argparse.Namespace:
@@ -32,8 +63,8 @@ def parse_arguments(arguments: list[str] | None = None, environ: Mapping[str, st
 def _parser() -> argparse.ArgumentParser:
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(prog="python -m troupe_sandbox", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--listen", default="127.0.0.1:50054", help="address of the gRPC service")
-    parser.add_argument("--metrics", default="127.0.0.1:0", help="address of the Prometheus metrics")
+    parser.add_argument("--listen", type=_address, default="127.0.0.1:50054", help="address of the gRPC service")
+    parser.add_argument("--metrics", type=_address, default="127.0.0.1:0", help="address of the Prometheus metrics")
     parser.add_argument(
         "--tokens", type=Path, help="file with a line `ROLE sha256:HEX` for each token callers may show"
     )
@@ -44,20 +75,28 @@ def _parser() -> argparse.ArgumentParser:
         "--insecure", action="store_true", help="serve everyone who can reach an address that is not loopback"
     )
     parser.add_argument("--ready-file", type=Path, help="written as JSON once the service serves")
-    parser.add_argument("--workflow-slots", type=int, default=128, help="workflow scripts at once")
-    parser.add_argument("--test-slots", type=int, default=cores, help="test cases at once")
-    parser.add_argument("--tool-slots", type=int, help="runs of python for agents at once (default: two for each core)")
+    parser.add_argument("--workflow-slots", type=_whole(), default=128, help="workflow scripts at once")
+    parser.add_argument("--test-slots", type=_whole(), default=cores, help="test cases at once")
     parser.add_argument(
-        "--workflow-queue", type=int, help="scripts of one caller that may wait (default: four for each slot)"
+        "--tool-slots", type=_whole(), help="runs of python for agents at once (default: two for each core)"
     )
-    parser.add_argument("--test-queue", type=int, help="jobs of tests of one caller that may wait (default: 4096)")
+    parser.add_argument(
+        "--workflow-queue",
+        type=_whole(least=0),
+        help="scripts of one caller that may wait (default: four for each slot)",
+    )
+    parser.add_argument(
+        "--test-queue", type=_whole(least=0), help="jobs of tests of one caller that may wait (default: 4096)"
+    )
     parser.add_argument(
         "--request-memory",
-        type=int,
+        type=_whole(most=_MOST_MEBIBYTES),
         help="MiB of requests that may come, wait and run (default: a tenth of the memory there is)",
     )
     parser.add_argument(
-        "--program-memory", type=int, help="MiB of memory that no program may have more of (default: as limits.rs says)"
+        "--program-memory",
+        type=_whole(most=_MOST_MEBIBYTES),
+        help="MiB of memory that no program may have more of (default: as limits.rs says)",
     )
     parser.add_argument("--profile", choices=("auto", "full", "pod"), default="auto")
     parser.add_argument(
@@ -68,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preload", default="", help="modules that tests find loaded, such as numpy,sympy")
     parser.add_argument(
         "--programs-per-zygote",
-        type=int,
+        type=_whole(most=_MOST_MEBIBYTES),
         default=settings.PROGRAMS_PER_ZYGOTE,
         help="programs after which a zygote is replaced",
     )
     parser.add_argument("--nodes", default="", help="workflow nodes of plug-ins for scripts, separated by commas")
-    parser.add_argument("--drain-seconds", type=float, default=20.0, help="grace for what runs, on SIGTERM")
+    parser.add_argument("--drain-seconds", type=_seconds, default=20.0, help="grace for what runs, on SIGTERM")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
     parser.add_argument("--log", default="info", help="log filter, such as info or debug")
     return parser

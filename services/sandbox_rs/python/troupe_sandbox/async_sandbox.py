@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from . import _native
 from .checkers import Checker
+from .errors import SandboxError
 from .reports import AgentCall, ExecutionReport, IsolationReport, Limits, TestReport, ToolReport
 from .supervisor import Supervisor
 
@@ -27,10 +28,10 @@ class AsyncSandbox:
         require_layers: Sequence[str] = (),
         workflow_slots: int = 64,
         test_slots: int | None = None,
-        work_root: Path | None = None,
+        work_root: Path | str | None = None,
         nodes: Sequence[str] = (),
         preload: Sequence[str] = (),
-        python: Path | None = None,
+        python: Path | str | None = None,
     ) -> None:
         self._options = (profile, require_layers, workflow_slots, test_slots, work_root, nodes, preload, python)
         self._started: Supervisor | None = None
@@ -45,11 +46,12 @@ class AsyncSandbox:
     @property
     def _supervisor(self) -> Supervisor:
         if self._started is None:
-            raise RuntimeError("this AsyncSandbox has not been started: use `async with AsyncSandbox() as sandbox`")
+            text = "this AsyncSandbox has not been started: use `async with AsyncSandbox() as sandbox`"
+            raise SandboxError(text, "CLOSED")
         return self._started
 
     async def close(self) -> None:
-        """Ends all programs and processes. Later calls raise RuntimeError; closing again does nothing."""
+        """Ends all programs and processes. Later calls raise SandboxError; closing again does nothing."""
         await asyncio.to_thread(self._supervisor.close)
 
     def isolation(self) -> IsolationReport:
@@ -59,7 +61,7 @@ class AsyncSandbox:
     async def run_tests(
         self,
         solution: str,
-        cases: Sequence[tuple[str, str]] | Sequence[str],
+        cases: Sequence[Sequence[str]] | Sequence[str],
         *,
         checker: Checker = "tokens",
         setup: str = "",
@@ -135,7 +137,7 @@ async def _ended(job: _native.Job) -> dict[str, Any]:
         if future.done():
             return
         if result is None:
-            future.set_exception(error or RuntimeError("sandbox: a job ended without a result"))
+            future.set_exception(error or SandboxError("sandbox: a job ended without a result"))
         else:
             future.set_result(result)
 

@@ -31,7 +31,7 @@ class CheckerProgram:
     """Python that judges one output, in a sandboxed process of its own.
 
     It finds the open text files `stdin`, `expected` and `actual`, accepts by reaching its end, and rejects by a failed
-    assertion, whose text becomes the case's detail. However else it ends is a failure of the checker, raises RuntimeError
+    assertion, whose text becomes the case's detail. However else it ends is a failure of the checker, raises SandboxError
     and says nothing about the solution.
 
     Attributes:

@@ -14,21 +14,22 @@ class Sandbox:
     """Runs model-written Python, isolated, from the calling thread; any number of threads may call at once.
 
     Use it as a context, or let it end with the object. Waits release the GIL and end on signals such as Ctrl-C. After a
-    fork the copy in the child refuses every call: make another there.
+    fork the copy in the child refuses every call: make another there. Each slot takes six open files, so that the
+    process's soft limit of these (`ulimit -n`) is raised to the hard one.
 
     Args:
         profile: auto (the strongest there is), full or pod.
         require_layers: names of layers that must be in force, see `isolation`.
-        workflow_slots: scripts at once; more of them wait.
-        test_slots: test cases at once, by default one for each core.
+        workflow_slots: scripts at once, at least 1; more of them wait.
+        test_slots: test cases at once, at least 1, by default one for each core.
         work_root: folder for work directories, by default the system's temporary one.
         nodes: workflow nodes of plug-ins that scripts can import.
         preload: further modules that tests and tools find loaded, such as numpy.
         python: the interpreter of sandboxed programs, by default the one behind this.
 
     Raises:
-        RuntimeError: a layer that the profile or `require_layers` needs is missing; the text says what would bring it.
-        ValueError: an option that cannot be.
+        SandboxError: a layer that the profile or `require_layers` needs is missing; the text says what would bring it.
+        ValueError: an option that cannot be, such as more slots than the hard limit of open files has room for.
     """
 
     def __init__(
@@ -37,10 +38,10 @@ class Sandbox:
         require_layers: Sequence[str] = (),
         workflow_slots: int = 64,
         test_slots: int | None = None,
-        work_root: Path | None = None,
+        work_root: Path | str | None = None,
         nodes: Sequence[str] = (),
         preload: Sequence[str] = (),
-        python: Path | None = None,
+        python: Path | str | None = None,
     ) -> None:
         self._supervisor = Supervisor(
             profile, require_layers, workflow_slots, test_slots, work_root, nodes, preload, python
@@ -53,7 +54,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """Ends all programs and processes. Later calls raise RuntimeError; closing again does nothing."""
+        """Ends all programs and processes. Later calls raise SandboxError; closing again does nothing."""
         self._supervisor.close()
 
     def isolation(self) -> IsolationReport:
@@ -63,7 +64,7 @@ class Sandbox:
     def run_tests(
         self,
         solution: str,
-        cases: Sequence[tuple[str, str]] | Sequence[str],
+        cases: Sequence[Sequence[str]] | Sequence[str],
         *,
         checker: Checker = "tokens",
         setup: str = "",
@@ -76,7 +77,7 @@ class Sandbox:
 
         Args:
             solution: a program that reads standard input, or definitions that assertions use.
-            cases: (stdin, expected output) pairs, or assertions as Python source.
+            cases: (stdin, expected output) pairs, each a tuple or a list, or assertions as Python source.
             checker: how output is compared with what is expected: lines, tokens, float_tokens (off by 1e-6 at most),
                 unordered_lines or exact; `FloatTokens(…)` with a tolerance of your own; `CheckerProgram(…)` judges it
                 with Python of yours. For pairs only.
@@ -90,8 +91,9 @@ class Sandbox:
 
         Raises:
             ValueError: no cases, both kinds of cases, an option of the other kind, an unknown checker, a tolerance that
-                allows nothing, a limit beyond its maximum.
-            RuntimeError: the sandbox itself failed, or the checker program did; this says nothing about the solution.
+                allows nothing, a limit beyond its maximum, a source of more than 1 MiB.
+            TypeError: a case that is neither a pair of str nor a str.
+            SandboxError: the sandbox itself failed, or the checker program did; this says nothing about the solution.
         """
         job = self._supervisor.tests(solution, cases, checker, setup, entry_point, limits, stop_at_first_failure, batch)
         return TestReport.of(job.wait())
@@ -100,8 +102,8 @@ class Sandbox:
         """Runs code as an agent's python tool does: what it prints, or else the value of its last expression.
 
         Raises:
-            ValueError: a limit beyond its maximum.
-            RuntimeError: the sandbox itself failed.
+            ValueError: a limit beyond its maximum, code of more than 1 MiB.
+            SandboxError: the sandbox itself failed.
         """
         return ToolReport.of(self._supervisor.tool(code, limits).wait())
 
@@ -133,8 +135,9 @@ class Sandbox:
             tool_limits: of each python tool call.
 
         Raises:
-            ValueError: an unknown task type, a limit beyond its maximum.
-            RuntimeError: the sandbox itself failed.
+            ValueError: an unknown task type, a limit beyond its maximum, a script or question of more than 1 MiB, an
+                agent's reply beyond that.
+            SandboxError: the sandbox itself failed.
         """
 
         def ask(call: dict[str, Any], reply: _native.Reply) -> None:

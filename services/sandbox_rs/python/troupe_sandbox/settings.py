@@ -35,8 +35,13 @@ def collect(
     """The settings as JSON. Starts the interpreter once or twice, to ask which files it reads and where modules lie.
 
     `preload` names further modules for tests and tools, such as numpy: of this environment, or of `python` where that is
-    given. One that cannot be imported is a ValueError.
+    given. One that cannot be imported is a ValueError, and so are a `python` that is none and a missing `work_root`.
     """
+    work_root = work_root or Path(tempfile.gettempdir())
+    if not work_root.is_dir():
+        raise ValueError(
+            f"{work_root} is no folder for work directories: make it, or name another (--work-dir, work_root)"
+        )
     native_module = Path(_native.__file__).resolve()
     library = library.resolve()
     with_site = python or Path(sys.executable)
@@ -45,8 +50,13 @@ def collect(
     def describe(interpreter: Path, options: Sequence[str], modules: Sequence[str]) -> dict[str, Any]:
         asked = json.dumps({"modules": list(modules), "search_path": []})
         command: list[str | Path] = [interpreter, *options, INSIDE_SCRIPT, native_module, "describe", library, asked]
-        done = subprocess.run(command, capture_output=True, check=True, text=True, env={})
-        return cast(dict[str, Any], json.loads(done.stdout))
+        try:
+            done = subprocess.run(command, capture_output=True, check=True, text=True, env={})
+            return cast(dict[str, Any], json.loads(done.stdout))
+        except (OSError, subprocess.CalledProcessError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{interpreter} cannot run programs ({error}): name a Python of 3.11 or later (--python, python)"
+            ) from error
 
     described = describe(python, ["-I", "-S"], ())
     search_path: list[str] = []
@@ -73,6 +83,6 @@ def collect(
             "readable": described["readable"],
             "preload": json.dumps({"modules": list(preload), "search_path": search_path}),
             "python_version": described["version"],
-            "work_root": str((work_root or Path(tempfile.gettempdir())).resolve()),
+            "work_root": str(work_root.resolve()),
         }
     )

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from troupe_workflow.nodes import library
 
@@ -24,13 +24,17 @@ class Supervisor:
         require_layers: Sequence[str],
         workflow_slots: int,
         test_slots: int | None,
-        work_root: Path | None,
+        work_root: Path | str | None,
         nodes: Sequence[str],
         preload: Sequence[str],
-        python: Path | None,
+        python: Path | str | None,
     ) -> None:
-        slots = test_slots or os.cpu_count() or 1
-        root = work_root or Path(tempfile.gettempdir())
+        slots = (os.cpu_count() or 1) if test_slots is None else test_slots
+        for name, count in (("workflow_slots", workflow_slots), ("test_slots", slots)):
+            if count < 1:
+                raise ValueError(f"{name} is {count}; at least 1")
+        root = Path(tempfile.gettempdir() if work_root is None else work_root)
+        python = None if python is None else Path(python)
         copies = ExitStack()
         with copies:
             scripting_library = copies.enter_context(library(nodes, root, python or settings.base_interpreter()))
@@ -42,7 +46,7 @@ class Supervisor:
             self._finalize = weakref.finalize(self, copies.pop_all().close)
 
     def close(self) -> None:
-        """Ends all programs and processes; later calls raise RuntimeError."""
+        """Ends all programs and processes; later calls raise SandboxError."""
         self._native.close()
         self._finalize()
 
@@ -53,7 +57,7 @@ class Supervisor:
     def tests(
         self,
         solution: str,
-        cases: Sequence[tuple[str, str]] | Sequence[str],
+        cases: Sequence[Sequence[str]] | Sequence[str],
         checker: Checker,
         setup: str,
         entry_point: str,
@@ -62,8 +66,17 @@ class Supervisor:
         batch: bool,
     ) -> _native.Job:
         """A solution against its tests, as a job."""
-        pairs = [case for case in cases if isinstance(case, tuple)]
-        assertions = [case for case in cases if isinstance(case, str)]
+        pairs: list[tuple[str, str]] = []
+        assertions: list[str] = []
+        for index, case in enumerate(cases):
+            if isinstance(case, str):
+                assertions.append(case)
+            elif _is_pair(case):
+                pairs.append((case[0], case[1]))
+            else:
+                raise TypeError(
+                    f"cases[{index}] is neither a (stdin, expected output) pair of str nor an assertion as str"
+                )
         if pairs and assertions:
             raise ValueError("cases are either (stdin, expected output) pairs or assertions, not both")
         if assertions and batch:
@@ -75,9 +88,7 @@ class Supervisor:
                 "setup and entry_point are for assertions; a program that reads standard input runs by itself"
             )
         if assertions:
-            return self._native.assertion_tests(
-                solution, assertions, setup, entry_point, limits, stop_at_first_failure
-            )
+            return self._native.assertion_tests(solution, assertions, setup, entry_point, limits, stop_at_first_failure)
         return self._native.stdin_tests(solution, pairs, checker, limits, stop_at_first_failure, batch)
 
     def tool(self, code: str, limits: Limits | None) -> _native.Job:
@@ -108,3 +119,7 @@ class Supervisor:
             limits,
             tool_limits,
         )
+
+
+def _is_pair(case: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(case, tuple | list) and len(case) == 2 and all(isinstance(part, str) for part in case)

@@ -14,6 +14,11 @@ pub fn resolve(asked: Option<Asked>, range: &limits::Range) -> PyResult<Limits> 
         .map_err(|bad| PyValueError::new_err(format!("{} {}", bad.field, bad.complaint)))
 }
 
+/// A text that is not too large, named as the argument it is.
+pub fn text(argument: &str, value: &str, most: usize) -> PyResult<()> {
+    limits::fits(value, most).map_err(|complaint| PyValueError::new_err(format!("{argument} {complaint}")))
+}
+
 /// `troupe_sandbox.checkers.Checker`.
 #[derive(FromPyObject)]
 pub enum AskedChecker {
@@ -36,8 +41,9 @@ pub fn judge(asked: AskedChecker) -> PyResult<Judge> {
         AskedChecker::Program { source, .. } if source.trim().is_empty() => {
             return Err(PyValueError::new_err("CheckerProgram: source is empty and would accept everything"));
         }
-        AskedChecker::Program { source, limits } => {
-            return Ok(Judge::Program(CheckerProgram { source, limits: resolve(limits, &limits::CHECKER)? }));
+        AskedChecker::Program { source, limits: asked } => {
+            text("CheckerProgram: source", &source, limits::LARGEST_SOURCE)?;
+            return Ok(Judge::Program(CheckerProgram { source, limits: resolve(asked, &limits::CHECKER)? }));
         }
     }))
 }

@@ -13,12 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::failure;
 use crate::supervisor::workflow::{AgentReply, Said};
 
 /// Makes the Python value of a result, once the GIL is held.
 pub type Answer = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 /// The work itself; its error is the sandbox's own failure.
-pub type Work = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>>;
+pub type Work = Pin<Box<dyn Future<Output = PyResult<Answer>> + Send>>;
 
 /// The main thread looks this often for signals while it waits, so that Ctrl-C ends a wait. Python handles them nowhere else,
 /// and a thousand threads that looked would keep each other from the GIL.
@@ -38,7 +39,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(runtime: Handle, work: impl Future<Output = Result<Answer, String>> + Send + 'static) -> Self {
+    pub fn new(runtime: Handle, work: impl Future<Output = PyResult<Answer>> + Send + 'static) -> Self {
         Job { state: Mutex::new(Some(State::New(Box::pin(work)))), runtime, owner: std::process::id() }
     }
 
@@ -62,11 +63,11 @@ fn handles_signals(py: Python<'_>) -> PyResult<bool> {
 }
 
 /// The value of a job that has ended, or `None` for one that never will.
-fn answer(py: Python<'_>, ended: Option<Result<Answer, String>>) -> PyResult<Py<PyAny>> {
+fn answer(py: Python<'_>, ended: Option<PyResult<Answer>>) -> PyResult<Py<PyAny>> {
     match ended {
         Some(Ok(answer)) => answer(py),
-        Some(Err(fault)) => Err(PyRuntimeError::new_err(fault)),
-        None => Err(PyRuntimeError::new_err("this Sandbox was closed while a job ran")),
+        Some(Err(error)) => Err(error),
+        None => Err(failure::closed("this Sandbox was closed while a job ran")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! The GIL is released around every wait, and no thread of ours takes it while another of ours waits for that thread.
 
 mod asked;
+mod failure;
 mod job;
 mod reports;
 mod sandbox;

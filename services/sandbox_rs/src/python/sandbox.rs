@@ -5,21 +5,23 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use super::asked::{AskedChecker, judge, resolve};
+use super::asked::{AskedChecker, judge, resolve, text};
 use super::job::{Answer, Job, Reply};
-use super::{LAST_CALL, failed, reports, runtime, settings};
+use super::{LAST_CALL, failure, reports, runtime, settings};
 use crate::frames::{AgentCall, MOST_CALLS_IN_FLIGHT};
-use crate::limits::{self, Asked};
+use crate::limits::{self, Asked, LARGEST_INSTRUCTION, LARGEST_SOURCE, LONGEST_NAME};
+use crate::open_files;
 use crate::supervisor::Supervisor;
 use crate::supervisor::code_tests::{self, Mode, Tests};
 use crate::supervisor::slots::Turn;
 use crate::supervisor::workflow::{self, Event, Said};
+use crate::verdict::Fault;
 
 #[pyclass(frozen, module = "troupe_sandbox._native")]
 pub struct Sandbox {
@@ -46,7 +48,7 @@ pub fn check_owner(owner: u32) -> PyResult<()> {
     if here == owner {
         return Ok(());
     }
-    Err(PyRuntimeError::new_err(format!(
+    Err(failure::closed(format!(
         "this Sandbox belongs to process {owner} and does not work in process {here}, which was forked from it: make a \
          Sandbox after the fork"
     )))
@@ -73,13 +75,26 @@ fn at_least_one(cases: usize) -> PyResult<()> {
     if cases == 0 { Err(PyValueError::new_err("no cases: nothing would be tested")) } else { Ok(()) }
 }
 
+/// Raises the soft limit of open files to the hard one, and refuses slots that cannot have theirs.
+fn room_for(workflow_slots: usize, test_slots: usize) -> PyResult<()> {
+    let open_files = open_files::raise()?;
+    let most = open_files / open_files::OF_A_SLOT;
+    if (workflow_slots as u64).saturating_add(test_slots as u64) <= most {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "workflow_slots is {workflow_slots} and test_slots is {test_slots}; the {open_files} files that this process may \
+         have open are enough for {most} together: make them fewer, or raise the hard limit (ulimit -Hn)"
+    )))
+}
+
 impl Sandbox {
     fn engine(&self) -> PyResult<(Arc<Supervisor>, Handle)> {
         check_owner(self.owner)?;
         let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         match engine.as_ref() {
             Some(engine) => Ok((engine.supervisor.clone(), engine.runtime.handle().clone())),
-            None => Err(PyRuntimeError::new_err("this Sandbox is closed")),
+            None => Err(failure::closed("this Sandbox is closed")),
         }
     }
 
@@ -94,7 +109,7 @@ impl Sandbox {
                 }
             };
             let (outcome, ()) = tokio::join!(supervisor.run_tests(Arc::new(job), results), collect);
-            let outcome = outcome.map_err(|fault| fault.to_string())?;
+            let outcome = outcome.map_err(|fault| failure::fault(&fault))?;
             let profile = supervisor.isolation.profile.name();
             Ok(Box::new(move |py: Python<'_>| Ok(reports::tests(py, &outcome, all, profile)?.into_any().unbind()))
                 as Answer)
@@ -107,10 +122,11 @@ impl Sandbox {
     #[new]
     fn new(py: Python<'_>, settings_json: &str) -> PyResult<Self> {
         let settings = settings(settings_json)?;
+        room_for(settings.workflow_slots, settings.test_slots)?;
         let engine = py.detach(|| {
             // Cases that run, and callbacks for agents, which wait as long as these do.
             let runtime = runtime(settings.test_slots + settings.workflow_slots * MOST_CALLS_IN_FLIGHT)?;
-            let supervisor = runtime.block_on(Supervisor::start(settings)).map_err(failed)?;
+            let supervisor = runtime.block_on(Supervisor::start(settings)).map_err(|fault| failure::start(&fault))?;
             PyResult::Ok(Engine { supervisor, runtime })
         })?;
         Ok(Sandbox { engine: Mutex::new(Some(engine)), owner: std::process::id() })
@@ -143,6 +159,7 @@ impl Sandbox {
         batch: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
+        text("solution", &solution, LARGEST_SOURCE)?;
         let tests = Tests::Stdin { cases, judge: judge(checker)? };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = if batch { Mode::Batch } else { Mode::Strict };
@@ -160,6 +177,12 @@ impl Sandbox {
         stop_at_first_failure: bool,
     ) -> PyResult<Job> {
         at_least_one(cases.len())?;
+        text("solution", &solution, LARGEST_SOURCE)?;
+        text("setup", &setup, LARGEST_SOURCE)?;
+        text("entry_point", &entry_point, LONGEST_NAME)?;
+        for (index, case) in cases.iter().enumerate() {
+            text(&format!("cases[{index}]"), case, LARGEST_SOURCE)?;
+        }
         let tests = Tests::Assertions { setup, entry_point, cases };
         let limits = resolve(limits, &limits::TEST)?;
         let mode = Mode::Strict;
@@ -168,11 +191,14 @@ impl Sandbox {
 
     #[pyo3(signature = (code, limits=None))]
     fn tool(&self, code: String, limits: Option<Asked>) -> PyResult<Job> {
+        text("code", &code, LARGEST_SOURCE)?;
         let limits = resolve(limits, &limits::TOOL)?;
         let (supervisor, runtime) = self.engine()?;
         Ok(Job::new(runtime, async move {
-            let run =
-                supervisor.run_tool(&code, None, limits, &Arc::default(), &local()).await.map_err(|f| f.to_string())?;
+            let run = supervisor
+                .run_tool(&code, None, limits, &Arc::default(), &local())
+                .await
+                .map_err(|fault| failure::fault(&fault))?;
             let profile = supervisor.isolation.profile.name();
             Ok(Box::new(move |py: Python<'_>| Ok(reports::tool(py, &run, profile)?.into_any().unbind())) as Answer)
         }))
@@ -193,6 +219,9 @@ impl Sandbox {
         limits: Option<Asked>,
         tool_limits: Option<Asked>,
     ) -> PyResult<Job> {
+        text("script", &script, LARGEST_SOURCE)?;
+        text("question", &question, LARGEST_SOURCE)?;
+        text("delivery_instruction", &delivery_instruction, LARGEST_INSTRUCTION)?;
         let task_type = match task_type {
             "math" => "math",
             "code" => "code",
@@ -209,10 +238,15 @@ impl Sandbox {
             seed,
             turn: local(),
         };
+        job.start_fits().map_err(|complaint| PyValueError::new_err(format!("script {complaint}")))?;
         let (supervisor, runtime) = self.engine()?;
         let asked = Arc::new(on_agent_call);
         Ok(Job::new(runtime, async move {
-            let slot = supervisor.workflow_slots.take(&local()).await.map_err(|busy| format!("sandbox: {busy:?}"))?;
+            let slot = supervisor
+                .workflow_slots
+                .take(&local())
+                .await
+                .map_err(|busy| failure::fault(&Fault::Internal(format!("{busy:?}"))))?;
             let (events, mut coming) = mpsc::channel(64);
             let (said, words) = mpsc::channel(MOST_CALLS_IN_FLIGHT);
             let (_ending, ended) = watch::channel(None);
@@ -226,7 +260,7 @@ impl Sandbox {
                 }
             };
             let (outcome, ()) = tokio::join!(supervisor.run_workflow(job, slot, events, words, ended), answer);
-            let outcome = outcome.map_err(|error| error.to_string())?;
+            let outcome = outcome.map_err(|error| failure::session(&error))?;
             let profile = supervisor.isolation.profile.name();
             Ok(Box::new(move |py: Python<'_>| Ok(reports::execution(py, &outcome, profile)?.into_any().unbind()))
                 as Answer)

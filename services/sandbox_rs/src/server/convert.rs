@@ -6,7 +6,7 @@ use super::refusal::BadField;
 use crate::checkers::{Checker, Difference, Tolerance, Unit};
 use crate::frames;
 use crate::layers;
-use crate::limits::{self, Asked, Limits, Ranges};
+use crate::limits::{self, Asked, LARGEST_INSTRUCTION, LARGEST_SOURCE, LONGEST_NAME, Limits, Ranges};
 use crate::proto;
 use crate::supervisor::Isolation;
 use crate::supervisor::code_tests::{self, CaseResult, Mode, Tests};
@@ -15,15 +15,11 @@ use crate::supervisor::slots::Turn;
 use crate::supervisor::workflow::{self, AgentReply, Event, Said};
 use crate::verdict::{ResourceUse, Verdict};
 
-const LARGEST_SOURCE: usize = 1 << 20;
-const LONGEST_NAME: usize = 1024;
 const DEFAULT_AGENT_CALLS: u32 = 256;
 const MOST_AGENT_CALLS: u32 = 100_000;
 
 fn text(field: &str, value: &str, most: usize) -> Result<(), BadField> {
-    if value.len() > most {
-        return Err(BadField::new(field, format!("has {} bytes; at most {most}", value.len())));
-    }
+    limits::fits(value, most).map_err(|complaint| BadField::new(field, complaint))?;
     if value.contains('\0') {
         return Err(BadField::new(field, "holds a NUL byte"));
     }
@@ -65,7 +61,7 @@ pub fn workflow_job(start: proto::StartWorkflow, ranges: &Ranges, turn: Turn) ->
     source("start.script", &start.script)?;
     text("start.execution_id", &start.execution_id, LONGEST_NAME)?;
     text("start.question", &start.question, LARGEST_SOURCE)?;
-    text("start.delivery_instruction", &start.delivery_instruction, 64 * 1024)?;
+    text("start.delivery_instruction", &start.delivery_instruction, LARGEST_INSTRUCTION)?;
     required_layers("start.required_layers", &start.required_layers)?;
     let task_type = match proto::TaskType::try_from(start.task_type) {
         Ok(proto::TaskType::Math) => "math",
@@ -87,14 +83,7 @@ pub fn workflow_job(start: proto::StartWorkflow, ranges: &Ranges, turn: Turn) ->
         seed: start.seed,
         turn,
     };
-    let size = frames::encode(&job.start_frame()).len();
-    if size > frames::LARGEST_FRAME {
-        let complaint = format!(
-            "makes a start frame of {size} bytes together with question and delivery_instruction; at most {}",
-            frames::LARGEST_FRAME
-        );
-        return Err(BadField::new("start.script", complaint));
-    }
+    job.start_fits().map_err(|complaint| BadField::new("start.script", complaint))?;
     Ok(job)
 }
 

@@ -18,8 +18,7 @@ pub mod fuzzing;
 mod incoming;
 pub mod logging;
 mod metrics;
-mod open_files;
-mod refusal;
+pub(crate) mod refusal;
 mod room;
 mod service;
 
@@ -44,6 +43,7 @@ use self::metrics::Endpoint;
 use self::room::Room;
 use self::service::{Phase, Service};
 use crate::layers::process;
+use crate::open_files;
 use crate::proto::{DESCRIPTORS, sandbox_server::SandboxServer};
 use crate::readiness::registered;
 use crate::supervisor::cgroup::memory_limit;

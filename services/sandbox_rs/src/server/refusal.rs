@@ -91,20 +91,31 @@ const AFTER_A_CROWD: Duration = Duration::from_secs(1);
 const AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const DOMAIN: &str = "sandbox.troupe.v1";
 
+/// Name of a failure of ours, for machines.
+pub fn reason(fault: &Fault) -> String {
+    fault.name().to_uppercase()
+}
+
+/// Whether the same may be asked for again.
+pub fn retriable(fault: &Fault) -> bool {
+    !matches!(fault, Fault::Checker { .. })
+}
+
 /// A failure of ours: what it was for machines, what to do for people, and whether the same may be asked for again.
 pub fn fault(fault: &Fault) -> Status {
-    let (code, remedy, retriable) = match fault {
+    let retriable = retriable(fault);
+    let (code, remedy) = match fault {
         // Refused before anything ran: the caller waits as for a slot.
-        Fault::Exhausted { resource, before: true, .. } => (Code::ResourceExhausted, resource.remedy(), true),
-        Fault::Exhausted { resource, before: false, .. } => (Code::Internal, resource.remedy(), true),
-        Fault::Killed(_) => (Code::Internal, "see what kills processes of this machine; run it again", true),
-        Fault::Internal(_) => (Code::Internal, "a defect of the sandbox: its log has the cause", true),
-        Fault::Checker { .. } => (Code::FailedPrecondition, "mend the checker program", false),
-        Fault::Draining(_) => (Code::Unavailable, "run it on another replica", true),
+        Fault::Exhausted { resource, before: true, .. } => (Code::ResourceExhausted, resource.remedy()),
+        Fault::Exhausted { resource, before: false, .. } => (Code::Internal, resource.remedy()),
+        Fault::Killed(_) => (Code::Internal, "see what kills processes of this machine; run it again"),
+        Fault::Internal(_) => (Code::Internal, "a defect of the sandbox: its log has the cause"),
+        Fault::Checker { .. } => (Code::FailedPrecondition, "mend the checker program"),
+        Fault::Draining(_) => (Code::Unavailable, "run it on another replica"),
     };
     let metadata = [("retriable", retriable.to_string()), ("remedy", remedy.to_owned())];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-    let mut details = ErrorDetails::with_error_info(fault.name().to_uppercase(), DOMAIN, metadata);
+    let mut details = ErrorDetails::with_error_info(reason(fault), DOMAIN, metadata);
     if retriable {
         details.set_retry_info(Some(AFTER_A_FAULT));
     }

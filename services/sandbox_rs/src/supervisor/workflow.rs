@@ -58,6 +58,18 @@ impl Job {
             seed: self.seed % SEED_RANGE,
         }
     }
+
+    /// Whether the first frame is one that the script can be sent; what is said of the script else.
+    pub fn start_fits(&self) -> Result<(), String> {
+        let size = frames::encode(&self.start_frame()).len();
+        if size > LARGEST_FRAME {
+            return Err(format!(
+                "makes a start frame of {size} bytes together with question and delivery_instruction; at most \
+                 {LARGEST_FRAME}"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What the caller is told while the script runs.

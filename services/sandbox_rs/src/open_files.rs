@@ -1,8 +1,10 @@
-//! The service's own limit of open files. A script takes six, so that what a shell or a container begins with (1,024) is soon
+//! This process's own limit of open files. A script takes six, so that what a shell or a container begins with (1,024) is soon
 //! used up; the hard limit is what its operator allows. Programs in the sandbox have limits of their own.
 
 use std::io;
 
+/// Of each slot.
+pub const OF_A_SLOT: u64 = 6;
 /// More would only make tables in the kernel larger.
 const MOST: libc::rlim_t = 1 << 20;
 
