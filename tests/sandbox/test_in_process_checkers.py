@@ -74,7 +74,7 @@ def test_a_checker_program_that_fails_raises_and_its_limits_are_its_own(run):
         ({"checker": CheckerProgram(" \n")}, "would accept everything"),
         ({"checker": CheckerProgram("assert 1", Limits(memory_bytes=1))}, "memory_bytes"),
         ({"checker": "prayer"}, "unknown checker"),
-        ({"setup": "x = 1"}, "setup is for assertions"),
+        ({"setup": "x = 1"}, "setup and entry_point are for assertions"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(run, options, complaint):
