@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from troupe_orchestrator.run_config import Trains
 from troupe_orchestrator.training import record
+from troupe_orchestrator.training.messages import provenance_message
 from troupe_orchestrator.training.record import Fork, PluginRecord, PolicyRecord, RunOrigin, Source, changes
 
 BREVITY = PluginRecord("reward term", "brevity", "my-package", "1.0")
@@ -77,3 +78,8 @@ def test_without_a_checkout_the_source_is_the_images_revision_and_the_installed_
     source = record.source_of_process.__wrapped__()
     assert (source.revision, source.dirty, source.lock_source) == ("abc123", False, "installed distributions")
     assert len(source.lock_digest) == 64
+
+
+@pytest.mark.parametrize("seed", [2**63, 10**23, -(10**23)])
+def test_a_run_from_before_seeds_were_bounded_can_be_told(seed: int) -> None:
+    assert abs(provenance_message(dataclasses.replace(ORIGIN, seed=seed)).seed) >= 2**63 - 1

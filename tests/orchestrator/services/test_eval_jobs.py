@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import sqlite3
 
 import grpc
 import pytest
@@ -101,6 +102,7 @@ async def test_a_malformed_line_is_named_by_file_and_line_and_the_others_run(sha
         ({"samples": 0}, "samples"),
         ({"samples": 257}, "samples"),
         ({"job_id": "Not An Id"}, "job_id"),
+        ({"job_id": "line\n"}, "job_id"),
         ({"mode": 9}, "mode"),
         ({"mode": evaluation_pb2.EVAL_MODE_MAJORITY, "votes": 1}, "votes"),
         ({"mode": evaluation_pb2.EVAL_MODE_MAJORITY, "votes": 33}, "votes"),
@@ -261,6 +263,22 @@ async def test_a_job_whose_engine_cannot_be_asked_fails_with_the_engines_words(
         assert job.state == evaluation_pb2.EVAL_STATE_FAILED
         assert "UNAVAILABLE" in job.reason
         assert "AioRpcError" not in job.reason
+
+
+async def test_a_job_whose_reason_the_store_refuses_fails_with_a_shorter_one(
+    open_world: object, stand_ins: Backends
+) -> None:
+    async with open_world(outage_seconds=0.3) as world:  # type: ignore[operator]
+        with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+            connection.execute(
+                "CREATE TRIGGER odd BEFORE UPDATE ON eval_jobs WHEN new.reason LIKE '%UNAVAILABLE%' "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        await stand_ins.stop()
+        job = await world.evaluate(math_task("one"))
+        assert job.state == evaluation_pb2.EVAL_STATE_FAILED
+        assert "IntegrityError" in job.reason
+        assert "the orchestrator's log" in job.reason
 
 
 async def test_an_item_that_ended_in_faults_of_ours_is_left_out_and_run_again_when_the_job_is_resumed(

@@ -1,20 +1,23 @@
 """Runs as a user manages them: queued, shown, planned, paused by conditions, resumed with what has changed."""
 
 import asyncio
+import math
 import sqlite3
 
 import pytest
 from orchestrated.models import SINGLE, right_unless_guessed
-from orchestrated.world import Backends, World, math_task, refused, world
+from orchestrated.world import Backends, World, lines, math_task, refused, world
 from troupe.v1 import policy_pb2, training_pb2
+from troupe_orchestrator.rewards import TERMS
 from troupe_orchestrator.run_config import parse_run_config
 from troupe_orchestrator.stages import plan_step
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
 from troupe_orchestrator.store.outages import Outage
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
-from troupe_orchestrator.training import weights
+from troupe_orchestrator.training import run_loop, weights
 from troupe_orchestrator.training.plan import step_bounds
 from troupe_orchestrator.training.run_records import RunRecords
+from troupe_orchestrator.training.validation import Validated, Validation
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -312,6 +315,34 @@ async def test_a_gradient_that_is_not_finite_pauses_the_run_before_the_step_is_t
         assert "fork" in run.reason
         assert len(stand_ins.learner.optimizations) == 1
         assert "nan" in told(list(run.recent_events))["NonFiniteGradient"]
+
+
+async def test_a_metric_of_any_part_of_a_step_that_is_not_finite_pauses_the_run_after_it(
+    open_world, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def validated(self: Validation, step: int) -> Validated:
+        return Validated({"validation_success": math.nan, "validation_coverage": 1.0}, ())
+
+    monkeypatch.setitem(TERMS.built_in, "huge", lambda facts: 1e308)
+    monkeypatch.setattr(run_loop, "drift", lambda held, log_probs: math.inf)
+    monkeypatch.setattr(Validation, "after", validated)
+    async with open_world(learner=True) as world:
+        held = world.folder / "held.jsonl"
+        held.write_text(lines(math_task("held")))
+        config = world.config(
+            TASKS,
+            stages=[{"train": "executor", "steps": 2, "until": "plateau"}],
+            rewards={"designer": {"terms": {"huge": 100.0}}},
+            validation={"dataset": str(held), "every": 1},
+        )
+        events = await world.run(config)
+        run = await world.get_run()
+        assert (run.state, run.committed_steps) == (PAUSED, 1), run.reason
+        assert told(events)["NonFinite"].startswith(
+            "drift_designer, reward_designer, validation_success of step 1 is not"
+        )
+        (step,) = [event.step_committed for event in events if event.HasField("step_committed")]
+        assert all(math.isfinite(value) for value in step.metrics.values())
 
 
 async def test_a_plan_starts_nothing_and_bounds_what_the_run_then_takes(open_world) -> None:

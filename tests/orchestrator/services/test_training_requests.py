@@ -1,6 +1,7 @@
 """What the Training service refuses, and by which name; records without engines."""
 
 import asyncio
+import sqlite3
 
 import pytest
 from orchestrated.models import RIGHT
@@ -84,14 +85,26 @@ async def test_one_run_trains_at_a_time_and_an_id_names_one_config(open_world, s
         assert again.run_id == "one"
         with refused("FAILED_PRECONDITION", "one", "another config"):
             await opened.training.CreateRun(Create(run_id="one", config=opened.config(TASKS, seed=1)))
-        with refused("INVALID_ARGUMENT", field="run_id"):
-            await opened.training.CreateRun(Create(run_id="Not An Id", config=config))
+        for run_id in ("Not An Id", "line\n"):
+            with refused("INVALID_ARGUMENT", field="run_id"):
+                await opened.training.CreateRun(Create(run_id=run_id, config=config))
         run = await opened.training.CancelRun(training_pb2.CancelRunRequest(run_id="one"))
         assert run.state == training_pb2.RUN_STATE_CANCELLED
         with refused("FAILED_PRECONDITION", "cancelled"):
             await opened.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="one"))
         with refused("FAILED_PRECONDITION", "cancelled"):
             await opened.training.PauseRun(training_pb2.PauseRunRequest(run_id="one"))
+
+
+async def test_a_run_of_a_config_that_is_refused_by_now_is_still_shown(open_world) -> None:
+    async with open_world(learner=True) as opened:
+        await opened.run(opened.config(TASKS))
+    with sqlite3.connect(opened.folder / "data" / "troupe.db") as store:
+        store.execute("UPDATE runs SET config = replace(config, 'seed: 0', 'seed: -5')")
+        assert store.execute("SELECT config LIKE '%seed: -5%' FROM runs").fetchone() == (1,)
+    async with open_world() as opened:
+        assert [run.run_id for run in (await opened.training.ListRuns(training_pb2.ListRunsRequest())).runs] == ["run"]
+        assert (await opened.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
 
 
 async def test_of_two_runs_created_at_once_one_is_refused(open_world) -> None:

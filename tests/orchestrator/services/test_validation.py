@@ -275,7 +275,8 @@ async def test_faults_while_a_run_validates_are_told_as_the_validations_and_noth
     open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollout_faults, "NOTICE_SECONDS", 0.05)
-    success_by_step(stand_ins, dict.fromkeys(range(1, 4), 4))
+    # Of what it has, step 2 solves all.
+    success_by_step(stand_ins, {1: 2, 2: 4, 3: 2})
     by_step, full = stand_ins.policy.reply, [Exhausted("the queue is full", 0.1) for _ in range(2)]
 
     def reply(request: policy_pb2.GenerateRequest) -> str:
@@ -312,6 +313,9 @@ async def test_faults_while_a_run_validates_are_told_as_the_validations_and_noth
             assert (metrics["faults"], metrics["tasks_dropped"]) == (0, 0)
             assert {value for name, value in metrics.items() if name.startswith("drop_rate/")} == {0}
         assert list(run.quarantined_tasks) == []
+        measured = validations(events)
+        assert (measured[2]["success"], measured[2]["coverage"]) == (1.0, 0.75)
+        assert (run.best_step, run.best_success) == (1, 0.5)
 
 
 async def test_answers_of_a_validation_that_no_grader_could_grade_are_told_with_its_step(

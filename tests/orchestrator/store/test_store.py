@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store import evals
 from troupe_orchestrator.store.batches import (
@@ -25,8 +26,9 @@ from troupe_orchestrator.store.executions import (
     index_executions,
     tree_files,
 )
+from troupe_orchestrator.store.object_requests import ObjectRequest, list_requests, put_request
 from troupe_orchestrator.store.run_events import read_events, write_events
-from troupe_orchestrator.store.runs import RunRecord, RunState, create_run
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, set_run_state
 from troupe_orchestrator.store.steps import (
     TRANSITIONS,
     IllegalTransitionError,
@@ -220,3 +222,33 @@ async def test_a_transaction_that_is_cancelled_midway_leaves_nothing_and_lets_th
     async with asyncio.timeout(4):
         await add_run(database)
     assert await read_events(database, "run-1", 0) == []
+
+
+async def test_reasons_in_the_words_of_others_are_stored_without_their_nul_characters(database: Database) -> None:
+    await add_run(database)
+    await set_run_state(database, "run-1", RunState.FAILED, "a\0b")
+    run = await get_run(database, "run-1")
+    await begin_step(database, step())
+    await advance_step(database, step(), StepState.SEALED, drops=[DropRecord("t1", 1, False, "a\0b")])
+    (drop,) = await list_drops(database, "run-1")
+    await evals.create_job(
+        database, EvalRecord("job", EvalState.RUNNING, "", b"", "", 1, (), {}, None, 1.0, None), (1, b"")
+    )
+    await evals.end_job(database, "job", EvalState.FAILED, "a\0b", (2, b""))
+    job = await evals.get_job(database, "job")
+    await put_request(database, ObjectRequest("uid", "TrainingRun", "default", "run", 1, "Refused", "a\0b"))
+    (request,) = await list_requests(database)
+    assert run is not None
+    assert job is not None
+    assert {run.reason, drop.reason, job.reason, request.message} == {"a\N{REPLACEMENT CHARACTER}b"}
+
+
+async def test_what_the_store_refuses_is_not_shown_with_what_it_was_given(database: Database) -> None:
+    record = EvalRecord("job", EvalState.RUNNING, "", b"", "", 1, (), {}, None, 1.0, None)
+    await evals.create_job(database, record, (1, b""))
+    item = ItemRecord("q", 0, "an answer", True, False, b"")
+    await evals.add_items(database, "job", [item], None, (2, b""), 1.0)
+    with pytest.raises(IntegrityError) as refused:
+        await evals.add_items(database, "job", [item], None, (3, b""), 1.0)
+    assert "eval_items" in str(refused.value)
+    assert "an answer" not in str(refused.value)

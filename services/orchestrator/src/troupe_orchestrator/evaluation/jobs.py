@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from troupe.v1 import evaluation_pb2
 from troupe_contracts.errors import Exhausted, FailedPrecondition, ServiceError, Unavailable, describe
 
@@ -304,8 +305,15 @@ class EvalJobs:
         # What fails while everything is going down, such as giving weights back, is tried again at the next start.
         if self._closing:
             logger.warning("eval job stopped", job=log.record.job_id, reason=reason)
-        else:
+            return
+        try:
             await log.end(EvalState.FAILED, reason)
+        except SQLAlchemyError as error:
+            # The store is there and refuses what it is told: the state has to be told, whatever the words are.
+            job_id = log.record.job_id
+            logger.error("the store refuses how a job ended", job=job_id, reason=reason, error=str(error))
+            shorter = f"why could not be recorded ({type(error).__name__}): the orchestrator's log has it"
+            await log.end(EvalState.FAILED, shorter)
 
     async def _validated(self, log: JobLog, engines: Engines, observer: Observer) -> None:
         try:

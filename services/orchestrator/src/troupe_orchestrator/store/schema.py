@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -14,8 +15,20 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     false,
 )
+
+
+class Words(TypeDecorator[str]):
+    """A text in words of others, in which a NUL may be. PostgreSQL takes none: U+FFFD is in its place."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
 
 metadata = MetaData()
 
@@ -34,7 +47,7 @@ runs = Table(
     metadata,
     Column("run_id", String, primary_key=True),
     Column("state", String, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("config", Text, nullable=False),
     Column("provenance", JSON, nullable=False),
     Column("total_steps", BigInteger, nullable=False),
@@ -92,7 +105,7 @@ drops = Table(
     Column("task_id", String, primary_key=True),
     Column("count", Integer, nullable=False),
     Column("quarantined", Boolean, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
 )
 
 checkpoints = Table(
@@ -136,7 +149,7 @@ eval_jobs = Table(
     metadata,
     Column("job_id", String, primary_key=True),
     Column("state", String, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("request", LargeBinary, nullable=False),
     Column("dataset_file", String, nullable=False),
     Column("problems", Integer, nullable=False),
@@ -191,7 +204,7 @@ object_requests = Table(
     Column("name", String, nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("reason", String, nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", Words, nullable=False),
 )
 
 Index("batches_by_step", batches.c.run_id, batches.c.step)

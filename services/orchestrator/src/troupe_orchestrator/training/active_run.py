@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from troupe.v1 import training_pb2
 
 from troupe_orchestrator.store.database import Database, LeaseLostError, StoreUnavailableError
@@ -123,6 +124,7 @@ class ActiveRun:
     async def _ended(self, state: RunState, reason: str, condition: training_pb2.Condition | None = None) -> None:
         """Record what the run is now that its loop has ended."""
         outage_told = False
+        refused = ""
         while True:
             stopping = self._stopping
             if state is not RunState.SUCCEEDED and stopping is not None and stopping[0] is RunState.CANCELLED:
@@ -134,8 +136,15 @@ class ActiveRun:
                 if condition is not None:
                     await self._records.tell(self.run_id, condition)
                     condition = None
-                return await self._records.set_state(self.run_id, state, reason)
+                return await self._records.set_state(self.run_id, state, refused or reason)
             except StoreUnavailableError as error:
                 self._outage = self._outage or ending_of(error).condition
                 logger.warning("waiting for the store, to record how a run ended", run=self.run_id, error=str(error))
+                await asyncio.sleep(STORE_PAUSE_SECONDS)
+            except SQLAlchemyError as error:
+                # The store is there and refuses what it is told: the state has to be told, whatever the words are.
+                self._outage = self._outage or ending_of(error).condition
+                logger.error("the store refuses how a run ended", run=self.run_id, reason=reason, error=str(error))
+                refused = f"why could not be recorded ({type(error).__name__}): the orchestrator's log has it"
+                condition = None
                 await asyncio.sleep(STORE_PAUSE_SECONDS)

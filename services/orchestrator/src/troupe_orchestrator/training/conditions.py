@@ -225,7 +225,7 @@ def _non_finite(step: StepMetrics) -> list[Violation]:
             value=math.nan,
             threshold=math.inf,
             message=f"{', '.join(names)} of step {step.step} is not a finite number (conditions.non_finite)",
-            remedy="fork from an earlier step with a lower optimization.learning_rate",
+            remedy="fork from an earlier step, with a lower optimization.learning_rate, or lower weights of the rewards",
         )
     ]
 

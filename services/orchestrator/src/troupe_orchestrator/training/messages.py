@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from troupe.v1 import training_pb2
+from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.evaluation.best import best_validation
 from troupe_orchestrator.stages import StepPlan
@@ -146,8 +147,12 @@ def timestamp(seconds: float) -> Timestamp:
 
 
 def _next_plan(record: RunRecord, began: RunOrigin | None, committed: int, ended: Sequence[int]) -> StepPlan | None:
-    """The plan of the step under way or of the next one; None after the last."""
-    config, fork = parse(record.config), None if began is None else began.fork
+    """The plan of the step under way or of the next one; None after the last, and of a config that is refused by now."""
+    try:
+        config = parse(record.config)
+    except InvalidArgument:
+        return None
+    fork = None if began is None else began.fork
     if committed >= last_step_of(config, fork, ended):
         return None
     return plan_of(config, fork, committed + 1, ended)

@@ -27,8 +27,14 @@ def has_plateaued(rule: Plateau, step_in_stage: int, successes: Sequence[float])
 
 
 def validated(steps: Iterable[Mapping[str, float]]) -> list[float]:
-    """Success of the steps that were validated, by their metrics. One of which an item is missing cannot be compared."""
-    return [each["validation_success"] for each in steps if each.get("validation_coverage") == 1.0]
+    """Success of the steps that were validated, by their metrics. One of which an item is missing cannot be compared, nor
+    one whose success is no finite number.
+    """
+    return [
+        each["validation_success"]
+        for each in steps
+        if each.get("validation_coverage") == 1.0 and "validation_success" in each
+    ]
 
 
 def first_of_stage(plan: StepPlan) -> int:

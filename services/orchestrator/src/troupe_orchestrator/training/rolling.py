@@ -33,6 +33,7 @@ from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step,
 from troupe_orchestrator.store.trees import TreesDamagedError, execution_ids, read_trees, write_trees
 from troupe_orchestrator.training.assembly import assemble_batches
 from troupe_orchestrator.training.batch import write_batch
+from troupe_orchestrator.training.conditions import finite
 from troupe_orchestrator.training.drift import held_sequences, idle_role
 from troupe_orchestrator.training.drop_rates import drop_rates
 from troupe_orchestrator.training.endings import EverythingDroppedError
@@ -156,7 +157,7 @@ class Rolling:
         drops = await self._count(dropped)
         queue = postpone(TaskQueue.from_json(record.queue), [drop.task_id for drop in dropped])
         sealed = replace(
-            record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=metrics
+            record, queue=queue.to_json(), versions=dict(versions), batches=tuple(batches), metrics=finite(metrics)
         )
         found = await asyncio.to_thread(ungradable_in, trees)
         ungradable = ungradable_answers(found, int(metrics["executions"]))

@@ -249,10 +249,10 @@ class RunLoop:
                 self._remember(batch.policy_id, applied)
             versions[batch.policy_id] = version_text(applied.result.version)
             prefix = f"{batch.policy_id}/" if len(self._policies) > 1 else ""
-            metrics |= finite({f"learner_{prefix}{name}": value for name, value in applied.result.metrics.items()})
+            metrics |= {f"learner_{prefix}{name}": value for name, value in applied.result.metrics.items()}
             metrics["seconds_update"] += applied.seconds
         metrics |= await self._drift(plan)
-        trained = replace(record, versions=versions, metrics=metrics)
+        trained = replace(record, versions=versions, metrics=finite(metrics))
         await advance_step(self._database, trained, StepState.TRAINED)
         self._applied.clear()
 
@@ -275,7 +275,7 @@ class RunLoop:
         metrics = dict(record.metrics)
         metrics["seconds"] = sum(metrics.get(f"seconds_{part}", 0.0) for part in ("rollout", "seal", "update", "sync"))
         validated = NOT_DUE if self._validation is None else await self._validation.after(record.step)
-        metrics |= validated.metrics
+        metrics = finite(metrics | validated.metrics)
         plateau = await stage_end(self._database, self._run_id, self._fork, plan, metrics)
         committed = replace(record, metrics=metrics, ends_stage=plateau is not None)
         trained = record.batches[0] if record.batches else None

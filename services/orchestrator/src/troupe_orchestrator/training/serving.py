@@ -12,6 +12,7 @@ from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.loans import forget_loan
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step
+from troupe_orchestrator.training.conditions import finite
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.policies import Policy, version_text
 from troupe_orchestrator.training.probes import batch_probes
@@ -96,7 +97,7 @@ class Serving:
                 metrics[name] = max(errors)
         # A learner that was replaced meanwhile came to the same weights by replay, under a lineage of its own.
         served = {batch.policy_id: await _version(self._policies[batch.policy_id]) for batch in record.batches}
-        synced = replace(record, versions=record.versions | served, metrics=metrics)
+        synced = replace(record, versions=record.versions | served, metrics=finite(metrics))
         await advance_step(self._database, synced, StepState.SYNCED)
         self._synced.clear()
 

@@ -1,0 +1,67 @@
+"""How a run ended is put on record, whatever words there are for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from troupe_orchestrator.store.database import Database
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run
+from troupe_orchestrator.training import active_run
+from troupe_orchestrator.training.active_run import ActiveRun
+from troupe_orchestrator.training.run_records import RunRecords
+
+RUN = RunRecord("run", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
+
+
+class _Ends:
+    """A loop that ends with an error at once."""
+
+    waits_for = ""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def run(self) -> bool:
+        raise self._error
+
+
+async def ended(database: Database, error: Exception) -> tuple[RunRecord, list[Any]]:
+    """The run and its events after its loop ended so."""
+    await create_run(database, RUN, {})
+    records = RunRecords(database)
+    events = await records.events(RUN.run_id)
+    run = ActiveRun(RUN.run_id, _Ends(error), events, database, records, (), lambda: None)  # type: ignore[arg-type]
+    await run.task
+    stored = await get_run(database, RUN.run_id)
+    assert stored is not None
+    return stored, [event async for event in events.watch(after=0)]
+
+
+async def test_a_run_that_ends_with_a_nul_in_its_words_is_not_left_running(database: Database) -> None:
+    run, events = await ended(database, RuntimeError("the answer 4\x002 is odd"))
+    assert (run.state, run.reason) == (RunState.FAILED, "RuntimeError: the answer 4\N{REPLACEMENT CHARACTER}2 is odd")
+    assert [event.WhichOneof("event") for event in events] == ["condition", "state_changed"]
+
+
+async def test_a_reason_that_the_store_refuses_is_recorded_as_a_shorter_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_run, "STORE_PAUSE_SECONDS", 0.01)
+    database = await Database.open(f"sqlite:///{tmp_path}/troupe.db", 30.0)
+    async with database.writing() as connection:
+        await connection.execute(
+            text(
+                "CREATE TRIGGER odd BEFORE UPDATE ON runs WHEN new.reason LIKE '%odd%' "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        )
+    run, events = await ended(database, OSError("the disk is odd"))
+    assert run.state is RunState.PAUSED
+    assert "IntegrityError" in run.reason
+    assert "the orchestrator's log" in run.reason
+    told = {event.condition.reason: event.condition.message for event in events if event.HasField("condition")}
+    assert sorted(told) == ["StorageFailed", "StoreFailed"]
+    assert "odd" not in told["StoreFailed"]
+    assert events[-1].HasField("state_changed")
+    await database.close()
