@@ -5,6 +5,7 @@ from troupe.v1 import policy_pb2, training_pb2
 from troupe_contracts.errors import InvalidArgument
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.stages import plan_step
+from troupe_orchestrator.training.held_out import HeldOut
 from troupe_orchestrator.training.plan import (
     MAX_STAGES,
     PolicyDescription,
@@ -56,9 +57,20 @@ def test_tokens_are_summed_over_all_rounds_without_walking_the_steps() -> None:
     run = config()
     by_step = [step_bounds(run, plan_step(run, step), 9) for step in range(1, 13)]
     whole = sum(bounds.designer_tokens + bounds.executor_tokens for bounds in by_step)
-    tokens = estimate(plan_message(run, 9, []), "generated tokens")
+    tokens = estimate(plan_message(run, 9, []), "generated tokens of the steps")
     assert (tokens.value, tokens.bound) == (whole, True)
-    assert estimate(plan_message(config(steps=2**31 - 1), 9, []), "generated tokens").value > 1e12
+    assert estimate(plan_message(config(steps=2**31 - 1), 9, []), "generated tokens of the steps").value > 1e12
+
+
+def test_validations_are_reckoned_beside_the_steps() -> None:
+    run = config(validation={"dataset": "held.jsonl", "every": 5, "samples": 3})
+    held = HeldOut("held.jsonl", b"x" * 1000, 7)
+    tokens = estimate(plan_message(run, 9, [], held), "generated tokens of the validations")
+    an_execution = min(run.budgets.tokens + 20, (run.budgets.agent_calls + 1) * 20)
+    assert (tokens.value, tokens.bound) == (2 * 7 * 3 * (10 + an_execution), True)
+    disk = estimate(plan_message(run, 9, [], held), "trees and problem files of the validations")
+    assert disk.value == tokens.value * 14 + 2 * 1000
+    assert not [each for each in plan_message(run, 9, []).estimates if "validations" in each.name]
 
 
 def test_of_many_stages_the_first_are_listed() -> None:

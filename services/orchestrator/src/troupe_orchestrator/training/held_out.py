@@ -19,6 +19,8 @@ class HeldOut:
 
     name: str
     content: bytes
+    problems: int
+    """Of the file, as many as are used."""
 
 
 def load_held_out(config: RunConfig, tasks: Sequence[Task]) -> HeldOut | None:
@@ -38,10 +40,9 @@ def load_held_out(config: RunConfig, tasks: Sequence[Task]) -> HeldOut | None:
     if dataset.errors:
         raise InvalidArgument.every((_KEY, str(bad)) for bad in dataset.errors[:20])
     trained = {_question(task): task.task_id for task in tasks}
+    used = dataset.tasks[: config.validation.limit]
     shared = [
-        f"{task.task_id} has the question of {trained[_question(task)]}"
-        for task in dataset.tasks[: config.validation.limit]
-        if _question(task) in trained
+        f"{task.task_id} has the question of {trained[_question(task)]}" for task in used if _question(task) in trained
     ]
     if shared:
         raise InvalidArgument(
@@ -49,7 +50,7 @@ def load_held_out(config: RunConfig, tasks: Sequence[Task]) -> HeldOut | None:
             f"{len(shared)} of its problems are training tasks of {config.dataset.train}, what is validated on must not be "
             f"trained on: {'; '.join(shared[:5])}{'; …' if len(shared) > 5 else ''}",
         )
-    return HeldOut(path.name, content)
+    return HeldOut(path.name, content, len(used))
 
 
 def _question(task: Task) -> str:

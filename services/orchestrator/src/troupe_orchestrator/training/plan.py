@@ -14,6 +14,7 @@ from troupe_contracts.errors import InvalidArgument
 from troupe_orchestrator.run_config import RunConfig, Trains
 from troupe_orchestrator.stages import StepPlan, plan_step
 from troupe_orchestrator.training.assembly import ROLES
+from troupe_orchestrator.training.held_out import HeldOut
 from troupe_orchestrator.training.policies import Policy
 
 MAX_STAGES = 100
@@ -61,13 +62,20 @@ class StepBounds:
         return sum(of_role[role] for role in ROLES[self.trains])
 
 
-def plan_message(config: RunConfig, tasks: int, policies: Sequence[PolicyDescription]) -> training_pb2.RunPlan:
-    """The plan of a run over so many tasks."""
+def plan_message(
+    config: RunConfig, tasks: int, policies: Sequence[PolicyDescription], held_out: HeldOut | None = None
+) -> training_pb2.RunPlan:
+    """The plan of a run over so many tasks, validated on the problems held out."""
     every = [(step_bounds(config, plan, tasks), steps) for plan, steps in _steps_of_stages(config)]
     bounds = [each for each, _ in every]
     return training_pb2.RunPlan(
         stages=list(islice(_stages(config, tasks), MAX_STAGES)),
-        estimates=[_tokens(every), *_disk(config, bounds, policies), *_memory(config, policies)],
+        estimates=[
+            _tokens(every),
+            *_disk(config, bounds, policies),
+            *_validations(config, held_out),
+            *_memory(config, policies),
+        ],
         steps=config.steps,
         tasks=tasks,
     )
@@ -142,7 +150,7 @@ def _told(count: int) -> int:
 
 def _tokens(every: Sequence[tuple[StepBounds, int]]) -> training_pb2.PlanEstimate:
     return training_pb2.PlanEstimate(
-        name="generated tokens of the run",
+        name="generated tokens of the steps",
         value=sum((bounds.designer_tokens + bounds.executor_tokens) * steps for bounds, steps in every),
         unit="tokens",
         formula="sum over steps of tasks × designs × (sampling.designer.max_tokens + executions × min(budgets.tokens + "
@@ -187,6 +195,32 @@ def _disk(
             unit="bytes",
             formula=f"one checkpoint × (checkpoint.keep {config.checkpoint.keep} + 1 while the next is written)",
         )
+
+
+def _validations(config: RunConfig, held_out: HeldOut | None) -> Iterator[training_pb2.PlanEstimate]:
+    """What the validations of the whole run take, beside its steps."""
+    if config.validation is None or held_out is None:
+        return
+    count = config.steps // config.validation.every
+    a_turn = config.sampling.executor.max_tokens
+    an_execution = min(config.budgets.tokens + a_turn, (config.budgets.agent_calls + 1) * a_turn)
+    an_item = config.sampling.designer.max_tokens + an_execution
+    tokens = count * held_out.problems * config.validation.samples * an_item
+    yield training_pb2.PlanEstimate(
+        name="generated tokens of the validations",
+        value=tokens,
+        unit="tokens",
+        formula=f"{count} validations × {held_out.problems} problems × validation.samples × (sampling.designer.max_tokens + "
+        "those of an execution, as above)",
+        bound=True,
+    )
+    yield training_pb2.PlanEstimate(
+        name="trees and problem files of the validations",
+        value=tokens * _TREE_TOKEN_BYTES + count * len(held_out.content),
+        unit="bytes",
+        formula=f"generated tokens × {_TREE_TOKEN_BYTES} + {count} × the bytes of {held_out.name}; prompts and compression "
+        "left out",
+    )
 
 
 def _memory(config: RunConfig, policies: Sequence[PolicyDescription]) -> Iterator[training_pb2.PlanEstimate]:

@@ -134,7 +134,7 @@ class Runs:
                     "policies", "are given, and this orchestrator has services to ask: leave them out"
                 )
             policies = await describe(self._engines.policies)
-        return plan_message(config, len(data.tasks), policies)
+        return plan_message(config, len(data.tasks), policies, data.held_out)
 
     def waits_for(self, run_id: str) -> str:
         """What a run waits for now, with the remedy; empty where it does something, or is not under way."""
