@@ -77,8 +77,14 @@ def test_of_what_is_held_and_of_timelines_that_of_the_highest_token_stays() -> N
     step = "steps/000001"
     earlier = [f"{step}/held-9.parquet", f"{step}/timeline-9.json"]
     newest = [f"{step}/held-10.parquet", f"{step}/timeline-10.json", "steps/000002/held-9.parquet"]
-    assert orphans([*newest, *earlier], [], 11) == earlier
-    assert orphans([*newest, *earlier], [], 8) == []
+    listed = [f"{step}/trees-10.parquet"]
+    assert orphans([*newest, *earlier, *listed], listed, 11) == earlier
+    assert orphans([*newest, *earlier, *listed], listed, 8) == []
+
+
+def test_a_timeline_without_trees_is_left_over() -> None:
+    found = ["steps/000001/timeline-1.json", "steps/000001/held-1.parquet", "steps/000002/timeline-1.json"]
+    assert orphans(found, ["steps/000002/trees-1.parquet"], 1) == ["steps/000001/timeline-1.json"]
 
 
 CONFIG = """
@@ -102,12 +108,15 @@ async def commit_steps(database: Database, folder: Path, last: int) -> None:
         step.mkdir(parents=True)
         trees.write_bytes(b"t" * 100)
         batch.write_bytes(b"b" * 10)
+        timeline = step / "timeline-1.json"
+        timeline.write_bytes(b"l" * 5)
         record = StepRecord(
             "r", number, StepState.ROLLING, ("t",), {}, {}, (BatchRecord("p", number, "", str(batch), 1, {}),)
         )
         await begin_step(database, record)
         for state in (StepState.SEALED, StepState.TRAINED, StepState.SYNCED, StepState.COMMITTED):
-            listed = TreeFile(str(trees), [f"{number:06x}abc"], "") if state is StepState.SEALED else None
+            sealed = TreeFile(str(trees), [f"{number:06x}abc"], "", str(timeline))
+            listed = sealed if state is StepState.SEALED else None
             await advance_step(database, record, state, trees=listed)
         if number % 2 == 0:
             uri = folder / "checkpoints" / f"step-{number:06d}-p"
@@ -120,17 +129,22 @@ def there(folder: Path) -> set[str]:
     return {f"{int(path.parent.name)}{path.name[0]}" for path in (folder / "steps").glob("*/*.parquet")}
 
 
+def timelines(folder: Path) -> set[int]:
+    return {int(path.parent.name) for path in (folder / "steps").glob("*/timeline-*.json")}
+
+
 async def test_what_no_checkpoint_needs_goes_and_disk_use_says_what_is_left(database: Database, tmp_path: Path) -> None:
     await commit_steps(database, tmp_path, 7)
     before = await get_summary(database, "r")
     assert before is not None
-    assert (before.disk.trees, before.disk.batches, before.disk.checkpoints) == (700, 70, 3000)
+    assert (before.disk.trees, before.disk.batches, before.disk.checkpoints) == (735, 70, 3000)
     await collect(database, "r", 7, config("2"))
     # Two checkpoints are kept for replay, after steps 4 and 6.
     assert there(tmp_path) == {"6t", "7t", "5b", "6b", "7b"}
+    assert timelines(tmp_path) == {6, 7}
     after = await get_summary(database, "r")
     assert after is not None
-    assert (after.disk.trees, after.disk.batches, after.disk.checkpoints) == (200, 30, 3000)
+    assert (after.disk.trees, after.disk.batches, after.disk.checkpoints) == (210, 30, 3000)
     (traced,) = await find_execution(database, "000001abc")
     assert traced.collected
     assert [batch.update for batch in await batches_after(database, "r", "p", 4)] == [5, 6, 7]
@@ -160,6 +174,7 @@ async def test_one_that_dies_between_the_list_and_the_file_leaves_a_file_that_th
     assert len(there(tmp_path)) == 8
     await sweep(database, "r", tmp_path)
     assert there(tmp_path) == {"3t", "4t", "4b"}
+    assert timelines(tmp_path) == {3, 4}
 
 
 async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_and_nothing_else(
@@ -171,10 +186,10 @@ async def test_what_was_written_and_never_listed_is_removed_at_the_next_start_an
     groups.mkdir(parents=True)
     kept = {
         groups / "aa-1.parquet",
-        groups.parent / "timeline-1.json",
         tmp_path / "checkpoints" / ".step-000003-p.partial-1",
     }
     left_over = {groups / "bb-1.parquet", groups / ".cc-1.parquet.partial", groups.parent / "trees-1.parquet"}
+    left_over |= {groups.parent / "timeline-1.json"}
     for file in kept | left_over:
         file.write_bytes(b"")
     unrecorded = tmp_path / "checkpoints" / "step-000003-p"

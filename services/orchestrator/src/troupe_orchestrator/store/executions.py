@@ -22,6 +22,12 @@ class TreeFile:
     executions: Sequence[str]
     digest: str
     """SHA-256, hex."""
+    beside: str = ""
+    """File that counts with it and goes with it: the timeline of its step."""
+
+    def bytes_on_disk(self) -> int:
+        """Of both."""
+        return bytes_on_disk(self.path) + (bytes_on_disk(self.beside) if self.beside else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ async def advance_step(
         IllegalTransitionError: TRANSITIONS does not lead there from what is stored.
     """
     sizes = await asyncio.to_thread(_batch_bytes, record) if state is StepState.SEALED else []
-    tree_bytes = 0 if trees is None else await asyncio.to_thread(bytes_on_disk, trees.path)
+    tree_bytes = 0 if trees is None else await asyncio.to_thread(trees.bytes_on_disk)
     async with database.writing() as connection:
         stored = await connection.scalar(
             select(schema.steps.c.state).where(

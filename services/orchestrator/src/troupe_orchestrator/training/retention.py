@@ -6,9 +6,10 @@ The rule, of which `collectable` is the whole:
   checkpoints. A checkpoint that is kept beyond those, since it is the best by validation, keeps no batches. With
   `retention.batches: all` every batch stays.
 - Rollout trees stay for the last `retention.trees` committed steps; by default for all, since traces and later studies read
-  them.
+  them. The timeline of a step goes with its trees.
 - The journal of a step stays until the step is sealed. Nothing of a step that is not committed is touched.
-- Of what is held of a step to measure drift by, and of its timeline, that of the highest token stays. No list has them.
+- Of what is held of a step to measure drift by, and of a timeline beside trees, that of the highest token stays. No list has
+  them.
 
 Files go in two moves, each safe to die in: first the store takes them off its lists (`store.retained`), then they are
 removed. What is left between the two, and what a process wrote that died before the store knew of it, is nobody's: `sweep`
@@ -40,6 +41,7 @@ _OURS = re.compile(
     r"|trees/\d+-\d+\.parquet|trees/\.[^/]*\.partial"
     r"|checkpoints/(step|base)-[^/]+"
 )
+_TIMELINE = re.compile(r"(steps/\d+/)timeline-\d+\.json")
 _UNLISTED = re.compile(r"(steps/\d+/(?:held|timeline))-\d+\.(?:parquet|json)")
 _WRITER = re.compile(r"-(\d+)(\.parquet|\.json)?(\.partial)?$")
 """The fencing token in a name."""
@@ -81,7 +83,8 @@ def orphans(found: Iterable[str], listed: Collection[str], token: int) -> list[s
         token: who asks. What a later orchestrator wrote may be on its list by now, and is not touched.
     """
     found = list(found)
-    gone = {path for path in found if _OURS.fullmatch(path) and path not in listed} | _written_anew(found)
+    gone = {path for path in found if _OURS.fullmatch(path) and path not in listed}
+    gone |= _written_anew(found) | _without_trees(found, listed)
     return sorted(path for path in gone if _writer(path) <= token)
 
 
@@ -94,6 +97,8 @@ async def collect(database: Database, run_id: str, committed: int, config: RunCo
     rule = collectable(committed, manifests, config.checkpoint.keep, trees)
     gone = await forget_files(database, run_id, rule.trees_until, rule.batches_until)
     await asyncio.to_thread(_remove, map(Path, gone))
+    steps = [Path(path).parent for path in gone if Path(path).name.startswith("trees-")]
+    await asyncio.to_thread(lambda: _remove(timeline for step in steps for timeline in step.glob("timeline-*.json")))
 
 
 async def sweep(database: Database, scope: str, folder: Path) -> None:
@@ -117,6 +122,12 @@ def _written_anew(found: Iterable[str]) -> set[str]:
         if named := _UNLISTED.fullmatch(path):
             of_one_thing.setdefault(named[1], []).append(path)
     return {path for paths in of_one_thing.values() for path in sorted(paths, key=_writer)[:-1]}
+
+
+def _without_trees(found: Iterable[str], listed: Collection[str]) -> set[str]:
+    """Timelines of steps whose trees no list has: these were collected, or the step is rolled out anew."""
+    with_trees = {path.rpartition("/")[0] + "/" for path in listed if "/trees-" in path}
+    return {path for path in found if (named := _TIMELINE.fullmatch(path)) and named[1] not in with_trees}
 
 
 def _writer(path: str) -> int:

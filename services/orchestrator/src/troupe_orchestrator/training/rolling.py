@@ -135,8 +135,10 @@ class Rolling:
                 f"step {record.step}: all {len(dropped)} tasks were dropped, the last because of {dropped[-1].fault}"
             )
         folder = self.folders.of(record.step)
-        await asyncio.to_thread(write_timeline, self._file(folder, "timeline", "json"), timeline)
+        spans = self._file(folder, "timeline", "json")
+        await asyncio.to_thread(write_timeline, spans, timeline)
         listed, batches = await self._seal_files(folder, trees, plan)
+        listed = replace(listed, beside=str(spans))
         metrics = await asyncio.to_thread(lambda: rollout_metrics(trees) | credit_metrics(trees, self.config, plan))
         # Only of what these seconds made: groups that an earlier loop finished cost none of them.
         made = metrics["generated_tokens"] - sum(generated_tokens(tree.nodes) for tree in journalled.values())
