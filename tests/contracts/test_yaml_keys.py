@@ -104,6 +104,20 @@ def test_a_key_that_is_twice_behind_an_anchor_is_told_once() -> None:
     assert [key for key, _ in refused.value.problems] == ["sampling.designer.max_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [*a]", "line 1 holds itself"),
+        ("a: &a\n  b: {<<: *a}", "line 2 holds itself"),
+        (f"- &0 [{'x,' * 10}]\n" + "".join(f"- &{n + 1} [{f'*{n},' * 10}]\n" for n in range(60)), "aliases"),
+        ("- &0 {a: 1}\n" + "".join(f"- &{n + 1} {{<<: [{f'*{n},' * 10}]}}\n" for n in range(60)), "aliases"),
+    ],
+)
+def test_aliases_that_never_end_or_stand_for_too_much_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_run_config(text)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     st.recursive(

@@ -122,6 +122,17 @@ def test_keys_of_a_config_that_nobody_knows_are_kept_for_the_orchestrator_to_ref
     assert pruned == []
 
 
+def test_no_bound_is_beyond_what_an_api_server_reads_exactly() -> None:
+    def bounds(part: Any) -> list[float]:
+        below = part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+        own = [part["maximum"]] if isinstance(part, dict) and isinstance(part.get("maximum"), int | float) else []
+        return [*own, *(bound for one in below for bound in bounds(one))]
+
+    found = [bound for name in ("trainingruns", "evaljobs") for bound in bounds(schema(name))]
+    assert 2**31 - 1 in found
+    assert max(found) <= 2**53
+
+
 @pytest.mark.parametrize("kind", KINDS.values())
 def test_each_field_of_a_spec_but_the_desired_state_is_said_not_to_change(kind: Kind) -> None:
     spec = schema(kind.plural)["properties"]["spec"]

@@ -106,8 +106,10 @@ async def test_a_grader_runs_in_a_worker_and_its_failures_are_faults_and_not_gra
     ("source", "reason"),
     [
         ("raise KeyError('x')", "the reward term 'odd' raised KeyError: 'x'"),
-        ("return float('nan')", "the reward term 'odd' must return a finite number, got nan"),
-        ("return '1'", "the reward term 'odd' must return a finite number, got '1'"),
+        ("return float('nan')", "the reward term 'odd' must return a number from -1e+09 to 1e+09, got nan"),
+        ("return 10**400", "the reward term 'odd' must return a number from -1e+09 to 1e+09, got 1" + "0" * 79),
+        ("return -1.1e9", "the reward term 'odd' must return a number from -1e+09 to 1e+09, got -1100000000.0"),
+        ("return '1'", "the reward term 'odd' must return a number from -1e+09 to 1e+09, got '1'"),
     ],
 )
 def test_a_term_that_fails_is_an_error_and_never_a_reward(site: Path, source: str, reason: str) -> None:

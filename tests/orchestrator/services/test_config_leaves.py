@@ -150,6 +150,8 @@ def test_a_config_that_is_too_long_or_holds_no_text_is_refused() -> None:
         parse(" " * 300_000)
     with pytest.raises(InvalidArgument, match="half a surrogate pair"):
         parse('dataset: {train: "a\\udc80"}')
+    with pytest.raises(InvalidArgument, match="a number that is too long"):
+        parse("seed: 0x" + "f" * 5000)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -107,6 +107,20 @@ async def test_a_run_of_a_config_that_is_refused_by_now_is_still_shown(open_worl
         assert (await opened.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
 
 
+async def test_a_config_that_is_too_long_with_its_defaults_starts_nothing(open_world) -> None:
+    async with open_world(learner=True) as opened:
+        # On record each of its characters takes six.
+        long = opened.config(TASKS, delivery_instruction={"math": "\u4e2d" * 50_000})
+        for call, request in (
+            (opened.training.CreateRun, Create(run_id="run", config=long)),
+            (opened.training.PlanRun, training_pb2.PlanRunRequest(config=long)),
+        ):
+            with refused("INVALID_ARGUMENT", "every default", "the maximum is 262144", field="config"):
+                await call(request)
+        with refused("NOT_FOUND", "run"):
+            await opened.get_run()
+
+
 async def test_of_two_runs_created_at_once_one_is_refused(open_world) -> None:
     async with open_world(learner=True) as opened:
         config = opened.config(TASKS)

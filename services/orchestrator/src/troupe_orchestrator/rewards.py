@@ -12,7 +12,6 @@ Formats are read off recorded turns, never off anything that the script printed;
 executions would reward the cheapest failure, so there is none.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Protocol
@@ -24,7 +23,9 @@ from troupe_orchestrator.datasets.task import TaskType
 from troupe_orchestrator.grading.answers import delivery, formatted_answer
 from troupe_orchestrator.tree import TermRecord
 
-Weight = Annotated[float, Field(ge=0)]
+MOST = 1e9
+"""Of a term and of a weight: sums of squares of their products are finite."""
+Weight = Annotated[float, Field(ge=0, le=MOST)]
 
 
 class RewardTermError(Exception):
@@ -35,7 +36,7 @@ class RewardTerm(Protocol):
     """A function that makes a term of what is known of an execution: pure, and over within a millisecond."""
 
     def __call__(self, facts: "ExecutionFacts") -> float:
-        """The value that its weight multiplies; finite."""
+        """The value that its weight multiplies, from -1e9 to 1e9."""
 
 
 TERMS: Final[Registry[RewardTerm]] = Registry("reward term", RewardTerm, {})
@@ -164,9 +165,10 @@ def _value(name: str, facts: ExecutionFacts) -> float:
     term = TERMS.find(name)
     try:
         value = term(facts)
+        shown = f"{value!r:.80}"
     # Code of others: whatever it raises says nothing about the execution.
     except Exception as error:
         raise RewardTermError(f"the reward term {name!r} raised {type(error).__name__}: {error}") from error
-    if isinstance(value, bool | int | float) and math.isfinite(value):
+    if isinstance(value, bool | int | float) and -MOST <= value <= MOST:
         return float(value)
-    raise RewardTermError(f"the reward term {name!r} must return a finite number, got {value!r:.80}")
+    raise RewardTermError(f"the reward term {name!r} must return a number from {-MOST:g} to {MOST:g}, got {shown}")
