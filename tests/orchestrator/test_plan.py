@@ -69,7 +69,7 @@ def test_validations_are_reckoned_beside_the_steps() -> None:
     an_execution = min(run.budgets.tokens + 20, (run.budgets.agent_calls + 1) * 20)
     assert (tokens.value, tokens.bound) == (2 * 7 * 3 * (10 + an_execution), True)
     disk = estimate(plan_message(run, 9, [], held), "trees and problem files of the validations")
-    assert disk.value == tokens.value * 14 + 2 * 1000
+    assert disk.value == tokens.value * 14 + 1000
     assert not [each for each in plan_message(run, 9, []).estimates if "validations" in each.name]
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 Schema = dict[str, Any]
 _KEPT = ("description", "enum", "maximum", "minimum", "pattern", "minItems", "maxItems", "minLength", "maxLength")
+_MOST_EXACT = 2**53
+"""Bounds are doubles to an API server: it refuses every value where a bound is rounded to what int64 does not hold."""
 UNTYPED: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 """Of what no structural schema can say: the orchestrator looks at it."""
 
@@ -51,6 +53,8 @@ def structural(schema: Mapping[str, Any], known: Known) -> Schema:
     if "anyOf" in schema:
         return _any_of(schema["anyOf"], known)
     kept = {key: schema[key] for key in _KEPT if key in schema}
+    if schema.get("maximum", 0) > _MOST_EXACT:
+        del kept["maximum"]
     if "const" in schema:
         kept["enum"] = [schema["const"]]
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):

@@ -133,6 +133,8 @@ async def test_each_due_step_is_validated_under_its_own_weights_and_the_best_one
         assert [(saved.step, saved.best) for saved in run.checkpoints] == [(3, False), (2, True)]
         job = await world.evaluation.GetEvalJob(Get(job_id="run.step-2"))
         assert (job.run_id, job.step, job.items_done) == ("run", 2, 4)
+        # One copy of the problems serves all.
+        assert [path.parent.name for path in (world.folder / "data" / "evals").glob("*/dataset")] == ["run.step-1"]
         assert {item.executor_version.number for item in await world.items("run.step-2")} == {2}
         # Nothing of it was trained on.
         for batch in stand_ins.learner.batches.values():

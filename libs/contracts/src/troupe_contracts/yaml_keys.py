@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_MOST_VALUES = 1_000_000
+"""In a text, with what an alias stands for counted each time: a short text of aliases can stand for more than memory holds."""
 
 
 class RepeatedKeysError(ValueError):
@@ -22,7 +24,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         RepeatedKeysError: a mapping has a key twice, at whatever depth.
         yaml.YAMLError: it is not YAML.
-        ValueError: a value is none, such as a date in the 13th month.
+        ValueError: a value is none, such as a date in the 13th month; or aliases make a value hold itself, or too many.
         RecursionError: it is nested too deeply.
     """
     loader = yaml.SafeLoader(text)
@@ -33,9 +35,31 @@ def load_yaml(text: str) -> Any:
         # Before anything is made of it: that writes merged keys into the nodes.
         if problems := list(_repeated(root, "", set())):
             raise RepeatedKeysError(problems)
+        if _values(root, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MOST_VALUES} values: write less of it, or without aliases")
         return loader.construct_document(root)
     finally:
         loader.dispose()
+
+
+def _values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """How many values a node stands for.
+
+    Args:
+        counted: by nodes' identity, 0 for those that this one is in.
+
+    Raises:
+        ValueError: one is in itself.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = 0
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
+        counted[id(node)] = 1 + sum(_values(each, counted) for each in inner)
+    if not counted[id(node)]:
+        raise ValueError(f"what begins on line {node.start_mark.line + 1} holds itself: remove the alias in it")
+    return counted[id(node)]
 
 
 def _repeated(node: yaml.Node, name: str, seen: set[int]) -> Iterator[tuple[str, str]]:

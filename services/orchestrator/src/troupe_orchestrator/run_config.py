@@ -213,7 +213,7 @@ class RunConfig(Section):
     dataset: Dataset
     steps: Positive
     """Steps in all; the stage plan repeats or ends before."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=1000)]
     repeat: bool = True
     rollout: Rollout = Rollout()
     sampling: Sampling = Sampling()
@@ -317,6 +317,8 @@ def parse_mapping(text: str) -> dict[str, Any]:
         json.dumps(loaded, ensure_ascii=False, default=str, skipkeys=True).encode()
     except UnicodeEncodeError as error:
         raise ConfigError([("config", "has a text with half a surrogate pair, which is no character")]) from error
+    except ValueError as error:
+        raise ConfigError([("config", f"has a number that is too long: {error}")]) from error
     return loaded
 
 

@@ -63,6 +63,7 @@ class JobRecords:
         run_id: str = "",
         step: int = 0,
         votes: float = 0.0,
+        dataset_file: str = "",
     ) -> EvalRecord:
         """Keep a job's data set and put the job on record as running.
 
@@ -70,19 +71,21 @@ class JobRecords:
             target: what is evaluated, as it was resolved.
             run_id: of the run whose validation it is, after a step of it.
             votes: of an item of mode MAJORITY; 0 in other modes.
+            dataset_file: where the data set lies already, if it does.
 
         Raises:
             FileWriteError: the data set could not be written; there is no job.
         """
         job_id = request.job_id or f"eval-{uuid.uuid4().hex[:8]}"
-        file = self._folder(job_id) / "dataset"
-        await asyncio.to_thread(write_bytes, file, request.dataset)
+        if not dataset_file:
+            dataset_file = str(self._folder(job_id) / "dataset")
+            await asyncio.to_thread(write_bytes, Path(dataset_file), request.dataset)
         record = EvalRecord(
             job_id=job_id,
             state=EvalState.RUNNING,
             reason="",
             request=_without_dataset(request),
-            dataset_file=str(file),
+            dataset_file=dataset_file,
             problems=len(dataset.tasks),
             errors=tuple((error.file, error.line, error.message) for error in dataset.errors),
             versions={},

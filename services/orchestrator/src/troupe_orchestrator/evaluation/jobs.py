@@ -134,6 +134,7 @@ class EvalJobs:
         engines = require(self._engines)
         record = await store.get_job(self._database, request.job_id)
         if record is None:
+            kept = ""
             for earlier in (await store.list_validations(self._database, run_id))[:1]:
                 if await asyncio.to_thread(Path(earlier.dataset_file).read_bytes) != request.dataset:
                     raise FailedPrecondition(
@@ -141,9 +142,10 @@ class EvalJobs:
                         f"has changed since step {earlier.step} of run {run_id} was validated on it, and steps could not be "
                         "compared: put the file back, or fork the run",
                     )
+                kept = earlier.dataset_file
             dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
             target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
-            record = await self._records.add(request, dataset, target, serving, run_id, step)
+            record = await self._records.add(request, dataset, target, serving, run_id, step, dataset_file=kept)
         if record.state is not EvalState.RUNNING:
             return record
         log = await self._records.open(record)

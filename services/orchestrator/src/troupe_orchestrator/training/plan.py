@@ -216,10 +216,9 @@ def _validations(config: RunConfig, held_out: HeldOut | None) -> Iterator[traini
     )
     yield training_pb2.PlanEstimate(
         name="trees and problem files of the validations",
-        value=tokens * _TREE_TOKEN_BYTES + count * len(held_out.content),
+        value=tokens * _TREE_TOKEN_BYTES + len(held_out.content),
         unit="bytes",
-        formula=f"generated tokens × {_TREE_TOKEN_BYTES} + {count} × the bytes of {held_out.name}; prompts and compression "
-        "left out",
+        formula=f"generated tokens × {_TREE_TOKEN_BYTES} + the bytes of {held_out.name}; prompts and compression left out",
     )
 
 

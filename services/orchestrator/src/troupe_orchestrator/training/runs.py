@@ -15,7 +15,7 @@ from troupe_contracts.errors import FailedPrecondition, InvalidArgument
 
 from troupe_orchestrator.engines import Engines, require
 from troupe_orchestrator.evaluation.jobs import EvalJobs
-from troupe_orchestrator.run_config import RunConfig, dump_run_config
+from troupe_orchestrator.run_config import MAX_CONFIG_CHARACTERS, RunConfig, dump_run_config
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run
 from troupe_orchestrator.store.steps import committed_steps
@@ -56,7 +56,7 @@ class Runs:
             InvalidArgument: the config or the id cannot be used; each key is named.
             FailedPrecondition: another run trains these policies, or the id belongs to a run with another config.
         """
-        config = parse(config_text)
+        config = await asyncio.to_thread(parse, config_text)
         # One at a time: two calls that come together must not both find the policies free.
         async with self._queue.choosing():
             return await self._create(_named(run_id, config.name), config, None, queue)
@@ -70,7 +70,7 @@ class Runs:
             FailedPrecondition: the step cannot be forked, or what `create` raises it for.
         """
         parent = await self._records.get(parent_id)
-        config, given = overridden(parent.config, overrides)
+        config, given = await asyncio.to_thread(overridden, parent.config, overrides)
         if config.steps <= step:
             raise InvalidArgument(
                 "config.steps",
@@ -82,7 +82,7 @@ class Runs:
             return await self._create(_named(run_id, f"{parent_id[:40]}-fork"), config, fork, queue)
 
     async def _create(self, run_id: str, config: RunConfig, fork: Fork | None, queue: bool) -> RunRecord:
-        effective = dump_run_config(config)
+        effective = await asyncio.to_thread(_effective, config)
         existing = await get_run(self._database, run_id)
         if existing is not None:
             before = origin_of(existing.provenance)
@@ -125,7 +125,8 @@ class Runs:
         Raises:
             InvalidArgument: the config cannot be used, or descriptions come beside services.
         """
-        config = parse(config_text)
+        config = await asyncio.to_thread(parse, config_text)
+        await asyncio.to_thread(_effective, config)
         data = await asyncio.to_thread(load_data, config)
         policies = list(descriptions)
         if self._engines is not None and self._engines.policies:
@@ -163,7 +164,7 @@ class Runs:
                     holder, f"run {holder} trains these policies; wait for it, or pause or cancel it first"
                 )
             # First, since a run whose file is gone or is another has to stay as it is.
-            config = parse(record.config)
+            config = await asyncio.to_thread(parse, record.config)
             data = await same_data(record, config)
             # On record, since an orchestrator that is killed now goes on without asking again.
             acknowledged = await committed_steps(self._database, run_id)
@@ -180,6 +181,21 @@ class Runs:
         if record.state is RunState.CANCELLED:
             await self._jobs.end_validations(run_id)
         return record
+
+
+def _effective(config: RunConfig) -> str:
+    """A config as it is put on record.
+
+    Raises:
+        InvalidArgument: it is too long to be read again.
+    """
+    text = dump_run_config(config)
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        raise InvalidArgument(
+            "config",
+            f"has {len(text)} characters with every default and escape written out, the maximum is {MAX_CONFIG_CHARACTERS}",
+        )
+    return text
 
 
 def _named(run_id: str, prefix: str) -> str:

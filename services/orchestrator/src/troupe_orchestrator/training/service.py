@@ -48,7 +48,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         self, request: training_pb2.DescribeConfigRequest, context: Context
     ) -> training_pb2.DescribeConfigResponse:
         try:
-            values = describe_config(request.config)
+            values = await asyncio.to_thread(describe_config, request.config)
         except ConfigError as error:
             raise InvalidArgument.every((f"config.{key}", message) for key, message in error.problems) from error
         return training_pb2.DescribeConfigResponse(
