@@ -108,7 +108,7 @@ def test_a_key_that_is_twice_behind_an_anchor_is_told_once() -> None:
     ("text", "said"),
     [
         ("a: &a [*a]", "line 1 holds itself"),
-        ("a: &a\n  b: {<<: *a}", "line 2 holds itself"),
+        ("a: &a\n  b: {<<: *a}", "line 1 holds itself"),
         (f"- &0 [{'x,' * 10}]\n" + "".join(f"- &{n + 1} [{f'*{n},' * 10}]\n" for n in range(60)), "aliases"),
         ("- &0 {a: 1}\n" + "".join(f"- &{n + 1} {{<<: [{f'*{n},' * 10}]}}\n" for n in range(60)), "aliases"),
     ],

@@ -20,7 +20,7 @@ import pytest
 from fuzzing import gang_front
 from fuzzing.calls import FAULTS, Ending, Method, fuzz, unharmed
 from fuzzing.messages import payload
-from fuzzing.states import ROUND, States
+from fuzzing.states import ROUND, ROUND_OF_MANY, States
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from troupe.v1 import (
@@ -196,7 +196,9 @@ async def in_rounds(
         ending = await unharmed(target, Method(rpc, found.good, found.opening), which)
         assert ending.code is grpc.StatusCode.OK or ending.code in BY_CONTRACT.get(name, {}), str(ending)
     endings: list[Ending] = []
-    for number, of_round in groupby(numbers, lambda each: each // ROUND):
+    # A state takes seconds: ten for a few, a hundred for many.
+    size = ROUND if len(numbers) <= FEW else ROUND_OF_MANY
+    for number, of_round in groupby(numbers, lambda each: each // size):
         found = states.found(service, name, number)
         method, made = Method(rpc, found.good, found.opening), list(of_round)
         endings += await fuzz(target, method, seed, made)

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 from requested.place import CONFIG, EVAL_JOBS, TRAINING_RUNS, Place, until
+from sqlalchemy import func, update
 from standin_api.objects import custom_resource
 from troupe.v1 import training_pb2
 from troupe_orchestrator.custom_resources import controller, status_writer
 from troupe_orchestrator.store.runs import RunState
+from troupe_orchestrator.store.schema import runs
 
 
 def patches(here: Place, name: str) -> int:
@@ -80,6 +82,18 @@ async def test_what_a_run_waits_for_is_its_reason_as_calls_show_it_until_it_wait
     # Nobody tells that it waits no more.
     del here.runs.waits[uid]
     await until(lambda: here.status("one")["reason"] == "")
+
+
+async def test_a_run_of_a_config_that_is_refused_by_now_is_shown_without_its_stage(here: Place) -> None:
+    await here.start()
+    uid = here.apply("one")
+    await here.until_phase("one", "Running")
+    refused = update(runs).where(runs.c.run_id == uid).values(config=func.replace(runs.c.config, "seed: 0", "seed: -5"))
+    async with here.database.writing() as connection:
+        await connection.execute(refused)
+    await here.runs.becomes(uid, RunState.SUCCEEDED)
+    status = await here.until_phase("one", "Succeeded")
+    assert (status["display"]["stage"], status["display"]["step"]) == ("", "0/4")
 
 
 async def test_a_status_that_somebody_else_wrote_is_set_right(here: Place) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 Schema = dict[str, Any]
 _KEPT = ("description", "enum", "maximum", "minimum", "pattern", "minItems", "maxItems", "minLength", "maxLength")
-_MOST_EXACT = 2**53
-"""Bounds are doubles to an API server: it refuses every value where a bound is rounded to what int64 does not hold."""
 UNTYPED: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 """Of what no structural schema can say: the orchestrator looks at it."""
+_MOST_EXACT = 2**53
+"""Bounds are doubles to an API server, and one that is rounded to what int64 does not hold has it refuse every value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,8 +150,10 @@ def test_a_config_that_is_too_long_or_holds_no_text_is_refused() -> None:
         parse(" " * 300_000)
     with pytest.raises(InvalidArgument, match="half a surrogate pair"):
         parse('dataset: {train: "a\\udc80"}')
-    with pytest.raises(InvalidArgument, match="a number that is too long"):
+    with pytest.raises(InvalidArgument, match="not YAML: Exceeds the limit"):
         parse("seed: 0x" + "f" * 5000)
+    with pytest.raises(InvalidArgument, match="nested too deeply"):
+        parse("a0: &a0 []\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(1_200)))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

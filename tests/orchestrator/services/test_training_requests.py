@@ -8,6 +8,8 @@ from orchestrated.models import RIGHT
 from orchestrated.world import Backends, World, eval_request, lines, math_task, refused, violations, world
 from troupe.v1 import evaluation_pb2, policy_pb2, solver_pb2, training_pb2
 from troupe_orchestrator.engines import PolicyMismatchError
+from troupe_orchestrator.store.trees import read_trees
+from troupe_orchestrator.tree import NodeKind
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,12 +101,16 @@ async def test_one_run_trains_at_a_time_and_an_id_names_one_config(open_world, s
 async def test_a_run_of_a_config_that_is_refused_by_now_is_still_shown(open_world) -> None:
     async with open_world(learner=True) as opened:
         await opened.run(opened.config(TASKS))
+    (tree, *_) = read_trees(next((opened.folder / "data" / "runs" / "run" / "steps").glob("*/trees-*.parquet")))
+    (execution, *_) = tree.of_kind(NodeKind.EXECUTION)
     with sqlite3.connect(opened.folder / "data" / "troupe.db") as store:
         store.execute("UPDATE runs SET config = replace(config, 'seed: 0', 'seed: -5')")
         assert store.execute("SELECT config LIKE '%seed: -5%' FROM runs").fetchone() == (1,)
     async with open_world() as opened:
         assert [run.run_id for run in (await opened.training.ListRuns(training_pb2.ListRunsRequest())).runs] == ["run"]
         assert (await opened.get_run()).state == training_pb2.RUN_STATE_SUCCEEDED
+        trace = await opened.training.GetExecution(training_pb2.GetExecutionRequest(execution_id=execution.id))
+        assert (trace.run_id, trace.HasField("executor_advantage")) == ("run", False)
 
 
 async def test_a_config_that_is_too_long_with_its_defaults_starts_nothing(open_world) -> None:

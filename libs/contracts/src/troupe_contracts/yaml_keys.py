@@ -7,7 +7,7 @@ import yaml
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MOST_VALUES = 1_000_000
-"""In a text, with what an alias stands for counted each time: a short text of aliases can stand for more than memory holds."""
+"""In a text. What an alias stands for counts each time: a short text of aliases can stand for more than memory holds."""
 
 
 class RepeatedKeysError(ValueError):
@@ -36,7 +36,9 @@ def load_yaml(text: str) -> Any:
         if problems := list(_repeated(root, "", set())):
             raise RepeatedKeysError(problems)
         if _values(root, {}) > _MOST_VALUES:
-            raise ValueError(f"its aliases stand for more than {_MOST_VALUES} values: write less of it, or without aliases")
+            raise ValueError(
+                f"its aliases stand for more than {_MOST_VALUES} values: write less of it, or without aliases"
+            )
         return loader.construct_document(root)
     finally:
         loader.dispose()

@@ -305,20 +305,17 @@ def parse_mapping(text: str) -> dict[str, Any]:
         raise ConfigError([("config", f"has {len(text)} characters, the maximum is {MAX_CONFIG_CHARACTERS}")])
     try:
         loaded = load_yaml(text)
+        json.dumps(loaded, ensure_ascii=False, default=str, skipkeys=True).encode()
     except RepeatedKeysError as error:
         raise ConfigError(error.problems) from error
+    except UnicodeEncodeError as error:
+        raise ConfigError([("config", "has a text with half a surrogate pair, which is no character")]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([("config", f"not YAML: {error}")]) from error
     except RecursionError as error:
         raise ConfigError([("config", "is nested too deeply")]) from error
     if not isinstance(loaded, dict):
         raise ConfigError([("config", "must be a mapping of keys, see examples/")])
-    try:
-        json.dumps(loaded, ensure_ascii=False, default=str, skipkeys=True).encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError([("config", "has a text with half a surrogate pair, which is no character")]) from error
-    except ValueError as error:
-        raise ConfigError([("config", f"has a number that is too long: {error}")]) from error
     return loaded
 
 

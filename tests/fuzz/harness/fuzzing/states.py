@@ -31,6 +31,8 @@ from troupe_contracts.wire import CHANNEL_OPTIONS
 
 ROUND: Final = 20
 """Calls that find one state."""
+ROUND_OF_MANY: Final = 100
+"""The same, where there are thousands."""
 FENCE: Final = common_pb2.Fence(store_id="store", token=2**64 - 1)
 _POLICY: Final = "p1"
 _TOKENS: Final = 8

@@ -1,5 +1,6 @@
 """The Training service: a thin shell over `Runs` and what is on record."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from troupe.v1 import training_pb2, training_pb2_grpc
