@@ -7,7 +7,7 @@ from troupe.v1 import common_pb2, training_pb2
 from troupe_contracts.errors import DataLoss, InvalidArgument, NotFound
 
 from troupe_orchestrator.credit.types import Advantages
-from troupe_orchestrator.run_config import parse_run_config
+from troupe_orchestrator.run_config import ConfigError, parse_run_config
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.executions import StoredExecution, find_execution
 from troupe_orchestrator.store.runs import get_run
@@ -57,11 +57,19 @@ async def trace_execution(database: Database, prefix: str) -> training_pb2.Execu
         )
     trees = await _trees(stored)
     run = await get_run(database, stored.scope)
-    advantages = None if run is None else advantages_of(trees, parse_run_config(run.config))
+    advantages = None if run is None else await asyncio.to_thread(_advantages, trees, run.config)
     tree, execution = next(
         (tree, node) for tree in trees for node in tree.of_kind(NodeKind.EXECUTION) if node.id == stored.execution_id
     )
     return _message(tree, execution, stored.scope, stored.step, advantages)
+
+
+def _advantages(trees: list[Tree], config: str) -> Advantages | None:
+    """As a run's config reckons them; None where it is refused by now."""
+    try:
+        return advantages_of(trees, parse_run_config(config))
+    except ConfigError:
+        return None
 
 
 async def _trees(stored: StoredExecution) -> list[Tree]:

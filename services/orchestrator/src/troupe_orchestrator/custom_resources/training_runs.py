@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 
 import yaml
 from troupe.v1 import training_pb2
+from troupe_contracts.errors import InvalidArgument
 
 from troupe_orchestrator.custom_resources.backing import Shown
 from troupe_orchestrator.custom_resources.decisions import State
@@ -101,7 +102,7 @@ class RunsBehindObjects:
         metrics = await step_metrics(self._database, uid, committed)
         versions = await step_versions(self._database, uid, committed)
         plan, trained = await asyncio.to_thread(_plans, record, committed if metrics else None, ended)
-        if plan.step > committed:
+        if plan is not None and plan.step > committed:
             message.stage, message.trains = plan.stage, plan.trains.value
         stopped = record.state in (RunState.PAUSED, RunState.FAILED)
         return Shown(
@@ -111,7 +112,7 @@ class RunsBehindObjects:
             fields={
                 **fields_of(message, STATUS_FIELDS),
                 "display": {
-                    "stage": f"{plan.stage} {plan.trains}",
+                    "stage": "" if plan is None else f"{plan.stage} {plan.trains}",
                     "step": f"{committed}/{message.total_steps}",
                     "policy": ",".join(f"{policy}@{version}" for policy, version in sorted(versions.items())),
                     "reward": _reward(metrics, trained),
@@ -131,12 +132,16 @@ class RunsBehindObjects:
         return events[-1].condition.reason if events else ""
 
 
-def _plans(record: RunRecord, committed: int | None, ended: Sequence[int]) -> tuple[StepPlan, Trains | None]:
+def _plans(record: RunRecord, committed: int | None, ended: Sequence[int]) -> tuple[StepPlan | None, Trains | None]:
     """The plan of the step under way or of the next one, after the last step that step's; and what the last committed step
-    trained, if there is one.
+    trained, if there is one. Neither of a config that is refused by now.
     """
+    try:
+        config = parse(record.config)
+    except InvalidArgument:
+        return None, None
     began = origin_of(record.provenance)
-    config, fork = parse(record.config), None if began is None else began.fork
+    fork = None if began is None else began.fork
     if committed is None:
         return plan_of(config, fork, 1 if fork is None else fork.step + 1, ended), None
     following = min(committed + 1, last_step_of(config, fork, ended))
