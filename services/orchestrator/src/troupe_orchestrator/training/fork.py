@@ -124,7 +124,7 @@ async def fork_of(
         raise FailedPrecondition(
             parent.run_id, f"cannot be forked after step {step}: it {why}; steps that can be: {ranges(possible)}"
         )
-    parent_config = parse(parent.config)
+    parent_config = await asyncio.to_thread(parse, parent.config)
     grandparent = None if began is None else began.fork
     reason = _tasks_differ(parent_config, config, began, data)
     continued = "stages" not in given

@@ -45,9 +45,9 @@ def overridden(base: str, overrides: str) -> tuple[RunConfig, frozenset[str]]:
         return parse(base), frozenset()
     try:
         given = parse_mapping(overrides)
+        merged = _merged(parse_mapping(base), given)
     except ConfigError as error:
         raise _refusal(error) from error
-    merged = _merged(parse_mapping(base), given)
     return parse(yaml.safe_dump(merged, sort_keys=False)), frozenset(str(key) for key in given)
 
 

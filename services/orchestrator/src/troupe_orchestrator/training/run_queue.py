@@ -232,7 +232,7 @@ class RunQueue:
     async def _start_or_pause(self, record: RunRecord) -> None:
         """Start a run that is to run; one whose data cannot be had is paused by name."""
         try:
-            config = parse(record.config)
+            config = await asyncio.to_thread(parse, record.config)
             data = await same_data(record, config)
         except (InvalidArgument, FailedPrecondition) as error:
             await self._records.set_state(record.run_id, RunState.PAUSED, f"{error}; mend it and resume the run")
