@@ -31,6 +31,7 @@ mod proto {
 mod _native {
     #[pymodule_export]
     use super::python::{
-        Job, Reply, Sandbox, execute_nothing, next_case, probe_layers, run_assertions, serve, serve_zygote,
+        Job, Reply, Sandbox, execute_nothing, has_more_to_do, next_case, probe_layers, run_assertions, serve,
+        serve_zygote,
     };
 }

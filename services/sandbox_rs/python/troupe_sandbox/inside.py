@@ -175,6 +175,8 @@ def leave(run: Callable[[], None], name: str, source: str, failed_assertion: int
     Args:
         failed_assertion: exit status of an AssertionError.
     """
+    # Asked here, which may be before cases are forked: what looks is then theirs already.
+    may_open = any(word in source for word in WORDS_OF_FILES)
     status = 0
     try:
         run()
@@ -193,7 +195,7 @@ def leave(run: Callable[[], None], name: str, source: str, failed_assertion: int
         status = ending.EXIT_OUT_OF_MEMORY if ending.was_refused_memory(error) else EXIT_FAILED
         if isinstance(error, AssertionError):
             status = failed_assertion
-    finish(status, any(word in source for word in WORDS_OF_FILES))
+    finish(status, may_open)
 
 
 # Without one of these in its text a program makes no file of its own over standard output, and is not searched for one.
@@ -256,17 +258,19 @@ def flush_opened() -> None:
 
 def finish(status: int, may_have_opened: bool = True) -> None:
     """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers."""
-    threading = sys.modules.get("threading")
     try:
         # Waiting for nobody would touch dozens of pages that are shared until then.
-        if threading is not None and (_thread._count() or threading._threading_atexits):
-            threading._shutdown()
-        atexit._run_exitfuncs()
+        if native.has_more_to_do():
+            threading = sys.modules.get("threading")
+            if threading is not None:
+                threading._shutdown()
+            atexit._run_exitfuncs()
     # The interpreter goes on as well.
     except BaseException as error:
         complain(error)
+    stream: Any
     for name in ("stdout", "stderr"):
-        stream: Any = getattr(sys, name, None)
+        stream = getattr(sys, name, None)
         try:
             if is_open(stream):
                 stream.flush()
@@ -276,8 +280,9 @@ def finish(status: int, may_have_opened: bool = True) -> None:
             status = EXIT_UNFLUSHED
     if may_have_opened:
         flush_opened()
-    for first in (sys.__stdout__, sys.__stderr__):
-        flush_quietly(first)
+    for name, first in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
+        if first is not getattr(sys, name, None):
+            flush_quietly(first)
     os._exit(status)
 
 

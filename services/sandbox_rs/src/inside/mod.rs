@@ -4,6 +4,7 @@
 //! Everything here runs in single-threaded processes that were started for it, never in the service's own.
 
 pub mod assertions;
+pub mod ending;
 pub mod immortal;
 pub mod jail;
 pub mod keeper;

@@ -103,6 +103,7 @@ pub fn serve(py: Python<'_>, options_json: &str, settings_json: &str) -> PyResul
 /// there before lives for ever.
 #[pyfunction]
 pub fn serve_zygote(py: Python<'_>) -> PyResult<&'static str> {
+    inside::ending::watch(py)?;
     inside::immortal::make_immortal(py)?;
     inside::zygote::serve()
         .map(inside::wire::Kind::name)
@@ -120,6 +121,12 @@ pub fn probe_layers() -> PyResult<()> {
 #[pyfunction]
 pub fn next_case() -> bool {
     inside::solution::next_case()
+}
+
+/// At the end of a program: whether a thread lives or a function is to be called.
+#[pyfunction]
+pub fn has_more_to_do(py: Python<'_>) -> PyResult<bool> {
+    inside::ending::is_left(py)
 }
 
 /// In the process of a solution: compiles, then in the process of each case runs its assertions.
