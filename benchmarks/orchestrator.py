@@ -39,6 +39,7 @@ from troupe.v1 import (
     transcript_pb2,
 )
 from troupe_contracts.wire import SERVER_OPTIONS
+from troupe_orchestrator.collector import look_seldom
 from troupe_orchestrator.datasets.task import MathReference, Task
 from troupe_orchestrator.fleet import PolicyFleet, SandboxFleet
 from troupe_orchestrator.grading.workers import MathGrader
@@ -298,6 +299,7 @@ def main() -> None:
         asyncio.run(serve_stubs(options.serve, options.room, options.seconds))
         return
     if options.roll:
+        look_seldom()
         work = (bare if options.bare else roll)(
             options.targets[0].split(","), options.targets[1].split(","), options.roll
         )

@@ -9,6 +9,7 @@ from troupe_contracts.errors import describe
 from troupe_contracts.server import serve
 
 from troupe_orchestrator.app import SERVICE_NAMES, orchestrator
+from troupe_orchestrator.collector import look_seldom
 from troupe_orchestrator.fleet import MismatchError
 from troupe_orchestrator.kubernetes.addresses import NoClusterError
 from troupe_orchestrator.run_config import ConfigError
@@ -41,6 +42,7 @@ async def _run(settings: OrchestratorSettings) -> None:
 def main() -> None:
     """Serve until told to stop; what cannot be started is one line and exit status 1."""
     settings = OrchestratorSettings.load()
+    look_seldom()
     try:
         asyncio.run(_run(settings))
     except _CANNOT_START as error:
