@@ -72,6 +72,7 @@ def test_tools_and_scripts_end_so_as_well(sandbox, ending):
         assert tool.output.startswith(output)
     script = sandbox.run_workflow(program, "?", lambda call: "42")
     assert script.stdout == output, script
+    assert (script.verdict == "ok") == (status == 0), script
 
 
 def test_a_tool_may_close_its_output_in_its_last_expression(sandbox):

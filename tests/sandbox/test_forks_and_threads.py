@@ -61,8 +61,10 @@ def test_every_program_is_a_fork_of_a_zygote_and_never_of_the_service(undisturbe
 
 def test_a_zygote_that_has_threads_is_refused(tmp_path):
     library = shutil.copytree(LIBRARY, tmp_path / "library")
-    runtime = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-    (library / "workflow/runtime.py").write_text(runtime)
+    with (library / "workflow/runtime.py").open("a") as runtime:
+        runtime.write(
+            "\nimport threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        )
     collected = settings.collect("auto", (), 1, 1, library=library)
     with pytest.raises(RuntimeError, match="2 threads run"):
         _native.Sandbox(collected)

@@ -24,6 +24,7 @@ import traceback
 import types
 from _io import _IOBase
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -49,6 +50,11 @@ PRELOADED_FOR_CODE = ("array", "cmath", "contextlib", "numbers", "random", "queu
 BUFFERS = (io.BufferedWriter, io.BufferedRandom)
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PRELOADED_FOR_WORKFLOWS = ("concurrent.futures", "queue", "selectors", "signal", "subprocess", "tempfile", "threading")
+
+
+# What preloaded modules want called when a process forks. Scripts register it; other programs have no children.
+fork_handlers: list[dict[str, Callable[[], object]]] = []
+register_at_fork = os.register_at_fork
 
 
 def load(loader: ExtensionFileLoader | SourceFileLoader) -> types.ModuleType:
@@ -98,7 +104,11 @@ def preload(role: str, library: str, asked: dict[str, list[str]]) -> None:
 
         threading.stack_size(2 << 20)
         sys.path.insert(0, library)
-        __import__("workflow.runtime")
+        PROGRAMS["workflow"] = partial(run_workflow, import_module("workflow.runtime").main, output_of_scripts())
+        needed = len(fork_handlers)
+        load(SourceFileLoader("_rehearsal", str(Path(__file__).with_name("rehearsal.py")))).rehearse()
+        del fork_handlers[needed:]
+        sys.modules["__main__"] = OWN_MAIN
     else:
         for name in PRELOADED_FOR_CODE:
             __import__(name)
@@ -256,8 +266,12 @@ def flush_opened() -> None:
         return
 
 
-def finish(status: int, may_have_opened: bool = True) -> None:
-    """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers."""
+def finish(status: int, may_have_opened: bool = True, pipe: Any = None) -> None:
+    """Ends the process as the interpreter would, without taking it apart: threads, exit functions, buffers.
+
+    Args:
+        pipe: below standard output, where it was made in the zygote, whose objects are not searched.
+    """
     try:
         # Waiting for nobody would touch dozens of pages that are shared until then.
         if native.has_more_to_do():
@@ -283,49 +297,64 @@ def finish(status: int, may_have_opened: bool = True) -> None:
     for name, first in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
         if first is not getattr(sys, name, None):
             flush_quietly(first)
+    if pipe is not None:
+        flush_quietly(pipe)
     os._exit(status)
 
 
-def report_foreign_programs() -> None:
-    """Ends the script as a policy violation where it executes anything but the interpreter.
+def is_interpreter(path: object, env: Mapping[str, str] | None, folder: object = None) -> bool:
+    """Whether what a script is about to execute is the interpreter."""
+    if not isinstance(path, str | bytes | os.PathLike):
+        return False
+    name = os.fsdecode(path)
+    start = os.fsdecode(folder) if isinstance(folder, str | bytes | os.PathLike) else ""
+    folders = [start] if "/" in name else os.get_exec_path(env)
+    return any(Path(each, name).resolve() == INTERPRETER for each in folders)
+
+
+def report_foreign_program(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: ends the script as a policy violation where it executes anything but the interpreter.
 
     The kernel refuses that in any case, and to a child of the script it is an error like any other. This is about the
     verdict: a script that counts on another program is told so, and does not go on with a `FileNotFoundError`.
     """
-
-    def is_interpreter(path: object, env: Mapping[str, str] | None, folder: object = None) -> bool:
-        if not isinstance(path, str | bytes | os.PathLike):
-            return False
-        name = os.fsdecode(path)
-        start = os.fsdecode(folder) if isinstance(folder, str | bytes | os.PathLike) else ""
-        folders = [start] if "/" in name else os.get_exec_path(env)
-        return any(Path(each, name).resolve() == INTERPRETER for each in folders)
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        match event, arguments:
-            case "subprocess.Popen", (path, _, folder, env):
-                allowed = is_interpreter(path, env, folder)
-            case (("os.exec" | "os.posix_spawn"), (path, _, env)):
-                allowed = is_interpreter(path, env)
-            case "os.system", (path,):
-                allowed = False
-            case _:
-                return
-        if not allowed:
-            os.write(2, f"cannot execute {path!r}: a script may start the Python interpreter only\n".encode())
-            native.execute_nothing()
-
-    sys.addaudithook(watch)
+    match event, arguments:
+        case "subprocess.Popen", (path, _, folder, env):
+            allowed = is_interpreter(path, env, folder)
+        case (("os.exec" | "os.posix_spawn"), (path, _, env)):
+            allowed = is_interpreter(path, env)
+        case "os.system", (path,):
+            allowed = False
+        case _:
+            return
+    if not allowed:
+        os.write(2, f"cannot execute {path!r}: a script may start the Python interpreter only\n".encode())
+        native.execute_nothing()
 
 
-def run_workflow() -> None:
-    """A workflow script; the library reads it from its pipe."""
-    report_foreign_programs()
-    # The zygote's own takes its descriptor for a file, which can be sought; the script's is a pipe.
+def output_of_scripts() -> io.TextIOWrapper:
+    """Standard output as each script has it, which is a pipe. The zygote's own takes its descriptor for a file."""
+    kept, ends = os.dup(1), os.pipe()
+    os.dup2(ends[1], 1)
     pipe = io.BufferedWriter(io.FileIO(1, "wb", closefd=False))
-    own = io.TextIOWrapper(pipe, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-    sys.stdout = sys.__stdout__ = own  # type: ignore[misc]
-    finish(import_module("workflow.runtime").main(PAYLOAD))
+    output = io.TextIOWrapper(pipe, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(kept, 1)
+    for descriptor in (kept, *ends):
+        os.close(descriptor)
+    return output
+
+
+def run_workflow(main: Callable[[int], int], output: io.TextIOWrapper) -> None:
+    """A workflow script; `main` of the library reads it from its pipe. Whatever can be made before the fork was."""
+    sys.addaudithook(report_foreign_program)
+    # It may fork, and then what was preloaded has to be told.
+    os.register_at_fork = register_at_fork
+    for handlers in fork_handlers:
+        os.register_at_fork(**handlers)
+    sys.stdout = sys.__stdout__ = output  # type: ignore[misc]
+    # A script may detach it.
+    pipe = output.buffer
+    finish(main(PAYLOAD), pipe=pipe)
 
 
 def run_stdin() -> None:
@@ -450,8 +479,8 @@ def run_tool() -> None:
     leave(run, "<tool>", source)
 
 
+# By the name of their kind; the zygote of scripts adds its own.
 PROGRAMS: dict[str, Callable[[], None]] = {
-    "workflow": run_workflow,
     "stdin": run_stdin,
     "assertions": run_assertions,
     "tool": run_tool,
@@ -462,7 +491,7 @@ if __name__ == "__main__":
     _, native_path, role, library_path, asked_json = sys.argv
     asked = json.loads(asked_json)
     # For the loader, and by the interpreter itself when it starts; programs find PATH and nothing else.
-    for variable in ("LD_BIND_NOW", "LC_CTYPE"):
+    for variable in ("LD_BIND_NOW", "MALLOC_ARENA_MAX", "LC_CTYPE"):
         os.environ.pop(variable, None)
     if role == "describe":
         describe(asked["modules"])
@@ -472,10 +501,9 @@ if __name__ == "__main__":
     if role == "probe":
         native.probe_layers()
         sys.exit(0)
-    if role == "code":
-        # Its programs have no children, so nothing needs to be repaired after a fork; the handlers of `threading` and
-        # `random` would cost more than the fork itself. `random` is seeded by each program's own function.
-        os.register_at_fork = lambda **_handlers: None
+    # A zygote forks with one thread and no lock held, so that nothing needs to be repaired after it; the handlers of
+    # `threading` and `random` would cost more than the fork itself. `random` is seeded by each program's own function.
+    os.register_at_fork = lambda **handlers: fork_handlers.append(handlers)
     preload(role, library_path, asked)
     # Every case draws the same numbers, so that its verdict is the same each time. Tools seed again, from the system.
     seed(0)

@@ -50,6 +50,8 @@ impl Interpreter {
             .env("PATH", &self.interpreter_directory)
             // Symbols are looked up once, in the zygote, and not in every process forked from it.
             .env("LD_BIND_NOW", "1")
+            // One heap for all threads of a program, of which one runs at a time; each has one of its own otherwise.
+            .env("MALLOC_ARENA_MAX", "1")
             .current_dir("/");
         if weakened::is_off("environment") {
             command.envs(std::env::vars_os());

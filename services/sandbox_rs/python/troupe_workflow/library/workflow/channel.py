@@ -5,6 +5,7 @@ ends, with its reply, its refusal, or ChannelClosed; a forked child can never wr
 starts until `start`.
 """
 
+import _thread
 import os
 import threading
 from collections.abc import Sequence
@@ -55,7 +56,8 @@ class Channel:
     def start(self) -> None:
         """Starts the thread that hands replies to their callers."""
         os.register_at_fork(after_in_child=self._leave_to_parent)
-        threading.Thread(target=self._read_replies, name="workflow-channel", daemon=True).start()
+        # Not one of `threading`'s: the script does not see it there, and nothing that script and zygote share is touched.
+        _thread.start_new_thread(self._read_replies, ())
 
     def read_frame(self) -> Frame:
         """The next frame from the supervisor. Only for the start frame; afterwards the thread reads."""

@@ -41,10 +41,7 @@ def main(fd: int) -> int:
     running = Session(task, channel)
     session.install(running)
     random.seed(seed)
-    try:
-        return _run(script, running)
-    finally:
-        _flush()
+    return _run(script, running)
 
 
 def _parse_start(frame: Frame) -> tuple[Task, str, int]:
@@ -89,12 +86,3 @@ def _print_error(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename != SCRIPT_NAME:
         trace = trace.tb_next
     traceback.print_exception(type(error), error, trace)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        # The script closed it, replaced it, or nobody reads it any more.
-        except (OSError, ValueError, AttributeError):
-            continue
