@@ -191,8 +191,8 @@ def small(config: dict[str, Any], steps: int, seed: int, tasks_per_step: int = 3
         "rollout": {"tasks_per_step": tasks_per_step, "designs": 3, "executions": 2, "max_attempts": 8},
         "checkpoint": {"every": 3, "keep": 2},
         "probe_bound": PROBE_BOUND,
-        # Steps so small and so many learn all that there is in sixty tasks or unlearn it, which pauses no run here. What a kill
-        # might spoil, the weights that engines serve, would still: by `mismatch_kl_above`.
+        # Steps so small and so many learn all that there is in sixty tasks or unlearn it, which pauses no run here. Weights
+        # that a kill had spoilt still would, by `mismatch_kl_above`.
         "conditions": {
             "entropy_below": None,
             "reward_fall_above": None,
