@@ -9,9 +9,10 @@ import pytest
 from orchestrated.models import RIGHT, SINGLE, WRONG
 from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import designer_pb2, evaluation_pb2, policy_pb2
-from troupe_contracts.errors import Unavailable
+from troupe_contracts.errors import Exhausted, Internal, Unavailable
 from troupe_orchestrator import event_feed
 from troupe_orchestrator.evaluation.job_log import JobLog
+from troupe_orchestrator.rollout import faults as rollout_faults
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -220,6 +221,37 @@ async def test_a_watcher_that_is_slow_holds_nobody_up_and_misses_nothing(
         seen.append(event)
     assert seen == events
     assert sum(len(event.items) for event in events) == 12
+
+
+async def test_what_hinders_a_job_is_told_to_its_watchers_and_stored(
+    shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_faults, "NOTICE_SECONDS", 0.05)
+    full = [Exhausted("the queue is full", 0.1) for _ in range(2)]
+
+    def reply(request: policy_pb2.GenerateRequest) -> str:
+        if "broken" in "".join(message.content for message in request.messages):
+            raise Internal("the engine fell over")
+        if full:
+            raise full.pop()
+        return RIGHT
+
+    shared.backends.policy.reply = reply
+    # Each item meets its fault in each attempt: one event for all of a kind.
+    rows = [math_task("well"), math_task("broken-1"), math_task("broken-2")]
+    job = await shared.evaluate(*rows, job_id="hindered")
+    assert (job.items_done, job.items_faulted, job.summary.coverage) == (3, 2, pytest.approx(1 / 3))
+    events = await shared.watched("hindered")
+    told = {event.condition.reason: event for event in events if event.HasField("condition")}
+    assert sum(event.HasField("condition") for event in events) == len(told) == 2
+    for reason, text in (("ExecutorFull", "the queue is full"), ("InfrastructureFault", "the engine fell over")):
+        condition = told[reason].condition
+        assert condition.message.startswith("executor: "), condition
+        assert text in condition.message
+        assert condition.remedy
+        assert not told[reason].items
+    assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].job.state == evaluation_pb2.EVAL_STATE_SUCCEEDED
 
 
 async def test_jobs_and_items_are_listed_in_pages(shared: World) -> None:

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from troupe.v1 import common_pb2 as troupe_dot_v1_dot_common__pb2
+from troupe.v1 import training_pb2 as troupe_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atroupe/v1/evaluation.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16troupe/v1/common.proto\"\xcf\x02\n\x14\x43reateEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61taset_name\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\r\n\x05limit\x18\x06 \x01(\r\x12%\n\x08sampling\x18\x07 \x01(\x0b\x32\x13.troupe.v1.Sampling\x12%\n\x06target\x18\x08 \x01(\x0b\x32\x15.troupe.v1.EvalTarget\x12!\n\x04mode\x18\t \x01(\x0e\x32\x13.troupe.v1.EvalMode\x12\r\n\x05votes\x18\n \x01(\r\x12\x0e\n\x06script\x18\x0b \x01(\t\x12\x12\n\ndesigns_of\x18\x0c \x01(\t\x12,\n\x0c\x65qual_tokens\x18\r \x01(\x0b\x32\x16.troupe.v1.EqualTokens\"4\n\x0b\x45qualTokens\x12\x12\n\nsystem_job\x18\x01 \x01(\t\x12\x11\n\tagent_job\x18\x02 \x01(\t\"\xa5\x01\n\nEvalTarget\x12+\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x18.troupe.v1.CurrentTargetH\x00\x12\x31\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1b.troupe.v1.CheckpointTargetH\x00\x12-\n\x08\x65ndpoint\x18\x03 \x01(\x0b\x32\x19.troupe.v1.EndpointTargetH\x00\x42\x08\n\x06target\"\x0f\n\rCurrentTarget\"\xaf\x01\n\x10\x43heckpointTarget\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x65st\x18\x03 \x01(\x08\x12\x33\n\x04uris\x18\x04 \x03(\x0b\x32%.troupe.v1.CheckpointTarget.UrisEntry\x12\r\n\x05start\x18\x05 \x01(\x08\x1a+\n\tUrisEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x0e\x45ndpointTarget\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65signer\x18\x02 \x01(\t\"\xa1\x05\n\x07\x45valJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.troupe.v1.EvalState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x61taset_name\x18\x04 \x01(\t\x12\x10\n\x08problems\x18\x05 \x01(\r\x12\x0f\n\x07samples\x18\x06 \x01(\r\x12\x12\n\nitems_done\x18\x07 \x01(\r\x12\x13\n\x0bitems_total\x18\x08 \x01(\r\x12/\n\x0e\x64\x61taset_errors\x18\t \x03(\x0b\x32\x17.troupe.v1.DatasetError\x12\'\n\x07summary\x18\n \x01(\x0b\x32\x16.troupe.v1.EvalSummary\x12\x32\n\x10\x64\x65signer_version\x18\x0b \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x32\n\x10\x65xecutor_version\x18\x0c \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06target\x18\x0f \x01(\x0b\x32\x15.troupe.v1.EvalTarget\x12!\n\x04mode\x18\x10 \x01(\x0e\x32\x13.troupe.v1.EvalMode\x12\x0e\n\x06run_id\x18\x11 \x01(\t\x12\x0c\n\x04step\x18\x12 \x01(\x04\x12\x15\n\ritems_faulted\x18\x13 \x01(\r\x12\x12\n\ndesigns_of\x18\x14 \x01(\t\x12,\n\x0c\x65qual_tokens\x18\x15 \x01(\x0b\x32\x16.troupe.v1.EqualTokens\x12\r\n\x05votes\x18\x16 \x01(\x01\";\n\x0c\x44\x61tasetError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x81\x02\n\x0b\x45valSummary\x12\x0f\n\x07success\x18\x01 \x01(\x01\x12\x13\n\x0bsuccess_low\x18\x02 \x01(\x01\x12\x14\n\x0csuccess_high\x18\x03 \x01(\x01\x12\x15\n\rvalid_scripts\x18\x04 \x01(\x01\x12\x11\n\tparseable\x18\x05 \x01(\x01\x12\x19\n\x11success_parseable\x18\x06 \x01(\x01\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x0e\n\x06\x66\x61ults\x18\t \x01(\r\x12$\n\x06groups\x18\n \x03(\x0b\x32\x14.troupe.v1.EvalGroup\x12\x10\n\x08\x63overage\x18\x0b \x01(\x01\"\xfe\x02\n\tEvalGroup\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08problems\x18\x02 \x01(\r\x12\x0f\n\x07success\x18\x03 \x01(\x01\x12\x13\n\x0bsuccess_low\x18\x04 \x01(\x01\x12\x14\n\x0csuccess_high\x18\x05 \x01(\x01\x12\x11\n\tparseable\x18\x06 \x01(\x01\x12\x19\n\x11success_parseable\x18\x07 \x01(\x01\x12\x34\n\x08patterns\x18\x08 \x03(\x0b\x32\".troupe.v1.EvalGroup.PatternsEntry\x12\x45\n\x11pattern_successes\x18\t \x03(\x0b\x32*.troupe.v1.EvalGroup.PatternSuccessesEntry\x1a/\n\rPatternsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x37\n\x15PatternSuccessesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"#\n\x11GetEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"<\n\x13ListEvalJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x14ListEvalJobsResponse\x12 \n\x04jobs\x18\x01 \x03(\x0b\x32\x12.troupe.v1.EvalJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x13WatchEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x04\"\x8c\x01\n\tEvalEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x1f\n\x03job\x18\x02 \x01(\x0b\x32\x12.troupe.v1.EvalJob\x12\"\n\x05items\x18\x03 \x03(\x0b\x32\x13.troupe.v1.EvalItem\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x14\x43\x61ncelEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"&\n\x14ResumeEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"M\n\x14ListEvalItemsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x15ListEvalItemsResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.troupe.v1.EvalItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x02\n\x08\x45valItem\x12\x12\n\nproblem_id\x18\x01 \x01(\t\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x14\n\x0c\x65xecution_id\x18\x03 \x01(\t\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\x14\n\x0cvalid_script\x18\x05 \x01(\x08\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x18\n\x10generated_tokens\x18\n \x01(\x04\x12\x32\n\x10\x64\x65signer_version\x18\x0b \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x32\n\x10\x65xecutor_version\x18\x0c \x01(\x0b\x32\x18.troupe.v1.PolicyVersion*\x8a\x01\n\tEvalState\x12\x1a\n\x16\x45VAL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VAL_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45VAL_STATE_SUCCEEDED\x10\x02\x12\x15\n\x11\x45VAL_STATE_FAILED\x10\x03\x12\x18\n\x14\x45VAL_STATE_CANCELLED\x10\x04*\xab\x01\n\x08\x45valMode\x12\x19\n\x15\x45VAL_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45VAL_MODE_SYSTEM\x10\x01\x12\x1a\n\x16\x45VAL_MODE_SINGLE_AGENT\x10\x02\x12\x16\n\x12\x45VAL_MODE_MAJORITY\x10\x03\x12\x1c\n\x18\x45VAL_MODE_FIXED_WORKFLOW\x10\x04\x12\x1c\n\x18\x45VAL_MODE_STORED_DESIGNS\x10\x05\x32\x8b\x04\n\nEvaluation\x12\x44\n\rCreateEvalJob\x12\x1f.troupe.v1.CreateEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12>\n\nGetEvalJob\x12\x1c.troupe.v1.GetEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12O\n\x0cListEvalJobs\x12\x1e.troupe.v1.ListEvalJobsRequest\x1a\x1f.troupe.v1.ListEvalJobsResponse\x12\x46\n\x0cWatchEvalJob\x12\x1e.troupe.v1.WatchEvalJobRequest\x1a\x14.troupe.v1.EvalEvent0\x01\x12\x44\n\rCancelEvalJob\x12\x1f.troupe.v1.CancelEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12\x44\n\rResumeEvalJob\x12\x1f.troupe.v1.ResumeEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12R\n\rListEvalItems\x12\x1f.troupe.v1.ListEvalItemsRequest\x1a .troupe.v1.ListEvalItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atroupe/v1/evaluation.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16troupe/v1/common.proto\x1a\x18troupe/v1/training.proto\"\xcf\x02\n\x14\x43reateEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61taset_name\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\r\n\x05limit\x18\x06 \x01(\r\x12%\n\x08sampling\x18\x07 \x01(\x0b\x32\x13.troupe.v1.Sampling\x12%\n\x06target\x18\x08 \x01(\x0b\x32\x15.troupe.v1.EvalTarget\x12!\n\x04mode\x18\t \x01(\x0e\x32\x13.troupe.v1.EvalMode\x12\r\n\x05votes\x18\n \x01(\r\x12\x0e\n\x06script\x18\x0b \x01(\t\x12\x12\n\ndesigns_of\x18\x0c \x01(\t\x12,\n\x0c\x65qual_tokens\x18\r \x01(\x0b\x32\x16.troupe.v1.EqualTokens\"4\n\x0b\x45qualTokens\x12\x12\n\nsystem_job\x18\x01 \x01(\t\x12\x11\n\tagent_job\x18\x02 \x01(\t\"\xa5\x01\n\nEvalTarget\x12+\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x18.troupe.v1.CurrentTargetH\x00\x12\x31\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1b.troupe.v1.CheckpointTargetH\x00\x12-\n\x08\x65ndpoint\x18\x03 \x01(\x0b\x32\x19.troupe.v1.EndpointTargetH\x00\x42\x08\n\x06target\"\x0f\n\rCurrentTarget\"\xaf\x01\n\x10\x43heckpointTarget\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x65st\x18\x03 \x01(\x08\x12\x33\n\x04uris\x18\x04 \x03(\x0b\x32%.troupe.v1.CheckpointTarget.UrisEntry\x12\r\n\x05start\x18\x05 \x01(\x08\x1a+\n\tUrisEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x0e\x45ndpointTarget\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65signer\x18\x02 \x01(\t\"\xa1\x05\n\x07\x45valJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.troupe.v1.EvalState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x61taset_name\x18\x04 \x01(\t\x12\x10\n\x08problems\x18\x05 \x01(\r\x12\x0f\n\x07samples\x18\x06 \x01(\r\x12\x12\n\nitems_done\x18\x07 \x01(\r\x12\x13\n\x0bitems_total\x18\x08 \x01(\r\x12/\n\x0e\x64\x61taset_errors\x18\t \x03(\x0b\x32\x17.troupe.v1.DatasetError\x12\'\n\x07summary\x18\n \x01(\x0b\x32\x16.troupe.v1.EvalSummary\x12\x32\n\x10\x64\x65signer_version\x18\x0b \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x32\n\x10\x65xecutor_version\x18\x0c \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06target\x18\x0f \x01(\x0b\x32\x15.troupe.v1.EvalTarget\x12!\n\x04mode\x18\x10 \x01(\x0e\x32\x13.troupe.v1.EvalMode\x12\x0e\n\x06run_id\x18\x11 \x01(\t\x12\x0c\n\x04step\x18\x12 \x01(\x04\x12\x15\n\ritems_faulted\x18\x13 \x01(\r\x12\x12\n\ndesigns_of\x18\x14 \x01(\t\x12,\n\x0c\x65qual_tokens\x18\x15 \x01(\x0b\x32\x16.troupe.v1.EqualTokens\x12\r\n\x05votes\x18\x16 \x01(\x01\";\n\x0c\x44\x61tasetError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x81\x02\n\x0b\x45valSummary\x12\x0f\n\x07success\x18\x01 \x01(\x01\x12\x13\n\x0bsuccess_low\x18\x02 \x01(\x01\x12\x14\n\x0csuccess_high\x18\x03 \x01(\x01\x12\x15\n\rvalid_scripts\x18\x04 \x01(\x01\x12\x11\n\tparseable\x18\x05 \x01(\x01\x12\x19\n\x11success_parseable\x18\x06 \x01(\x01\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x0e\n\x06\x66\x61ults\x18\t \x01(\r\x12$\n\x06groups\x18\n \x03(\x0b\x32\x14.troupe.v1.EvalGroup\x12\x10\n\x08\x63overage\x18\x0b \x01(\x01\"\xfe\x02\n\tEvalGroup\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08problems\x18\x02 \x01(\r\x12\x0f\n\x07success\x18\x03 \x01(\x01\x12\x13\n\x0bsuccess_low\x18\x04 \x01(\x01\x12\x14\n\x0csuccess_high\x18\x05 \x01(\x01\x12\x11\n\tparseable\x18\x06 \x01(\x01\x12\x19\n\x11success_parseable\x18\x07 \x01(\x01\x12\x34\n\x08patterns\x18\x08 \x03(\x0b\x32\".troupe.v1.EvalGroup.PatternsEntry\x12\x45\n\x11pattern_successes\x18\t \x03(\x0b\x32*.troupe.v1.EvalGroup.PatternSuccessesEntry\x1a/\n\rPatternsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x37\n\x15PatternSuccessesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"#\n\x11GetEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"<\n\x13ListEvalJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x14ListEvalJobsResponse\x12 \n\x04jobs\x18\x01 \x03(\x0b\x32\x12.troupe.v1.EvalJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x13WatchEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x04\"\xb5\x01\n\tEvalEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x1f\n\x03job\x18\x02 \x01(\x0b\x32\x12.troupe.v1.EvalJob\x12\"\n\x05items\x18\x03 \x03(\x0b\x32\x13.troupe.v1.EvalItem\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\tcondition\x18\x05 \x01(\x0b\x32\x14.troupe.v1.Condition\"&\n\x14\x43\x61ncelEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"&\n\x14ResumeEvalJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"M\n\x14ListEvalItemsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x15ListEvalItemsResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.troupe.v1.EvalItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x02\n\x08\x45valItem\x12\x12\n\nproblem_id\x18\x01 \x01(\t\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x14\n\x0c\x65xecution_id\x18\x03 \x01(\t\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\x14\n\x0cvalid_script\x18\x05 \x01(\x08\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x18\n\x10generated_tokens\x18\n \x01(\x04\x12\x32\n\x10\x64\x65signer_version\x18\x0b \x01(\x0b\x32\x18.troupe.v1.PolicyVersion\x12\x32\n\x10\x65xecutor_version\x18\x0c \x01(\x0b\x32\x18.troupe.v1.PolicyVersion*\x8a\x01\n\tEvalState\x12\x1a\n\x16\x45VAL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VAL_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45VAL_STATE_SUCCEEDED\x10\x02\x12\x15\n\x11\x45VAL_STATE_FAILED\x10\x03\x12\x18\n\x14\x45VAL_STATE_CANCELLED\x10\x04*\xab\x01\n\x08\x45valMode\x12\x19\n\x15\x45VAL_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45VAL_MODE_SYSTEM\x10\x01\x12\x1a\n\x16\x45VAL_MODE_SINGLE_AGENT\x10\x02\x12\x16\n\x12\x45VAL_MODE_MAJORITY\x10\x03\x12\x1c\n\x18\x45VAL_MODE_FIXED_WORKFLOW\x10\x04\x12\x1c\n\x18\x45VAL_MODE_STORED_DESIGNS\x10\x05\x32\x8b\x04\n\nEvaluation\x12\x44\n\rCreateEvalJob\x12\x1f.troupe.v1.CreateEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12>\n\nGetEvalJob\x12\x1c.troupe.v1.GetEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12O\n\x0cListEvalJobs\x12\x1e.troupe.v1.ListEvalJobsRequest\x1a\x1f.troupe.v1.ListEvalJobsResponse\x12\x46\n\x0cWatchEvalJob\x12\x1e.troupe.v1.WatchEvalJobRequest\x1a\x14.troupe.v1.EvalEvent0\x01\x12\x44\n\rCancelEvalJob\x12\x1f.troupe.v1.CancelEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12\x44\n\rResumeEvalJob\x12\x1f.troupe.v1.ResumeEvalJobRequest\x1a\x12.troupe.v1.EvalJob\x12R\n\rListEvalItems\x12\x1f.troupe.v1.ListEvalItemsRequest\x1a .troupe.v1.ListEvalItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,56 +40,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALGROUP_PATTERNSENTRY']._serialized_options = b'8\001'
   _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._loaded_options = None
   _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._serialized_options = b'8\001'
-  _globals['_EVALSTATE']._serialized_start=3228
-  _globals['_EVALSTATE']._serialized_end=3366
-  _globals['_EVALMODE']._serialized_start=3369
-  _globals['_EVALMODE']._serialized_end=3540
-  _globals['_CREATEEVALJOBREQUEST']._serialized_start=99
-  _globals['_CREATEEVALJOBREQUEST']._serialized_end=434
-  _globals['_EQUALTOKENS']._serialized_start=436
-  _globals['_EQUALTOKENS']._serialized_end=488
-  _globals['_EVALTARGET']._serialized_start=491
-  _globals['_EVALTARGET']._serialized_end=656
-  _globals['_CURRENTTARGET']._serialized_start=658
-  _globals['_CURRENTTARGET']._serialized_end=673
-  _globals['_CHECKPOINTTARGET']._serialized_start=676
-  _globals['_CHECKPOINTTARGET']._serialized_end=851
-  _globals['_CHECKPOINTTARGET_URISENTRY']._serialized_start=808
-  _globals['_CHECKPOINTTARGET_URISENTRY']._serialized_end=851
-  _globals['_ENDPOINTTARGET']._serialized_start=853
-  _globals['_ENDPOINTTARGET']._serialized_end=905
-  _globals['_EVALJOB']._serialized_start=908
-  _globals['_EVALJOB']._serialized_end=1581
-  _globals['_DATASETERROR']._serialized_start=1583
-  _globals['_DATASETERROR']._serialized_end=1642
-  _globals['_EVALSUMMARY']._serialized_start=1645
-  _globals['_EVALSUMMARY']._serialized_end=1902
-  _globals['_EVALGROUP']._serialized_start=1905
-  _globals['_EVALGROUP']._serialized_end=2287
-  _globals['_EVALGROUP_PATTERNSENTRY']._serialized_start=2183
-  _globals['_EVALGROUP_PATTERNSENTRY']._serialized_end=2230
-  _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._serialized_start=2232
-  _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._serialized_end=2287
-  _globals['_GETEVALJOBREQUEST']._serialized_start=2289
-  _globals['_GETEVALJOBREQUEST']._serialized_end=2324
-  _globals['_LISTEVALJOBSREQUEST']._serialized_start=2326
-  _globals['_LISTEVALJOBSREQUEST']._serialized_end=2386
-  _globals['_LISTEVALJOBSRESPONSE']._serialized_start=2388
-  _globals['_LISTEVALJOBSRESPONSE']._serialized_end=2469
-  _globals['_WATCHEVALJOBREQUEST']._serialized_start=2471
-  _globals['_WATCHEVALJOBREQUEST']._serialized_end=2532
-  _globals['_EVALEVENT']._serialized_start=2535
-  _globals['_EVALEVENT']._serialized_end=2675
-  _globals['_CANCELEVALJOBREQUEST']._serialized_start=2677
-  _globals['_CANCELEVALJOBREQUEST']._serialized_end=2715
-  _globals['_RESUMEEVALJOBREQUEST']._serialized_start=2717
-  _globals['_RESUMEEVALJOBREQUEST']._serialized_end=2755
-  _globals['_LISTEVALITEMSREQUEST']._serialized_start=2757
-  _globals['_LISTEVALITEMSREQUEST']._serialized_end=2834
-  _globals['_LISTEVALITEMSRESPONSE']._serialized_start=2836
-  _globals['_LISTEVALITEMSRESPONSE']._serialized_end=2920
-  _globals['_EVALITEM']._serialized_start=2923
-  _globals['_EVALITEM']._serialized_end=3225
-  _globals['_EVALUATION']._serialized_start=3543
-  _globals['_EVALUATION']._serialized_end=4066
+  _globals['_EVALSTATE']._serialized_start=3295
+  _globals['_EVALSTATE']._serialized_end=3433
+  _globals['_EVALMODE']._serialized_start=3436
+  _globals['_EVALMODE']._serialized_end=3607
+  _globals['_CREATEEVALJOBREQUEST']._serialized_start=125
+  _globals['_CREATEEVALJOBREQUEST']._serialized_end=460
+  _globals['_EQUALTOKENS']._serialized_start=462
+  _globals['_EQUALTOKENS']._serialized_end=514
+  _globals['_EVALTARGET']._serialized_start=517
+  _globals['_EVALTARGET']._serialized_end=682
+  _globals['_CURRENTTARGET']._serialized_start=684
+  _globals['_CURRENTTARGET']._serialized_end=699
+  _globals['_CHECKPOINTTARGET']._serialized_start=702
+  _globals['_CHECKPOINTTARGET']._serialized_end=877
+  _globals['_CHECKPOINTTARGET_URISENTRY']._serialized_start=834
+  _globals['_CHECKPOINTTARGET_URISENTRY']._serialized_end=877
+  _globals['_ENDPOINTTARGET']._serialized_start=879
+  _globals['_ENDPOINTTARGET']._serialized_end=931
+  _globals['_EVALJOB']._serialized_start=934
+  _globals['_EVALJOB']._serialized_end=1607
+  _globals['_DATASETERROR']._serialized_start=1609
+  _globals['_DATASETERROR']._serialized_end=1668
+  _globals['_EVALSUMMARY']._serialized_start=1671
+  _globals['_EVALSUMMARY']._serialized_end=1928
+  _globals['_EVALGROUP']._serialized_start=1931
+  _globals['_EVALGROUP']._serialized_end=2313
+  _globals['_EVALGROUP_PATTERNSENTRY']._serialized_start=2209
+  _globals['_EVALGROUP_PATTERNSENTRY']._serialized_end=2256
+  _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._serialized_start=2258
+  _globals['_EVALGROUP_PATTERNSUCCESSESENTRY']._serialized_end=2313
+  _globals['_GETEVALJOBREQUEST']._serialized_start=2315
+  _globals['_GETEVALJOBREQUEST']._serialized_end=2350
+  _globals['_LISTEVALJOBSREQUEST']._serialized_start=2352
+  _globals['_LISTEVALJOBSREQUEST']._serialized_end=2412
+  _globals['_LISTEVALJOBSRESPONSE']._serialized_start=2414
+  _globals['_LISTEVALJOBSRESPONSE']._serialized_end=2495
+  _globals['_WATCHEVALJOBREQUEST']._serialized_start=2497
+  _globals['_WATCHEVALJOBREQUEST']._serialized_end=2558
+  _globals['_EVALEVENT']._serialized_start=2561
+  _globals['_EVALEVENT']._serialized_end=2742
+  _globals['_CANCELEVALJOBREQUEST']._serialized_start=2744
+  _globals['_CANCELEVALJOBREQUEST']._serialized_end=2782
+  _globals['_RESUMEEVALJOBREQUEST']._serialized_start=2784
+  _globals['_RESUMEEVALJOBREQUEST']._serialized_end=2822
+  _globals['_LISTEVALITEMSREQUEST']._serialized_start=2824
+  _globals['_LISTEVALITEMSREQUEST']._serialized_end=2901
+  _globals['_LISTEVALITEMSRESPONSE']._serialized_start=2903
+  _globals['_LISTEVALITEMSRESPONSE']._serialized_end=2987
+  _globals['_EVALITEM']._serialized_start=2990
+  _globals['_EVALITEM']._serialized_end=3292
+  _globals['_EVALUATION']._serialized_start=3610
+  _globals['_EVALUATION']._serialized_end=4133
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from troupe.v1 import common_pb2 as _common_pb2
+from troupe.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -704,6 +705,7 @@ class EvalEvent(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     @_builtins.property
     def job(self) -> Global___EvalJob:
@@ -715,6 +717,12 @@ class EvalEvent(_message.Message):
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def condition(self) -> _training_pb2.Condition:
+        """What hinders the job on our side, and what to do about it: the first infrastructure fault of each kind, and each service
+        that has had no room for a while, which is waited for. Once of each while an orchestrator runs the job; no item's result.
+        """
+
     def __init__(
         self,
         *,
@@ -722,10 +730,11 @@ class EvalEvent(_message.Message):
         job: Global___EvalJob | None = ...,
         items: _abc.Iterable[Global___EvalItem] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        condition: _training_pb2.Condition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "job", b"job", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "items", b"items", "job", b"job", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "event_id", b"event_id", "items", b"items", "job", b"job", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

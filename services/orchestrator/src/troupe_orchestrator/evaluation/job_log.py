@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from troupe.v1 import evaluation_pb2
+from troupe.v1 import evaluation_pb2, training_pb2
 
 from troupe_orchestrator.evaluation.messages import event_message
 from troupe_orchestrator.event_feed import EventFeed
@@ -93,6 +93,12 @@ class JobLog:
                 finished, self._finished = self._finished, []
                 await _to_its_end(self._store(finished))
 
+    async def tell(self, condition: training_pb2.Condition) -> None:
+        """Store what hinders the job and tell of it; nothing once it has ended."""
+        async with self._writing:
+            if self._record.state is EvalState.RUNNING:
+                await _to_its_end(self._store_condition(condition))
+
     async def end(self, state: EvalState, reason: str, summary: evaluation_pb2.EvalSummary | None = None) -> None:
         """The job has ended; its watchers end after this event."""
         async with self._writing:
@@ -140,6 +146,12 @@ class JobLog:
         file = self._folder / "trees" / f"{event_id:08d}-{self._database.fence.token}.parquet"
         digest = await asyncio.to_thread(write_trees, file, trees)
         return TreeFile(str(file), execution_ids(trees), digest)
+
+    async def _store_condition(self, condition: training_pb2.Condition) -> None:
+        event = event_message(self.feed.last_number + 1, self._record, self._counts)
+        event.condition.CopyFrom(condition)
+        await store.add_event(self._database, self._record.job_id, (event.event_id, _serialised(event)))
+        self._publish(event)
 
     async def _store_end(self, state: EvalState, reason: str, summary: evaluation_pb2.EvalSummary | None) -> None:
         stored = None if summary is None else _serialised(summary)

@@ -20,8 +20,8 @@ from troupe_orchestrator.evaluation.job_log import JobLog
 from troupe_orchestrator.evaluation.requests import load_dataset, sampling_of
 from troupe_orchestrator.evaluation.summary import summarise
 from troupe_orchestrator.evaluation.targets import Served, served
+from troupe_orchestrator.rollout.fault_report import FaultReport
 from troupe_orchestrator.rollout.nursery import Nursery
-from troupe_orchestrator.rollout.observer import Observer
 from troupe_orchestrator.rollout.served import while_served
 from troupe_orchestrator.rollout.task import RolloutPlan, Services, TaskDroppedError, roll_task
 from troupe_orchestrator.rollout.timeline import Timeline
@@ -38,11 +38,11 @@ class VersionChangedError(RuntimeError):
     """The target serves another version than the job's items were made with."""
 
 
-async def run_job(log: JobLog, database: Database, engines: Engines, observer: Observer) -> None:
+async def run_job(log: JobLog, database: Database, engines: Engines, report: FaultReport) -> None:
     """Run what is left of a job, to its end. Whoever calls this holds the boundary where the target needs it.
 
     Args:
-        observer: sees all its rollouts.
+        report: tells, while items are run, which faults they meet.
 
     Raises:
         VersionChangedError: the job has items of another version; it has not ended then.
@@ -67,8 +67,8 @@ async def run_job(log: JobLog, database: Database, engines: Engines, observer: O
             if (task.task_id, sample) not in done
         )
         needed = [ready.services.executors] if ready.designs else [ready.services.executors, ready.services.designers]
-        async with while_served(*needed):
-            await _run_items(left, _Rollouts(log, ready, observer))
+        async with report.reporting(), while_served(*needed):
+            await _run_items(left, _Rollouts(log, ready, report))
     items = await store.list_items(database, record.job_id)
     summary = await asyncio.to_thread(summarise, items, record.problems * request.samples, log.seconds)
     await log.end(EvalState.SUCCEEDED, "", summary)
@@ -88,9 +88,9 @@ async def _run_items(left: Iterator[tuple[int, Task, int]], rollouts: "_Rollouts
 class _Rollouts:
     """How the items of a job are rolled out."""
 
-    def __init__(self, log: JobLog, ready: Served, observer: Observer) -> None:
+    def __init__(self, log: JobLog, ready: Served, report: FaultReport) -> None:
         record = log.record
-        self._observer = observer
+        self._report = report
         self._log = log
         self._ready = ready
         self._scope = record.job_id
@@ -102,7 +102,7 @@ class _Rollouts:
         versions = self._ready.versions
         try:
             services = self._services(number, task, sample)
-            tree = await roll_task(task, self._plan(sample), services, self._observer, Timeline())
+            tree = await roll_task(task, self._plan(sample), services, self._report, Timeline())
         except TaskDroppedError as drop:
             await self._log.add(faulted_item(task, sample, str(drop), versions))
         else:

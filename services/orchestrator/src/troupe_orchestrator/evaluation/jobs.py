@@ -26,7 +26,7 @@ from troupe_orchestrator.evaluation.references import check_references
 from troupe_orchestrator.evaluation.requests import check_request, load_dataset, most_votes
 from troupe_orchestrator.evaluation.stored_weights import StoredWeightsError
 from troupe_orchestrator.evaluation.targets import resolve, uses_own_engines
-from troupe_orchestrator.rollout.observer import Observer, Silent
+from troupe_orchestrator.rollout.fault_report import FaultReport
 from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import ServingConfig
 from troupe_orchestrator.store import evals as store
@@ -116,7 +116,7 @@ class EvalJobs:
         run_id: str,
         step: int,
         serving: ServingConfig,
-        observer: Observer,
+        report: FaultReport,
     ) -> EvalRecord:
         """Run a job of a run to its end, now; the same job again goes on where it stood, or is what it ended as.
 
@@ -124,7 +124,7 @@ class EvalJobs:
         call; where the engines' version has another name since, from its start.
 
         Args:
-            observer: sees its rollouts.
+            report: told which faults its rollouts meet.
 
         Raises:
             FailedPrecondition: the run's validations so far had other problems.
@@ -149,7 +149,7 @@ class EvalJobs:
         if record.state is not EvalState.RUNNING:
             return record
         log = await self._records.open(record)
-        task = asyncio.create_task(self._validated(log, engines, observer), name=f"eval-{record.job_id}")
+        task = asyncio.create_task(self._validated(log, engines, report), name=f"eval-{record.job_id}")
         self._active[record.job_id] = _Active(log, task)
         try:
             await task
@@ -292,7 +292,7 @@ class EvalJobs:
         request = evaluation_pb2.CreateEvalJobRequest.FromString(log.record.request)
         try:
             async with self._boundary if uses_own_engines(request) else contextlib.nullcontext():
-                await run_job(log, self._database, require(self._engines), Silent())
+                await run_job(log, self._database, require(self._engines), FaultReport(log.tell))
         except (LeaseLostError, StoreUnavailableError):
             raise
         except grpc.RpcError as error:
@@ -317,14 +317,14 @@ class EvalJobs:
             shorter = f"why could not be recorded ({type(error).__name__}): the orchestrator's log has it"
             await log.end(EvalState.FAILED, shorter)
 
-    async def _validated(self, log: JobLog, engines: Engines, observer: Observer) -> None:
+    async def _validated(self, log: JobLog, engines: Engines, report: FaultReport) -> None:
         try:
             try:
-                await run_job(log, self._database, engines, observer)
+                await run_job(log, self._database, engines, report)
             except VersionChangedError as error:
                 logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
                 await log.reopen(keep_items=False)
-                await run_job(log, self._database, engines, observer)
+                await run_job(log, self._database, engines, report)
         except asyncio.CancelledError:
             _by_request(self._active[log.record.job_id])
             if log.record.state is EvalState.RUNNING:

@@ -230,6 +230,12 @@ async def read_events(database: Database, job_id: str, after: int, limit: int) -
         return [(row.event_id, row.payload) for row in rows]
 
 
+async def add_event(database: Database, job_id: str, event: tuple[int, bytes]) -> None:
+    """Add an event that is about neither an item nor the job's state."""
+    async with database.writing() as connection:
+        await _write_event(connection, job_id, event)
+
+
 async def last_event_id(database: Database, job_id: str) -> int:
     """Number of a job's newest event; 0 without one."""
     async with database.reading() as connection:

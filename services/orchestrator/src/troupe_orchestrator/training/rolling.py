@@ -188,14 +188,11 @@ class Rolling:
             trees[task_id] = tree
             await self._journal(record.step, task_id, tree, versions)
 
-        async with Nursery() as group:
-            reporting = group.create_task(progress.report())
-            async with while_served(self.services.executors, self.services.designers), Nursery() as rolling:
-                for task_id in record.task_ids:
-                    if task_id not in trees:
-                        rolling.create_task(roll(task_id))
-            reporting.cancel()
-        await progress.tell_faults()
+        serving = while_served(self.services.executors, self.services.designers)
+        async with progress.reporting(), serving, Nursery() as rolling:
+            for task_id in record.task_ids:
+                if task_id not in trees:
+                    rolling.create_task(roll(task_id))
         return [trees[task_id] for task_id in record.task_ids if task_id in trees], dropped, timeline, progress.faults
 
     async def _journalled(self, record: StepRecord, versions: Mapping[str, str]) -> dict[str, Tree]:

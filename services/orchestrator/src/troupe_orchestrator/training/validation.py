@@ -8,17 +8,17 @@ events, under the job's name, and counts in nothing of the step's own: no metric
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from troupe.v1 import common_pb2, evaluation_pb2, training_pb2
 
 from troupe_orchestrator.evaluation.jobs import EvalJobs
 from troupe_orchestrator.grading.grades import UNGRADABLE
-from troupe_orchestrator.rollout.nursery import Nursery
+from troupe_orchestrator.rollout.fault_report import FaultReport
 from troupe_orchestrator.run_config import RunConfig, ServingConfig
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.evals import EvalRecord, EvalState, ItemRecord, list_items
 from troupe_orchestrator.training.events import EventLog
-from troupe_orchestrator.training.fault_report import FaultReport
 from troupe_orchestrator.training.held_out import HeldOut
 from troupe_orchestrator.training.ungradable import ungradable_answers
 
@@ -55,7 +55,8 @@ class Validation:
         self._held_out = held_out
         self._events = events
         self._database = database
-        self._report: FaultReport | None = None
+        self._report_of = 0
+        self._report = FaultReport(partial(events.append, 0))
         """Of the newest step: what it has told is not told again when the job goes on."""
         self._serving = ServingConfig(
             temperature=config.validation.temperature,
@@ -107,15 +108,11 @@ class Validation:
         return Validated({f"validation_{name}": value for name, value in metrics.items()}, told)
 
     async def _validate(self, request: evaluation_pb2.CreateEvalJobRequest, step: int) -> EvalRecord:
-        """Run the job, and tell meanwhile which faults it meets."""
-        if self._report is None or self._report.step != step:
-            self._report = FaultReport(self._events, step, _named(request.job_id))
-        async with Nursery() as group:
-            reporting = group.create_task(self._report.report())
-            record = await self._jobs.validate(request, self._run_id, step, self._serving, self._report)
-            reporting.cancel()
-        await self._report.tell_faults()
-        return record
+        """Run the job, which tells the run which faults it meets."""
+        if self._report_of != step:
+            self._report_of = step
+            self._report = FaultReport(partial(self._events.append, step), _named(request.job_id))
+        return await self._jobs.validate(request, self._run_id, step, self._serving, self._report)
 
 
 def _named(job_id: str) -> str:
