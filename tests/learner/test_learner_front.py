@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from troupe.v1 import learner_pb2
 from troupe_contracts.batch import digest
 from troupe_contracts.errors import FailedPrecondition, Unavailable
+from troupe_learner import checkpoint as checkpoints
 from troupe_learner import supervisor
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint_layout import MODEL, STATE
@@ -164,6 +166,51 @@ async def test_a_lost_rank_leaves_the_last_checkpoint_under_a_new_lineage_and_a_
     await learner.train(2)
     assert learner.ranks.trained == expected
     assert [each.digest for each in front.ledger.steps] == [each.digest for each in before.steps]
+
+
+@pytest.mark.parametrize("formed_before_it_is_published", [False, True])
+async def test_a_rank_lost_while_a_checkpoint_is_published_starts_again_where_the_ledger_is(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formed_before_it_is_published: bool
+) -> None:
+    front, publish, launch = learner.front, checkpoints.Draft.publish, supervisor.launch
+    written, may_publish, may_form = threading.Event(), threading.Event(), asyncio.Event()
+
+    def published(draft: checkpoints.Draft, *record: Any) -> checkpoints.Checkpoint:
+        written.set()
+        assert may_publish.wait(20)
+        return publish(draft, *record)
+
+    async def launched(number: int, plan: RankPlan, hosts: Sequence[Host]) -> Any:
+        await may_form.wait()
+        return await launch(number, plan, hosts)
+
+    await learner.train(1)
+    await ended(front.save(str(tmp_path / "one")))
+    await learner.train(2)
+    expected = list(learner.ranks.trained)
+    monkeypatch.setattr(checkpoints.Draft, "publish", published)
+    monkeypatch.setattr(supervisor, "launch", launched)
+    saving = front.save(str(tmp_path / "two"))
+    await asyncio.to_thread(written.wait, 20)
+    learner.ranks.end()
+    async with asyncio.timeout(20):
+        while front.ledger.applied_step != 1:
+            await asyncio.sleep(0.001)
+        for step in (may_form, may_publish) if formed_before_it_is_published else (may_publish, may_form):
+            step.set()
+            while step is may_form and len(learner.generations) == 1:
+                await asyncio.sleep(0.001)
+            if step is may_publish:
+                # The checkpoint is whole, whatever became of those who wrote it.
+                assert (await ended(saving)).checkpoint is not None
+        while front.state is not State.READY:
+            await asyncio.sleep(0.001)
+    assert learner.ranks.trained == expected[: front.ledger.applied_step]
+    await learner.train(2)
+    assert (learner.ranks.trained, front.ledger.applied_step) == (expected, 2)
+    # So, too, after the next loss.
+    await learner.loses_a_rank()
+    assert learner.ranks.trained == expected[: front.ledger.applied_step]
 
 
 async def test_a_rank_lost_in_a_step_fails_the_step_and_nothing_of_it_is_recorded(learner: Learner) -> None:
