@@ -208,8 +208,8 @@ class Front:
                     )
             else:
                 found = await self._written(generation, target, operation.advance)
-            # What was saved is whole in any case. But a generation that was lost meanwhile has taken the ledger back to the base
-            # before, where the next one has to begin.
+            # What was saved is whole in any case. But a generation that was lost meanwhile has taken the ledger back to the
+            # base before, where the next one has to begin.
             if self._supervisor.generation is generation:
                 self._standing.base = found
             operation.finish(checkpoint=_loaded(found))
