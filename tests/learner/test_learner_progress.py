@@ -40,7 +40,7 @@ def test_every_command_that_works_for_long_tells_of_each_piece(
         (tmp_path / "checkpoint" / part).mkdir(parents=True)
     optimization = asdict(Optimization(1e-3, 2, 0.2, 0.28, 1.0, 0.0, False, True))
     commands: list[Message] = [
-        {"command": "train", "batch": str(tmp_path / "batch.npz"), "optimization": optimization},
+        {"command": "train", "step": 1, "batch": str(tmp_path / "batch.npz"), "optimization": optimization},
         {"command": "score", "sequences": str(tmp_path / "tokens.npz"), "scores": str(tmp_path / "scores.npz")},
         {"command": "export", "weights": str(tmp_path / "weights.safetensors")},
         {"command": "save", "folder": str(tmp_path / "checkpoint")},

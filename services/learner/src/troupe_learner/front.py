@@ -175,7 +175,7 @@ class Front:
             return self._changes.done(subject, step=stored)
         generation = self._supervisor.ready()
         batch = self.batches.path(step, digest)
-        command = {"command": "train", "batch": str(batch), "optimization": asdict(optimization)}
+        command = {"command": "train", "step": step, "batch": str(batch), "optimization": asdict(optimization)}
 
         async def work(operation: Operation) -> None:
             await self._standing.produces()
@@ -256,7 +256,7 @@ class Front:
         async def work(operation: Operation) -> None:
             base = None
             if target is not None:
-                base = await load(self._owner, generation, target)
+                base = await load(self._owner, generation, target, begins=True)
             elif not self._standing.is_initial:
                 await generation.run({"command": "reset"})
             ledger = Ledger(run_id, await self._standing.new_lineage(base))
@@ -333,7 +333,7 @@ class Front:
         if base is None:
             return
         try:
-            await load_again(generation, base.folder)
+            await load_again(generation, base.folder, base.ledger.applied_step)
         except (CommandRefused, ServiceError, OSError) as error:
             reason = await self._standing.lose_base(error)
             await self._reads.forget_export()

@@ -23,26 +23,29 @@ class Owner:
     model: ModelFolder
 
 
-async def load(owner: Owner, generation: Generation, folder: Path) -> Checkpoint:
+async def load(owner: Owner, generation: Generation, folder: Path, begins: bool = False) -> Checkpoint:
     """Brings the ranks to a checkpoint, once all of it has been checked.
+
+    Args:
+        begins: whether a run begins there, whose updates count from its weights on.
 
     Raises:
         ServiceError: it is not one, is damaged, or is not of this learner; nothing has changed.
     """
     found = await asyncio.to_thread(checkpoints.read, folder)
     _check_fits(owner, found)
-    await load_again(generation, folder)
+    await load_again(generation, folder, 0 if begins else found.ledger.applied_step)
     return found
 
 
-async def load_again(generation: Generation, folder: Path) -> None:
-    """Brings the ranks to a checkpoint that was loaded or saved before.
+async def load_again(generation: Generation, folder: Path, updates: int) -> None:
+    """Brings the ranks to a checkpoint that was loaded or saved before, as weights that have had so many updates.
 
     Raises:
         ServiceError: it is damaged.
     """
     await asyncio.to_thread(checkpoints.verify, folder)
-    await generation.run({"command": "load", "folder": str(folder)})
+    await generation.run({"command": "load", "folder": str(folder), "updates": updates})
 
 
 class Saving:

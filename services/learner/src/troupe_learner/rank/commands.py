@@ -2,6 +2,10 @@
 
 Results are plain values for the channel. A `Refused` leaves the rank as it was and is raised on every rank alike; any
 other exception ends the rank, and with it the generation.
+
+Ranks count the updates that their weights have had, and hear with each step which one it is: whatever the front believes,
+a step never moves weights that it does not belong to. A generation that is told so ends, and the next one begins where the
+front's ledger does.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +33,10 @@ from troupe_learner.weight_file import TensorSpec, write_tensors
 _RNG = "rng.torch"
 
 
+class OutOfStep(Exception):
+    """The weights have had other updates than the front believes."""
+
+
 class Refused(Exception):
     """The command could not be done and nothing changed; `code` is a gRPC status name."""
 
@@ -37,9 +45,11 @@ class Refused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rank:
-    """One rank, ready for commands. `initial` loads the model folder again, `rng` is the random state of the start."""
+    """One rank, ready for commands. `initial` loads the model folder again, `rng` is the random state of the start;
+    `updates` are those that the weights have had in the run that has them.
+    """
 
     engine: Engine
     initial: Callable[[], nn.Module]
@@ -49,9 +59,14 @@ class Rank:
     token_budget: int
     recompute_old: bool
     progress: Progress
+    updates: int = 0
 
 
 def train(rank: Rank, command: Message) -> Message:
+    if command["step"] != rank.updates + 1:
+        raise OutOfStep(
+            f"step {command['step']} is not the next of these weights, which have had {rank.updates} updates"
+        )
     batch = read_batch(Path(command["batch"]))
     optimization = Optimization(**command["optimization"])
     try:
@@ -65,6 +80,7 @@ def train(rank: Rank, command: Message) -> Message:
         )
     except StepRefused as error:
         raise Refused("OUT_OF_RANGE", str(error)) from error
+    rank.updates += 1
     return {"metrics": metrics}
 
 
@@ -108,6 +124,7 @@ def load(rank: Rank, command: Message) -> Message:
     _agree(rank, problem and f"{folder} does not fit this learner: {problem}")
     copy_into(live, stored)
     torch.set_rng_state(rng)
+    rank.updates = command["updates"]
     return {}
 
 
@@ -126,6 +143,7 @@ def reset(rank: Rank, command: Message) -> Message:
     rank.engine.overwrite(weights)
     rank.engine.reset_moments()
     torch.set_rng_state(rank.rng)
+    rank.updates = 0
     return {}
 
 
