@@ -152,6 +152,8 @@ async def measure(case: str, model: Path, folder: Path, steps: int) -> Figures:
     try:
         async with connect(target) as channel:
             stub = learner_pb2_grpc.LearnerStub(channel)
+            bind = learner_pb2.BindRunRequest(fence=FENCE, policy_id=POLICY, run_id="run")
+            await finished(stub, await stub.BindRun(bind))
             seconds, submits, used = [], [], 0.0
             for step in range(1, steps + 2):
                 begun = time.perf_counter()
@@ -178,7 +180,9 @@ async def measure(case: str, model: Path, folder: Path, steps: int) -> Figures:
                 pass
             export = time.perf_counter() - begun
             begun = time.perf_counter()
-            request = learner_pb2.SaveCheckpointRequest(fence=FENCE, policy_id=POLICY, uri=str(folder / "checkpoint"))
+            request = learner_pb2.SaveCheckpointRequest(
+                fence=FENCE, policy_id=POLICY, uri=str(folder / "checkpoint"), run_id="run", step=steps + 1
+            )
             await finished(stub, await stub.SaveCheckpoint(request))
             save = time.perf_counter() - begun
         mib = 2**20

@@ -134,13 +134,16 @@ async def prepare(stub: "learner_pb2_grpc.LearnerAsyncStub", folder: Path) -> No
         if operation.HasField("error"):
             raise SystemExit(operation.error.message)
 
+    await finished(await stub.BindRun(learner_pb2.BindRunRequest(fence=FENCE, policy_id=POLICY, run_id="run")))
     await stub.SubmitBatch(messages())
     optimization = learner_pb2.Optimization(learning_rate=2.5e-4, mini_batches=4, clip_low=0.2, clip_high=0.28)
     step = learner_pb2.TrainStepRequest(
         fence=FENCE, run_id="run", policy_id=POLICY, step=1, digest=digest, optimization=optimization
     )
     await finished(await stub.TrainStep(step))
-    save = learner_pb2.SaveCheckpointRequest(fence=FENCE, policy_id=POLICY, uri=str(folder / "checkpoint"))
+    save = learner_pb2.SaveCheckpointRequest(
+        fence=FENCE, policy_id=POLICY, uri=str(folder / "checkpoint"), run_id="run", step=1
+    )
     await finished(await stub.SaveCheckpoint(save))
 
 

@@ -153,7 +153,9 @@ class Speech:
             appended=transcript_pb2.Transcript(token_ids=[1, 2, 3, 4, 5], runs=[prompt, reply])
         )
 
-    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def log_probs(
+        self, sequences: Sequence[Sequence[int]], version: common_pb2.PolicyVersion
+    ) -> list[list[float]]:
         assert sequences == [[1, 2, 3, 4, 5]] * checks.SPOKEN
         return [[-9.0, -9.0, -1.0, -2.0] for _ in sequences]
 

@@ -63,6 +63,9 @@ async def test_a_checkpoint_opens_as_a_model_and_is_written_once(
     AutoTokenizer.from_pretrained(place / "model")
     assert first.byte_size == sum(each.stat().st_size for each in place.rglob("*") if each.is_file())
     assert (await learner.save(str(place))).checkpoint == first
+    for bent in ({"run_id": "other"}, {"step": 99}):
+        meant = await learner.save(str(tmp_path / "none"), **bent)
+        failed(meant, CODE.FAILED_PRECONDITION, "is not what is current")
     await learner.train(await next_step(learner), sequences(3, seed=9))
     other = await learner.save(str(place))
     failed(other, CODE.FAILED_PRECONDITION, "choose another place")

@@ -17,7 +17,7 @@ from troupe.v1 import learner_pb2
 from troupe_contracts.batch import digest
 from troupe_contracts.errors import FailedPrecondition, Unavailable
 from troupe_learner import checkpoint as checkpoints
-from troupe_learner import supervisor
+from troupe_learner import reads, supervisor
 from troupe_learner.channel import Message
 from troupe_learner.checkpoint_layout import MODEL, STATE
 from troupe_learner.front import Front, State
@@ -146,6 +146,7 @@ async def learner(
     plan = rank_plan(settings, model, work.ranks)
     front = Front(settings, model, work, Lineages(work.lineages), plan, OneHost(LocalHost(plan)), nothing)
     await front.open()
+    await ended(front.bind_run("run", ""))
     yield Learner(front, generations, sequences)
     await front.close()
     work.lock.close()
@@ -156,7 +157,7 @@ async def test_a_lost_rank_leaves_the_last_checkpoint_under_a_new_lineage_and_a_
 ) -> None:
     front = learner.front
     assert (await learner.train(1)).step is not None
-    assert (await ended(front.save(str(tmp_path / "one")))).checkpoint is not None
+    assert (await ended(front.save(str(tmp_path / "one"), "run", 1))).checkpoint is not None
     await learner.train(2)
     expected, before = list(learner.ranks.trained), front.ledger
     await learner.loses_a_rank()
@@ -185,12 +186,12 @@ async def test_a_rank_lost_while_a_checkpoint_is_published_starts_again_where_th
         return await launch(number, plan, hosts)
 
     await learner.train(1)
-    await ended(front.save(str(tmp_path / "one")))
+    await ended(front.save(str(tmp_path / "one"), "run", 1))
     await learner.train(2)
     expected = list(learner.ranks.trained)
     monkeypatch.setattr(checkpoints.Draft, "publish", published)
     monkeypatch.setattr(supervisor, "launch", launched)
-    saving = front.save(str(tmp_path / "two"))
+    saving = front.save(str(tmp_path / "two"), "run", 2)
     await asyncio.to_thread(written.wait, 20)
     learner.ranks.end()
     async with asyncio.timeout(20):
@@ -213,6 +214,61 @@ async def test_a_rank_lost_while_a_checkpoint_is_published_starts_again_where_th
     assert learner.ranks.trained == expected[: front.ledger.applied_step]
 
 
+async def test_the_result_of_a_step_is_that_steps_whoever_is_lost_before_it_is_told(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, forget = learner.front, learner.front.batches.forget_before
+    forgets, may_forget = threading.Event(), threading.Event()
+
+    def forgotten(step: int) -> None:
+        forgets.set()
+        assert may_forget.wait(20)
+        forget(step)
+
+    monkeypatch.setattr(front.batches, "forget_before", forgotten)
+    key = await learner.submitted(1)
+    operation = front.train("run", 1, key, STEP)
+    await asyncio.to_thread(forgets.wait, 20)
+    learner.ranks.end()
+    async with asyncio.timeout(20):
+        while len(learner.generations) == 1 or front.state is State.RESTARTING:
+            await asyncio.sleep(0.001)
+    may_forget.set()
+    step = (await ended(operation)).step
+    assert step is not None
+    assert (step.step, step.digest) == (1, key)
+    assert front.ledger.applied_step == 0, "it is replayed"
+
+
+async def test_scores_are_by_the_ranks_that_had_the_version_which_they_name(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, write = learner.front, reads.write_sequences
+    writes, may_write = threading.Event(), threading.Event()
+
+    def written(path: Path, sequences: Sequence[Sequence[int]]) -> None:
+        writes.set()
+        assert may_write.wait(20)
+        write(path, sequences)
+
+    monkeypatch.setattr(reads, "write_sequences", written)
+    await learner.train(1)
+    scoring = asyncio.create_task(front.score([[1, 2, 3]]))
+    await asyncio.to_thread(writes.wait, 20)
+    await learner.loses_a_rank()
+    may_write.set()
+    with pytest.raises(Unavailable, match="wait for READY, then call again"):
+        await scoring
+
+
+async def test_a_checkpoint_is_of_the_run_and_step_that_were_meant(learner: Learner, tmp_path: Path) -> None:
+    front = learner.front
+    await learner.train(1)
+    for run_id, step in (("run", 0), ("run", 2), ("other", 1), ("", 0)):
+        assert "step 1 of run 'run' is" in said(await ended(front.save(str(tmp_path / "none"), run_id, step)))
+    assert list(tmp_path.glob("*none*")) == []
+
+
 async def test_a_rank_lost_in_a_step_fails_the_step_and_nothing_of_it_is_recorded(learner: Learner) -> None:
     front = learner.front
     await learner.train(1)
@@ -221,7 +277,7 @@ async def test_a_rank_lost_in_a_step_fails_the_step_and_nothing_of_it_is_recorde
     assert (front.state, front.operation) == (State.TRAINING, operation.name)
     assert front.train("run", 2, await learner.submitted(2), STEP) is operation
     with pytest.raises(FailedPrecondition, match="is under way"):
-        front.save("/nowhere/at-all")
+        front.save("/nowhere/at-all", "run", 1)
     await learner.loses_a_rank()
     failure = said(await ended(operation))
     assert failure.startswith("UNAVAILABLE")
@@ -234,7 +290,7 @@ async def test_a_run_that_begins_takes_the_learner_at_a_checkpoint_or_at_the_ini
 ) -> None:
     front = learner.front
     await learner.train(1)
-    await ended(front.save(str(tmp_path / "one")))
+    await ended(front.save(str(tmp_path / "one"), "run", 1))
     trained = list(learner.ranks.trained)
     await learner.train(2)
     with pytest.raises(FailedPrecondition, match="holds this learner"):
@@ -259,7 +315,7 @@ async def test_a_base_that_is_gone_leaves_the_learner_at_the_initial_weights_and
 ) -> None:
     front = learner.front
     await learner.train(1)
-    await ended(front.save(str(tmp_path / "one")))
+    await ended(front.save(str(tmp_path / "one"), "run", 1))
     (tmp_path / "one" / STATE / "trained.json").write_text("[]")
     await learner.loses_a_rank()
     assert (front.ledger.run_id, front.ledger.applied_step, learner.ranks.trained) == ("", 0, [])
@@ -278,4 +334,4 @@ async def test_operations_under_way_end_with_the_learner(learner: Learner) -> No
     assert "ended with the learner" in said(await ended(operation))
     learner.front._supervisor.generation = None
     with pytest.raises(Unavailable):
-        learner.front.save("/nowhere/at-all")
+        learner.front.save("/nowhere/at-all", "run", 1)

@@ -44,12 +44,22 @@ def test_every_request_for_a_step_has_exactly_one_answer(applied: int, step: int
 
 
 def test_a_learner_belongs_to_one_run() -> None:
-    ledger = Ledger("", "first").bound_to("run")
-    assert ledger.bound_to("run") == ledger
-    with pytest.raises(FailedPrecondition, match=r"run run.*run other"):
-        ledger.bound_to("other")
+    ledger = Ledger("run", "first")
+    ledger.check_run("run")
+    with pytest.raises(FailedPrecondition, match=r"run run.*run other.*BindRun"):
+        ledger.check_run("other")
     with pytest.raises(InvalidArgument, match="run_id"):
-        ledger.bound_to("")
+        ledger.check_run("")
+    with pytest.raises(FailedPrecondition, match=r"no run.*run run.*BindRun"):
+        Ledger("", "first").check_run("run")
+
+
+def test_weights_are_those_of_one_step_of_one_run() -> None:
+    ledger_of(3).check_step("run", 3)
+    Ledger("", "first").check_step("", 0)
+    for run_id, step in (("run", 2), ("run", 4), ("other", 3), ("", 3)):
+        with pytest.raises(FailedPrecondition, match="step 3 of run 'run' is"):
+            ledger_of(3).check_step(run_id, step)
 
 
 def test_a_new_lineage_renames_the_current_version_and_no_older_one() -> None:

@@ -74,14 +74,15 @@ async def test_a_step_that_is_not_the_next_of_the_weights_moves_nothing_and_the_
 ) -> None:
     run_id, base = "first", ""
     batches = [sequences(4, seed=step) for step in range(4)]
+    assert (await ended(front.bind_run(run_id, ""))).failure is None
     if begins_at_a_checkpoint:
         assert (await train(front, run_id, 1, batches[0])).failure is None
         base = str(tmp_path / "base")
-        assert (await ended(front.save(base))).failure is None
+        assert (await ended(front.save(base, run_id, 1))).failure is None
         run_id = "second"
         assert (await ended(front.bind_run(run_id, base))).failure is None
     assert (await train(front, run_id, 1, batches[1])).failure is None
-    assert (await ended(front.save(str(tmp_path / "one")))).failure is None
+    assert (await ended(front.save(str(tmp_path / "one"), run_id, 1))).failure is None
     after_one = await weights(front)
     assert (await train(front, run_id, 2, batches[2])).failure is None
     after_two = await weights(front)

@@ -34,6 +34,11 @@ async def test_a_run_at_the_initial_weights_keeps_their_name_until_they_were_tra
 ) -> None:
     initial = (await learner.weights())[1]
     assert (await learner.get()).run_id == ""
+    # Of a run that began elsewhere, for all that it knows.
+    with refused(CODE.FAILED_PRECONDITION, "no run", "give it to run run with BindRun"):
+        await learner.submit(1, sequences(3))
+    with refused(CODE.FAILED_PRECONDITION, "no run", "give it to run run with BindRun"):
+        await learner.start_step(1, sequences(3))
     done = (await learner.bind("one")).checkpoint
     assert (done.uri, done.step, done.digest, done.byte_size) == ("", 0, b"", 0)
     state = await learner.get()

@@ -31,9 +31,9 @@ def policy(applied: int, sealed: int, *saved: Saved, current: bool = True) -> Po
 
 
 def test_a_learner_of_nobody_or_of_another_run_is_bound_where_there_is_no_checkpoint() -> None:
-    assert catch_up("run", learner(0, ""), SEALED, (), 4) == Bind()
-    assert catch_up("run", learner(3, "other"), SEALED, (), 4) == Bind()
-    assert catch_up("run", learner(0, ""), (), (), 0) == Bind()
+    assert catch_up("run", learner(0, ""), SEALED, (), 4) == Bind("")
+    assert catch_up("run", learner(3, "other"), SEALED, (), 4) == Bind("")
+    assert catch_up("run", learner(0, ""), (), (), 0) == Bind("")
 
 
 def test_a_learner_of_nobody_is_restored_from_the_newest_checkpoint_that_is_not_too_far() -> None:
@@ -42,8 +42,8 @@ def test_a_learner_of_nobody_is_restored_from_the_newest_checkpoint_that_is_not_
     assert catch_up("run", learner(0, ""), SEALED, saved, 2) == Restore(Saved(2, "two"))
 
 
-def test_a_checkpoint_without_an_update_is_no_reason_to_load_it() -> None:
-    assert catch_up("run", learner(0, ""), SEALED, (Saved(0, "zero"),), 4) == Bind()
+def test_a_checkpoint_without_an_update_is_where_a_run_begins_and_no_reason_to_load_it_again() -> None:
+    assert catch_up("run", learner(0, ""), SEALED, (Saved(0, "newer"), Saved(0, "base")), 4) == Bind("newer")
     assert catch_up("run", learner(0), SEALED, (Saved(0, "zero"),), 4) == Apply(1)
 
 
@@ -112,7 +112,8 @@ def test_following_catch_up_ends_with_every_sealed_update_applied_once(
         match catch_up("run", view, SEALED[:sealed], checkpoints, sealed):
             case None:
                 break
-            case Bind():
+            case Bind(uri):
+                assert uri == ("0" if 0 in saved else "")
                 view = LearnerView("run", ())
             case Restore(checkpoint):
                 view = LearnerView("run", SEALED[: checkpoint.update])

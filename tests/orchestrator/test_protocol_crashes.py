@@ -19,7 +19,7 @@ from modelled.parts import Crash, Driver, Parts
 from modelled.store import RUN, TASKS, RefusedError, Weights
 from troupe_learner.ledger import Ledger, Version
 from troupe_orchestrator.store.steps import StepState
-from troupe_orchestrator.training.protocol import PolicyView, Refuse, Work, next_action
+from troupe_orchestrator.training.protocol import PolicyView, Refuse, Saved, Work, next_action
 from troupe_orchestrator.training.queue import TaskQueue, epoch_order
 
 POLICY = "policy"
@@ -45,8 +45,12 @@ class Crashes(RuleBasedStateMachine):
         self.drivers = [Driver(1)]
         self.names: dict[Version, Weights] = {}
 
-    @initialize(other_run=st.booleans())
-    def the_learner_may_have_been_another_runs(self, other_run: bool) -> None:
+    @initialize(other_run=st.booleans(), fork=st.booleans())
+    def the_learner_may_have_been_another_runs_and_the_run_may_be_a_fork(self, other_run: bool, fork: bool) -> None:
+        if fork:
+            self.parts.store.saved = [Saved(0, "base")]
+            self.parts.store.began_with = ("parents",)
+            self.parts.learner.disk["base"] = (Ledger("parent", "parents").with_step(b"parents", {}), ("parents",))
         if other_run:
             self.parts.learner.ledger = Ledger("other", "initial").with_step(b"theirs", {})
             self.parts.learner.weights = ("theirs",)
@@ -137,7 +141,7 @@ class Crashes(RuleBasedStateMachine):
         view = self.parts.learner.view
         if view.run_id == RUN:
             assert view.digests == self.parts.store.sealed[: len(view.digests)]
-            assert self.parts.learner.weights == view.digests
+            assert self.parts.learner.weights == self.parts.store.weights(len(view.digests))
 
     @invariant()
     def no_step_was_ever_trained_with_two_batches(self) -> None:
@@ -156,7 +160,7 @@ class Crashes(RuleBasedStateMachine):
     def every_step_was_rolled_out_by_what_the_steps_before_it_made(self) -> None:
         for number, step in enumerate(self.parts.store.steps):
             if step.digest:
-                assert step.behaviour == self.parts.store.sealed[:number]
+                assert step.behaviour == self.parts.store.weights(number)
 
     @invariant()
     def a_step_beyond_sealed_is_followed_by_none_before_it_is_committed(self) -> None:
@@ -184,7 +188,7 @@ class Crashes(RuleBasedStateMachine):
             self._in_peace()
             if committing and len(self.parts.store.steps) > before:
                 assert self.parts.engine.version == self.parts.learner.ledger.version
-                assert self.parts.engine.weights == self.parts.learner.weights == self.parts.store.sealed
+                assert self.parts.engine.weights == self.parts.learner.weights == self.parts.store.weights(before + 2)
             if len(self.parts.store.steps) == before + 2 and self.parts.store.state is StepState.COMMITTED:
                 return
         raise AssertionError("no progress")

@@ -29,6 +29,7 @@ from troupe_orchestrator.training.policies import Policy
 
 STALL_SECONDS = 1.0
 FENCE = common_pb2.Fence(store_id="store", token=1)
+VERSION = common_pb2.PolicyVersion(lineage="first", number=4)
 
 
 class SlowLearner(learner_pb2_grpc.LearnerServicer):
@@ -56,7 +57,9 @@ class SlowLearner(learner_pb2_grpc.LearnerServicer):
 
     async def Score(self, request: learner_pb2.ScoreRequest, context: Context) -> learner_pb2.ScoreResponse:
         self.deadlines["Score"] = context.time_remaining() or 0.0
-        return learner_pb2.ScoreResponse(scores=[learner_pb2.SequenceScore() for _ in request.sequences])
+        return learner_pb2.ScoreResponse(
+            version=VERSION, scores=[learner_pb2.SequenceScore() for _ in request.sequences]
+        )
 
     async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
         return learner_pb2.Operation(name="operations/7-train")
@@ -118,7 +121,7 @@ async def test_an_operation_that_tells_of_no_progress_is_a_fault_that_names_it_a
 
 
 def looking(client: LearnerClient) -> tuple[Learning, Policy]:
-    return Learning(cast("Any", None), "run", {}), Policy("p", client, PolicyFleet([]), ("executor",))
+    return Learning(cast("Any", None), "run"), Policy("p", client, PolicyFleet([]), ("executor",))
 
 
 async def test_a_learner_in_the_middle_of_a_step_that_another_orchestrator_began_is_waited_for(
@@ -162,8 +165,15 @@ async def test_calls_that_carry_tokens_have_the_longer_the_more_tokens_there_are
         small, large = [], []
         for found, tokens in ((small, 10), (large, 400_000)):
             await client.train(FENCE, "run", 1, b"d" * 32, [sequence(tokens)], {"learning_rate": 1e-3})
-            await client.log_probs([[1] * tokens])
+            await client.log_probs([[1] * tokens], VERSION)
             found += [learner.deadlines["SubmitBatch"], learner.deadlines["Score"]]
     assert all(seconds < 61 for seconds in small)
     assert large[0] > 75
     assert large[1] > 3600
+
+
+async def test_scores_of_other_weights_than_those_that_were_asked_for_are_none() -> None:
+    async with connected(SlowLearner()) as client:
+        assert len(await client.log_probs([[1, 2]], VERSION)) == 1
+        with pytest.raises(LearnerError, match=r"has version first/4, first/3 was to be scored"):
+            await client.log_probs([[1, 2]], common_pb2.PolicyVersion(lineage="first", number=3))

@@ -37,7 +37,7 @@ from troupe_learner.model_folder import ModelFolder
 from troupe_learner.operations import Loaded, Operation
 from troupe_learner.optimization import Optimization
 from troupe_learner.rank_checkpoints import Owner, Saving, load, load_again
-from troupe_learner.reads import Reads, Scores
+from troupe_learner.reads import Reads, Run, Scores
 from troupe_learner.settings import LearnerSettings
 from troupe_learner.standing import Standing
 from troupe_learner.supervisor import Hosts, Supervisor
@@ -85,7 +85,7 @@ class Front:
         self.operations = self._changes.operations
         self._supervisor = Supervisor(plan, hosts, self._roll_back, self._load_base, on_failed)
         self._nodes = settings.nodes
-        self._reads = Reads(folder, self._run)
+        self._reads = Reads(folder)
 
     async def open(self) -> None:
         """Forms the first generation.
@@ -150,13 +150,9 @@ class Front:
         """Why a generation was lost last, and whom the next one waits for; empty if none was."""
         return self._supervisor.reason
 
-    def check_run(self, run_id: str) -> Ledger:
+    def check_run(self, run_id: str) -> None:
         """See `Standing.check_run`."""
-        return self._standing.check_run(run_id)
-
-    def bind(self, run_id: str) -> None:
-        """See `Standing.bind`."""
-        self._standing.bind(run_id)
+        self._standing.check_run(run_id)
 
     # --- changes of the weights, one at a time ----------------------------------------------------------------------
 
@@ -164,9 +160,9 @@ class Front:
         """Starts a step, or gives the operation of the same one.
 
         Raises:
-            ServiceError: see `Ledger`, `BatchStore.path`, and the table of states.
+            ServiceError: see `Standing.check_run`, `Ledger`, `BatchStore.path`, and the table of states.
         """
-        self.bind(run_id)
+        self.check_run(run_id)
         subject = f"train-{step}-{digest.hex()[:16]}"
         if (same := self._changes.under_way(subject)) is not None:
             return same
@@ -181,19 +177,23 @@ class Front:
             await self._standing.produces()
             result = await generation.run(command, operation.advance)
             await self._still(generation)
-            self._standing.ledger = self.ledger.with_step(digest, result["metrics"])
+            ledger = self._standing.ledger = self.ledger.with_step(digest, result["metrics"])
             self._supervisor.committed()
             await asyncio.to_thread(self.batches.forget_before, step)
-            operation.finish(step=self.ledger.steps[-1])
+            operation.finish(step=ledger.steps[-1])
 
         return self._changes.begin(subject, work)
 
-    def save(self, uri: str) -> Operation:
-        """Starts a checkpoint; a folder that holds this very state already is the result."""
+    def save(self, uri: str, run_id: str, step: int) -> Operation:
+        """Starts a checkpoint; a folder that holds this very state already is the result.
+
+        The operation fails where the weights are not those of the run after the step.
+        """
         target = checkpoints.local_folder(uri)
         generation = self._supervisor.ready()
 
         async def work(operation: Operation) -> None:
+            self.ledger.check_step(run_id, step)
             if await asyncio.to_thread(target.exists):
                 found = await asyncio.to_thread(checkpoints.read, target)
                 held, ours = found.ledger, self.ledger
@@ -279,7 +279,7 @@ class Front:
             current = self.ledger.version
             if version is not None and version != current:
                 raise FailedPrecondition(f"version {version}", f"is not current: {current} is, export that one")
-            return await self._reads.export(current)
+            return await self._reads.export(current, self._ranks())
 
         return await self._changes.read(work())
 
@@ -287,7 +287,7 @@ class Front:
         """Scores sequences under the weights that are current when their turn comes."""
 
         async def work() -> Scores:
-            return await self._reads.score(self.ledger.version, sequences)
+            return await self._reads.score(self.ledger.version, sequences, self._ranks())
 
         return await self._changes.read(work())
 
@@ -300,12 +300,19 @@ class Front:
             self._supervisor.committed()
         self._standing.begin_at(base, ledger, bound)
 
-    async def _run(self, command: Message) -> None:
-        """A command that changes nothing here; what the ranks say becomes the call's error."""
-        try:
-            await self._supervisor.ready().run(command)
-        except (GenerationLost, CommandRefused) as error:
-            raise _as_service_error(error) from error
+    def _ranks(self) -> Run:
+        """Carries out commands that change nothing here, on the ranks that hold the current weights and on no others; what
+        they say becomes the call's error.
+        """
+        generation = self._supervisor.ready()
+
+        async def run(command: Message) -> None:
+            try:
+                await generation.run(command)
+            except (GenerationLost, CommandRefused) as error:
+                raise _as_service_error(error) from error
+
+        return run
 
     async def _still(self, generation: Generation) -> None:
         """Nothing may be recorded of a generation that was lost meanwhile."""

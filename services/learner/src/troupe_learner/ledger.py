@@ -38,7 +38,7 @@ class AppliedStep:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Run, lineage and applied steps of a learner. `run_id` is empty until a run takes it."""
+    """Run, lineage and applied steps of a learner. `run_id` is empty while it is no run's."""
 
     run_id: str
     lineage: str
@@ -61,22 +61,36 @@ class Ledger:
     def applied_digest(self) -> bytes:
         return self.steps[-1].digest if self.steps else b""
 
-    def bound_to(self, run_id: str) -> "Ledger":
-        """This ledger for a run.
+    def check_run(self, run_id: str) -> None:
+        """Make sure that a run which wants to train has this learner. One that is nobody's is not taken by a batch: after a
+        restart it is not where the run is, and may not be where it began.
 
         Raises:
             InvalidArgument: the run has no name.
-            FailedPrecondition: it belongs to another run.
+            FailedPrecondition: it is another run's, or nobody's.
         """
         if not run_id:
             raise InvalidArgument("run_id", "is empty: send the run's id")
-        if self.run_id and self.run_id != run_id:
+        if self.run_id != run_id:
+            holder = f"run {self.run_id}" if self.run_id else "no run"
             raise FailedPrecondition(
-                f"run {self.run_id}",
+                holder,
                 f"holds this learner at step {self.applied_step}, so run {run_id} cannot train on it: "
                 f"give it to run {run_id} with BindRun, or restore one of that run's checkpoints",
             )
-        return replace(self, run_id=run_id)
+
+    def check_step(self, run_id: str, step: int) -> None:
+        """Make sure that these are the weights of a run after a step; "" and 0 for those of no run.
+
+        Raises:
+            FailedPrecondition: they are others.
+        """
+        if (run_id, step) != (self.run_id, self.applied_step):
+            raise FailedPrecondition(
+                f"step {step} of run {run_id!r}",
+                f"is not what is current: step {self.applied_step} of run {self.run_id!r} is; bring the learner to the one "
+                "that is meant, then call again",
+            )
 
     def stored_result(self, step: int, digest: bytes) -> AppliedStep | None:
         """The result of a step that is applied already; None where it is the next to train.

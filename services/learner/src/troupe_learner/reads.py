@@ -1,6 +1,6 @@
 """What is read of the weights: an export kept on disk, and scores. Files of the work folder, whole or not at all.
 
-Whoever calls holds the weights still meanwhile and says which version they are.
+Whoever calls holds the weights still meanwhile, says which version they are, and has the ranks that hold them.
 """
 
 import asyncio
@@ -28,20 +28,23 @@ class Scores:
     entropies: NDArray[np.float32]
 
 
-class Reads:
-    """Reads through `run`, which carries out a command of the ranks."""
+Run = Callable[[Message], Awaitable[None]]
+"""Carries out a command on ranks."""
 
-    def __init__(self, folder: WorkFolder, run: Callable[[Message], Awaitable[None]]) -> None:
+
+class Reads:
+    """The reads of one learner."""
+
+    def __init__(self, folder: WorkFolder) -> None:
         self._folder = folder
-        self._run = run
         self._export: Export | None = None
         self._numbers = itertools.count(1)
 
-    async def export(self, version: Version) -> Export:
+    async def export(self, version: Version, run: Run) -> Export:
         """The weights as a file with its manifest; one that is there already is given again."""
         if self._export is None or self._export.version != version:
             await self.forget_export()
-            self._export = await self._exported(version)
+            self._export = await self._exported(version, run)
         return self._export
 
     async def forget_export(self) -> None:
@@ -49,23 +52,23 @@ class Reads:
             await asyncio.to_thread(self._export.path.unlink, missing_ok=True)
             self._export = None
 
-    async def score(self, version: Version, sequences: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, version: Version, sequences: Sequence[Sequence[int]], run: Run) -> Scores:
         number = next(self._numbers)
         tokens = self._folder.scores / f"{number}-tokens.npz"
         scores = self._folder.scores / f"{number}-scores.npz"
         try:
             with writing(tokens):
                 await asyncio.to_thread(write_sequences, tokens, sequences)
-            await self._run({"command": "score", "sequences": str(tokens), "scores": str(scores)})
+            await run({"command": "score", "sequences": str(tokens), "scores": str(scores)})
             return Scores(version, *await asyncio.to_thread(read_scores, scores))
         finally:
             tokens.unlink(missing_ok=True)
             scores.unlink(missing_ok=True)
 
-    async def _exported(self, version: Version) -> Export:
+    async def _exported(self, version: Version, run: Run) -> Export:
         path = self._folder.exports / f"{next(self._numbers)}.safetensors"
         try:
-            await self._run({"command": "export", "weights": str(path)})
+            await run({"command": "export", "weights": str(path)})
             return await asyncio.to_thread(describe, version, path)
         except BaseException:
             path.unlink(missing_ok=True)

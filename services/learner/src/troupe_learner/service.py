@@ -47,7 +47,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         accepted = await asyncio.to_thread(front.batches.add, header.step, header.digest, sequences, front.model)
         # Another may have taken the learner while the batch came.
         self._fences.hold(header.fence)
-        front.bind(header.run_id)
+        front.check_run(header.run_id)
         return learner_pb2.SubmitBatchResponse(sequence_count=accepted.sequence_count, token_count=accepted.token_count)
 
     async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
@@ -115,7 +115,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
     ) -> learner_pb2.Operation:
         self._check_policy(request.policy_id)
         await self._fences.check(request.fence)
-        operation = self._front.save(request.uri)
+        operation = self._front.save(request.uri, request.run_id, request.step)
         return _operation(operation, operation.now)
 
     async def RestoreCheckpoint(

@@ -30,22 +30,17 @@ class Standing:
         # Why a base could not be loaded, until another is given: no run may begin unasked at weights that are not its own.
         self._base_lost = ""
 
-    def check_run(self, run_id: str) -> Ledger:
-        """The ledger for a run that wants to train: its own, or that of a learner which no run has taken.
+    def check_run(self, run_id: str) -> None:
+        """Make sure that a run which wants to train has the learner.
 
         Raises:
-            ServiceError: it is another run's (`Ledger.bound_to`), or its run's base is lost.
+            ServiceError: it has not (`Ledger.check_run`), or its base is lost.
         """
-        ledger = self.ledger.bound_to(run_id)
-        if self._base_lost:
+        if run_id and self._base_lost:
             raise FailedPrecondition(
                 "base", f"{self._base_lost}: restore a checkpoint of run {run_id}, or begin it again with BindRun"
             )
-        return ledger
-
-    def bind(self, run_id: str) -> None:
-        """Takes a learner that nobody has for a run; see `check_run`."""
-        self.ledger = self.check_run(run_id)
+        self.ledger.check_run(run_id)
 
     @property
     def is_initial(self) -> bool:

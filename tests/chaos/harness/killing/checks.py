@@ -50,7 +50,9 @@ class Speaker(Protocol):
 class Scorer(Protocol):
     """A learner that tells the log-probability of each token but the first."""
 
-    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> Sequence[Any]: ...
+    async def log_probs(
+        self, sequences: Sequence[Sequence[int]], version: common_pb2.PolicyVersion
+    ) -> Sequence[Any]: ...
 
 
 async def applied_is_sealed(live: Serving, record: Record) -> None:
@@ -118,7 +120,7 @@ async def engine_speaks_as_the_learner(executor: Speaker, learner: Scorer, bound
         said.append([*reply.log_probs])
     errors = [
         abs(one - float(other))
-        for spoken, scored in zip(said, await learner.log_probs(sequences), strict=True)
+        for spoken, scored in zip(said, await learner.log_probs(sequences, reply.version), strict=True)
         for one, other in zip(spoken, scored[-len(spoken) :], strict=True)
     ]
     mean = sum(errors) / len(errors)

@@ -181,7 +181,8 @@ class States:
         self._bound("fuzz-save")
         place = self.folder / "saved"
         shutil.rmtree(place, ignore_errors=True)
-        return Found([learner_pb2.SaveCheckpointRequest(fence=FENCE, policy_id=_POLICY, uri=str(place))])
+        request = learner_pb2.SaveCheckpointRequest(fence=FENCE, policy_id=_POLICY, uri=str(place), run_id="fuzz-save")
+        return Found([request])
 
     def _to_restore(self, number: int) -> Found:
         uri = self._checkpoint()
@@ -217,7 +218,9 @@ class States:
         place = self.folder / "checkpoint"
         if not place.exists():
             self._bound("fuzz-checkpoint")
-            request = learner_pb2.SaveCheckpointRequest(fence=FENCE, policy_id=_POLICY, uri=str(place))
+            request = learner_pb2.SaveCheckpointRequest(
+                fence=FENCE, policy_id=_POLICY, uri=str(place), run_id="fuzz-checkpoint"
+            )
             self._done(self._learner.SaveCheckpoint(request, timeout=_SECONDS))
         return str(place)
 

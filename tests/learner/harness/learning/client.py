@@ -80,6 +80,9 @@ class Client:
     async def train(
         self, step: int, sequences: list[learner_pb2.Sequence], **bent: object
     ) -> learner_pb2.TrainStepResult:
+        """Trains a step; the first one of a learner that nobody has begins this run."""
+        if not (await self.get()).run_id:
+            assert not (await self.bind(self.run_id)).HasField("error")
         await self.submit(step, sequences)
         done = await self.finished(await self.start_step(step, sequences, **bent))
         assert not done.HasField("error"), done.error
@@ -91,8 +94,16 @@ class Client:
         assert operation.done
         return operation
 
-    async def save(self, uri: str) -> learner_pb2.Operation:
-        request = learner_pb2.SaveCheckpointRequest(fence=self.fence, policy_id=self.policy_id, uri=uri)
+    async def save(self, uri: str, **bent: object) -> learner_pb2.Operation:
+        """Saves what is current, unless told what."""
+        state = await self.get()
+        fields: dict[str, object] = {"run_id": state.run_id, "step": state.applied_step} | bent
+        request = learner_pb2.SaveCheckpointRequest(
+            fence=self.fence,
+            policy_id=self.policy_id,
+            uri=uri,
+            **fields,  # type: ignore[arg-type]
+        )
         return await self.finished(await self.stub.SaveCheckpoint(request))
 
     async def restore(self, uri: str) -> learner_pb2.Operation:
@@ -164,5 +175,8 @@ def failed(operation: learner_pb2.Operation, code: grpc.StatusCode, *texts: str)
 
 
 async def next_step(learner: Client) -> int:
-    """The step that the learner can train, once it can work."""
-    return int((await learner.ready()).applied_step) + 1
+    """The step that the learner can train, once it can work; one that nobody has becomes this run's."""
+    state = await learner.ready()
+    if not state.run_id:
+        assert not (await learner.bind(learner.run_id)).HasField("error")
+    return int(state.applied_step) + 1

@@ -57,8 +57,8 @@ class Parts:
         """The effect of an action, if nothing that it depends on refuses it."""
         token = driver.token
         match action:
-            case Bind():
-                self.learner.bind(token)
+            case Bind(uri):
+                self.learner.bind(token, uri)
             case Restore(saved):
                 self.learner.restore(token, saved.uri)
             case Apply(update):
@@ -93,7 +93,8 @@ class Parts:
             del self.learner.disk[uri]
             raise RefusedError("the checkpoint is of another update")
         self.store.write(driver.token)
-        self.store.saved = [Saved(update, uri), *self.store.saved][:KEEP]
+        newest = [Saved(update, uri), *self.store.saved]
+        self.store.saved = newest[:KEEP] + [saved for saved in newest[KEEP:] if saved.update == 0]
         kept = {saved.uri for saved in self.store.saved}
         for old in self.learner.disk.keys() - kept:
             del self.learner.disk[old]

@@ -51,8 +51,8 @@ class Learner:
     def train(self, token: int, update: int, digest: str) -> None:
         self.check(token)
         try:
-            ledger = self.ledger.bound_to(RUN)
-            known = ledger.stored_result(update, digest.encode())
+            self.ledger.check_run(RUN)
+            known = self.ledger.stored_result(update, digest.encode())
         except ServiceError as error:
             raise RefusedError(str(error)) from error
         if known is not None:
@@ -61,20 +61,23 @@ class Learner:
         def work() -> None:
             if self.ledger.applied_step + 1 != update:
                 return
-            self.ledger = self.ledger.bound_to(RUN).with_step(digest.encode(), {})
+            self.ledger = self.ledger.with_step(digest.encode(), {})
             self.weights = (*self.weights, digest)
             self.trained.setdefault(update, set()).add(digest)
             self.produced[self.ledger.lineage] = self.ledger.applied_step
 
         self.begin(work)
 
-    def bind(self, token: int) -> None:
+    def bind(self, token: int, uri: str) -> None:
         self.check(token)
         if self.ledger.run_id == RUN and self.ledger.steps:
             raise RefusedError("the run has applied steps here")
+        if uri and uri not in self.disk:
+            raise RefusedError("no such checkpoint")
+        lineage, weights = ("initial", ()) if not uri else (f"begun~{next(self.lineages)}", self.disk[uri][1])
 
         def work() -> None:
-            self._at(Ledger(RUN, "initial"), ())
+            self._at(Ledger(RUN, lineage), weights)
             self.base = (self.ledger, self.weights)
 
         self.begin(work)

@@ -11,7 +11,7 @@ RUN = "run"
 TASKS = tuple(f"task-{number}" for number in range(7))
 TASKS_PER_STEP, QUARANTINE_AFTER, KEEP = 2, 2, 2
 Weights = tuple[str, ...]
-"""The digests of the batches that made them, in order."""
+"""The digests of the batches that made them, in order; before them what a fork began with."""
 
 
 class RefusedError(Exception):
@@ -38,6 +38,7 @@ class Store:
     token: int = 1
     steps: list[Step] = field(default_factory=list)
     saved: list[Saved] = field(default_factory=list)
+    began_with: Weights = ()
     drops: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -47,6 +48,10 @@ class Store:
     @property
     def sealed(self) -> tuple[str, ...]:
         return tuple(step.digest for step in self.steps if step.digest)
+
+    def weights(self, updates: int) -> Weights:
+        """What the run's policy is after so many updates."""
+        return (*self.began_with, *self.sealed[:updates])
 
     @property
     def quarantined(self) -> frozenset[str]:

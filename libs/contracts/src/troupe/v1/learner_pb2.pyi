@@ -653,9 +653,16 @@ class SaveCheckpointRequest(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     POLICY_ID_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     uri: _builtins.str
     """A folder path of the learner's storage, as an fsspec URI; must not exist."""
+    run_id: _builtins.str
+    """Whose weights are to be saved: the run that has the learner, and its last applied step; empty and 0 for those of a
+    learner that is no run's.
+    """
+    step: _builtins.int
     @_builtins.property
     def fence(self) -> _common_pb2.Fence: ...
     def __init__(
@@ -664,10 +671,12 @@ class SaveCheckpointRequest(_message.Message):
         fence: _common_pb2.Fence | None = ...,
         policy_id: _builtins.str = ...,
         uri: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "policy_id", b"policy_id", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "policy_id", b"policy_id", "run_id", b"run_id", "step", b"step", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -813,7 +822,7 @@ class LearnerInfo(_message.Message):
     policy_id: _builtins.str
     state: Global___GangState.ValueType
     run_id: _builtins.str
-    """Run that the learner is bound to, empty before its first batch, restore or BindRun."""
+    """Run that the learner is bound to, empty before its first restore or BindRun."""
     applied_step: _builtins.int
     applied_digest: _builtins.bytes
     model: _builtins.str

@@ -87,7 +87,8 @@ class LearnerServicer:
     """
 
     def SubmitBatch(self, request_iterator, context):
-        """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest.
+        """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest;
+        FAILED_PRECONDITION when the learner is not the run's: BindRun or RestoreCheckpoint comes first, after a restart too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +126,7 @@ class LearnerServicer:
 
     def SaveCheckpoint(self, request, context):
         """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all.
+        FAILED_PRECONDITION when the weights are not those of the run and step that the request names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,8 +141,9 @@ class LearnerServicer:
 
     def BindRun(self, request, context):
         """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-        learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
-        orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+        learner that is another run's, or nobody's, has to be bound before it takes a batch. A learner that is a run's is
+        changed by the orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the
+        learner restarts.
         The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
         applied steps.
         """

@@ -36,7 +36,9 @@ class LearnerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LearnerAsyncStub: ...
     SubmitBatch: _grpc.StreamUnaryMultiCallable[_learner_pb2.SubmitBatchRequest, _learner_pb2.SubmitBatchResponse]
-    """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest."""
+    """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest;
+    FAILED_PRECONDITION when the learner is not the run's: BindRun or RestoreCheckpoint comes first, after a restart too.
+    """
     TrainStep: _grpc.UnaryUnaryMultiCallable[_learner_pb2.TrainStepRequest, _learner_pb2.Operation]
     """Starts the optimizer steps of one batch and returns at once. The digest of the last applied step returns its stored
     result; another digest for an applied step is ABORTED; a step beyond the next is FAILED_PRECONDITION "replay from k";
@@ -49,13 +51,16 @@ class LearnerStub:
     ExportWeights: _grpc.UnaryStreamMultiCallable[_learner_pb2.ExportWeightsRequest, _learner_pb2.ExportWeightsResponse]
     """The manifest of the current weights, then their bytes. FAILED_PRECONDITION when `version` is no longer current."""
     SaveCheckpoint: _grpc.UnaryUnaryMultiCallable[_learner_pb2.SaveCheckpointRequest, _learner_pb2.Operation]
-    """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all."""
+    """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all.
+    FAILED_PRECONDITION when the weights are not those of the run and step that the request names.
+    """
     RestoreCheckpoint: _grpc.UnaryUnaryMultiCallable[_learner_pb2.RestoreCheckpointRequest, _learner_pb2.Operation]
     """Loads such a folder, whole or not at all."""
     BindRun: _grpc.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]
     """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-    learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
-    orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+    learner that is another run's, or nobody's, has to be bound before it takes a batch. A learner that is a run's is
+    changed by the orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the
+    learner restarts.
     The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
     applied steps.
     """
@@ -68,7 +73,9 @@ class LearnerAsyncStub(LearnerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitBatch: _aio.StreamUnaryMultiCallable[_learner_pb2.SubmitBatchRequest, _learner_pb2.SubmitBatchResponse]  # type: ignore[assignment]
-    """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest."""
+    """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest;
+    FAILED_PRECONDITION when the learner is not the run's: BindRun or RestoreCheckpoint comes first, after a restart too.
+    """
     TrainStep: _aio.UnaryUnaryMultiCallable[_learner_pb2.TrainStepRequest, _learner_pb2.Operation]  # type: ignore[assignment]
     """Starts the optimizer steps of one batch and returns at once. The digest of the last applied step returns its stored
     result; another digest for an applied step is ABORTED; a step beyond the next is FAILED_PRECONDITION "replay from k";
@@ -81,13 +88,16 @@ class LearnerAsyncStub(LearnerStub):
     ExportWeights: _aio.UnaryStreamMultiCallable[_learner_pb2.ExportWeightsRequest, _learner_pb2.ExportWeightsResponse]  # type: ignore[assignment]
     """The manifest of the current weights, then their bytes. FAILED_PRECONDITION when `version` is no longer current."""
     SaveCheckpoint: _aio.UnaryUnaryMultiCallable[_learner_pb2.SaveCheckpointRequest, _learner_pb2.Operation]  # type: ignore[assignment]
-    """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all."""
+    """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all.
+    FAILED_PRECONDITION when the weights are not those of the run and step that the request names.
+    """
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_learner_pb2.RestoreCheckpointRequest, _learner_pb2.Operation]  # type: ignore[assignment]
     """Loads such a folder, whole or not at all."""
     BindRun: _aio.UnaryUnaryMultiCallable[_learner_pb2.BindRunRequest, _learner_pb2.Operation]  # type: ignore[assignment]
     """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-    learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
-    orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+    learner that is another run's, or nobody's, has to be bound before it takes a batch. A learner that is a run's is
+    changed by the orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the
+    learner restarts.
     The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
     applied steps.
     """
@@ -103,7 +113,9 @@ class LearnerServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_learner_pb2.SubmitBatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.SubmitBatchResponse, _abc.Awaitable[_learner_pb2.SubmitBatchResponse]]:
-        """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest."""
+        """Uploads the batch of one step. Idempotent by digest. INVALID_ARGUMENT when the sequences do not hash to the digest;
+        FAILED_PRECONDITION when the learner is not the run's: BindRun or RestoreCheckpoint comes first, after a restart too.
+        """
 
     @_abc_1.abstractmethod
     def TrainStep(
@@ -146,7 +158,9 @@ class LearnerServicer(metaclass=_abc_1.ABCMeta):
         request: _learner_pb2.SaveCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.Operation, _abc.Awaitable[_learner_pb2.Operation]]:
-        """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all."""
+        """Writes weights, optimizer, applied steps and their digests; atomic: the folder appears whole or not at all.
+        FAILED_PRECONDITION when the weights are not those of the run and step that the request names.
+        """
 
     @_abc_1.abstractmethod
     def RestoreCheckpoint(
@@ -163,8 +177,9 @@ class LearnerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.Operation, _abc.Awaitable[_learner_pb2.Operation]]:
         """Gives the learner to a run that begins: it starts at applied step 0 from given weights, under a lineage of its own. A
-        learner that is another run's has to be bound before it takes a batch. A learner that is a run's is changed by the
-        orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the learner restarts.
+        learner that is another run's, or nobody's, has to be bound before it takes a batch. A learner that is a run's is
+        changed by the orchestrators of one store: every call with a fence of another one is FAILED_PRECONDITION until the
+        learner restarts.
         The same request again, while the run has no applied step, changes nothing; FAILED_PRECONDITION when the run has
         applied steps.
         """

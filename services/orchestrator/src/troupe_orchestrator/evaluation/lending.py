@@ -170,7 +170,7 @@ class Lending:
                 if held == loan.version:
                     source = policy_pb2.WeightSource(learner_target=learner.target)
                     weights = StoredWeights(await learner.manifest(), source)
-                    return Probed(weights, await learner.probes(policy.fixed_probes))
+                    return Probed(weights, await learner.probes(policy.fixed_probes, weights.manifest.version))
             except (grpc.RpcError, LearnerError) as error:
                 reason = describe(error) if isinstance(error, grpc.RpcError) else str(error)
                 raise GiveBackError(f"the learner: {reason}") from error

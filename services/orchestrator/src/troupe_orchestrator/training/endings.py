@@ -17,6 +17,8 @@ from troupe_orchestrator.store.files import DISK_FULL
 from troupe_orchestrator.store.runs import RunState
 from troupe_orchestrator.training.conditions import Violation
 from troupe_orchestrator.training.learner import (
+    BaseGoneError,
+    CheckpointUnreadableError,
     LearnerDiskFullError,
     LearnerError,
     NonFiniteStepError,
@@ -71,6 +73,13 @@ _MENDABLE: tuple[tuple[type[BaseException], str, str], ...] = (
         OtherWeightsError,
         "OtherWeights",
         f"start the learner on the model files that the run began with, {_THEN}; to train from these, create a new run",
+    ),
+    (BaseGoneError, "BaseGone", "fork its parent again: `troupe runs show` lists the steps that can be"),
+    (
+        CheckpointUnreadableError,
+        "CheckpointUnreadable",
+        "the run goes on from a kept checkpoint before it, where it has one, and the batches since; where it has none, put "
+        f"the folder back as it was saved, {_THEN}, or fork the run from a step that `troupe runs show` lists",
     ),
     (LearnerError, "LearnerFailed", f"look at the learner's log and at `troupe status`, restart it, {_THEN}"),
     (WeightSyncError, "WeightSyncFailed", f"look at the executor's log and at `troupe status`, restart it, {_THEN}"),

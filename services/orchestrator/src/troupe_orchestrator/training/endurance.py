@@ -20,6 +20,7 @@ from troupe_orchestrator.store.database import StoreUnavailableError
 from troupe_orchestrator.training.endings import ending_of
 from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.training.learner import (
+    BaseGoneError,
     ContradictionError,
     LearnerError,
     NonFiniteStepError,
@@ -30,7 +31,7 @@ from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
-LASTING: Final = (NonFiniteStepError, ContradictionError, OtherWeightsError)
+LASTING: Final = (NonFiniteStepError, ContradictionError, OtherWeightsError, BaseGoneError)
 """The same would be said again."""
 PASSING: Final = (LearnerError, WeightSyncError, NoReplicasError, Unavailable, grpc.RpcError)
 """A service that is away or restarting, and the store."""

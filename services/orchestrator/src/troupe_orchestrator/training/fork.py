@@ -209,10 +209,8 @@ async def forkable_of(database: Database, run_id: str, start: int) -> list[int]:
     return forkable_steps(start, committed, gone)
 
 
-async def prepare_base(
-    database: Database, run_id: str, folder: Path, fork: Fork, policies: Sequence[Policy]
-) -> dict[str, str]:
-    """The checkpoint of each policy that a fork starts from, made if it has none yet.
+async def prepare_base(database: Database, run_id: str, folder: Path, fork: Fork, policies: Sequence[Policy]) -> None:
+    """Make the checkpoint of each policy that a fork starts from, if it has none yet.
 
     Raises:
         LearnerError: a learner could not load, replay or save, or no longer has the weights that the parent began with.
@@ -222,7 +220,6 @@ async def prepare_base(
     if recorded is None and await steps.last_step(database, run_id) is None:
         recorded = {policy.policy_id: await _base_of(database, folder, fork, policy) for policy in policies}
         await record_checkpoint(database, run_id, fork.step, recorded)
-    return {policy_id: saved["uri"] for policy_id, saved in (recorded or {}).items()}
 
 
 async def inherit_held(database: Database, run_folder: Path, fork: Fork, config: RunConfig) -> None:
@@ -259,7 +256,7 @@ async def _base_of(database: Database, folder: Path, fork: Fork, policy: Policy)
     await policy.learner.bind(database.fence, scratch, source)
     for number, batch in enumerate(batches, start=1):
         await _replay(database.fence, policy, scratch, number, batch)
-    saved = await policy.learner.checkpoint(database.fence, str(target))
+    saved = await policy.learner.checkpoint(database.fence, str(target), scratch, len(batches))
     return {"uri": saved.uri, "update": 0, "version": version_text(saved.version)}
 
 

@@ -6,7 +6,7 @@ batches: what they train would be another policy, under the same names.
 
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.runs import get_run
-from troupe_orchestrator.training.learner import OtherWeightsError
+from troupe_orchestrator.training.learner import BaseGoneError, OtherWeightsError
 from troupe_orchestrator.training.policies import Policy
 from troupe_orchestrator.training.record import origin_of
 
@@ -18,11 +18,16 @@ async def check_initial_weights(database: Database, run_id: str, policy: Policy)
 
     Raises:
         OtherWeightsError: it has others.
+        BaseGoneError: the run is a fork, which began with a checkpoint, and none of the policy is on record any more.
     """
     record = await get_run(database, run_id)
     began = None if record is None else origin_of(record.provenance)
     if began is None:
         return
+    if began.fork is not None:
+        raise BaseGoneError(
+            f"no checkpoint of policy {policy.policy_id} is on record for run {run_id}, which is a fork"
+        )
     before = next((each.weights_digest for each in began.policies if each.policy_id == policy.policy_id), "")
     learner = await policy.learner.get()
     if before and learner.weights_digest and before != learner.weights_digest:

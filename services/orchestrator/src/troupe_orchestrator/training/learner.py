@@ -56,6 +56,14 @@ class OtherWeightsError(LearnerError):
     """The learner's initial weights are not those that a run began with."""
 
 
+class BaseGoneError(LearnerError):
+    """The weights that a fork began with are nowhere any more."""
+
+
+class CheckpointUnreadableError(LearnerError):
+    """A checkpoint is not there, or damaged."""
+
+
 class LearnerDiskFullError(LearnerError):
     """There is no room on the learner's disk: for a batch, a checkpoint, its work folder, or to start its ranks."""
 
@@ -71,8 +79,10 @@ class NonFiniteStepError(LearnerError):
 _OPERATION_ERRORS: Final[dict[int, type[LearnerError]]] = {
     grpc.StatusCode.OUT_OF_RANGE.value[0]: NonFiniteStepError,
     grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: LearnerDiskFullError,
+    grpc.StatusCode.NOT_FOUND.value[0]: CheckpointUnreadableError,
+    grpc.StatusCode.DATA_LOSS.value[0]: CheckpointUnreadableError,
 }
-"""What an operation's code says; a learner runs out of nothing but disk in one."""
+"""What an operation's code says; a learner runs out of nothing but disk in one, and loads nothing but checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +146,20 @@ class LearnerClient:
             operation = await self.stub.TrainStep(request)
             return (await self._finished(operation)).train_step
 
-    async def checkpoint(self, fence: common_pb2.Fence, uri: str) -> learner_pb2.CheckpointInfo:
-        """Write a checkpoint to a new folder.
+    async def checkpoint(
+        self, fence: common_pb2.Fence, uri: str, run_id: str, update: int
+    ) -> learner_pb2.CheckpointInfo:
+        """Write the weights of a run after an update to a new folder.
 
         Raises:
             LearnerDiskFullError: there is no room for it.
-            LearnerError: it could not be written.
+            LearnerError: it could not be written, or the learner has other weights.
         """
         with _named(f"checkpoint {uri} of policy {self.policy_id}"):
             operation = await self.stub.SaveCheckpoint(
-                learner_pb2.SaveCheckpointRequest(fence=fence, policy_id=self.policy_id, uri=uri)
+                learner_pb2.SaveCheckpointRequest(
+                    fence=fence, policy_id=self.policy_id, uri=uri, run_id=run_id, step=update
+                )
             )
             return (await self._finished(operation)).checkpoint
 
@@ -153,7 +167,8 @@ class LearnerClient:
         """Load a checkpoint.
 
         Raises:
-            LearnerError: it could not be loaded; what was loaded before still is.
+            CheckpointUnreadableError: it is not there, or damaged; what was loaded before still is.
+            LearnerError: it could not be loaded; the same holds.
         """
         with _named(f"restore of {uri} for policy {self.policy_id}"):
             operation = await self.stub.RestoreCheckpoint(
@@ -165,7 +180,8 @@ class LearnerClient:
         """Take the learner for a run that begins, at the weights of a checkpoint, or at the initial ones for "".
 
         Raises:
-            LearnerError: it could not be taken; what was loaded before still is.
+            CheckpointUnreadableError: the checkpoint is not there, or damaged; what was loaded before still is.
+            LearnerError: it could not be taken; the same holds.
         """
         with _named(f"binding policy {self.policy_id} to run {run_id}"):
             operation = await self.stub.BindRun(
@@ -187,12 +203,14 @@ class LearnerClient:
                     return response.manifest
         raise LearnerError(f"the learner of policy {self.policy_id} exported no manifest")
 
-    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """The current weights' log-probability of every token but the first of given token sequences.
+    async def log_probs(
+        self, sequences: Sequence[Sequence[int]], version: common_pb2.PolicyVersion
+    ) -> list[NDArray[np.float32]]:
+        """The log-probability of every token but the first of given token sequences, under the weights of a version.
 
         Raises:
             LearnerDiskFullError: the learner has no room for them.
-            LearnerError: it could not score them.
+            LearnerError: it could not score them, or has other weights.
         """
         with _named(f"scores of policy {self.policy_id}"):
             scored = await self.stub.Score(
@@ -202,13 +220,20 @@ class LearnerClient:
                 ),
                 timeout=_CALL_SECONDS + sum(map(len, sequences)) / _SLOWEST_SCORED,
             )
+        if scored.version != version:
+            raise LearnerError(
+                f"the learner of policy {self.policy_id} has version {scored.version.lineage}/{scored.version.number}, "
+                f"{version.lineage}/{version.number} was to be scored"
+            )
         return [np.asarray(score.log_probs, dtype=np.float32) for score in scored.scores]
 
-    async def probes(self, sequences: Sequence[Sequence[int]]) -> list[policy_pb2.Probe]:
-        """Token sequences with the learner's log-probabilities, for an engine to reproduce."""
+    async def probes(
+        self, sequences: Sequence[Sequence[int]], version: common_pb2.PolicyVersion
+    ) -> list[policy_pb2.Probe]:
+        """Token sequences with a version's log-probabilities by the learner, for an engine to reproduce."""
         return [
             policy_pb2.Probe(token_ids=ids, log_probs=log_probs.tolist())
-            for ids, log_probs in zip(sequences, await self.log_probs(sequences), strict=True)
+            for ids, log_probs in zip(sequences, await self.log_probs(sequences, version), strict=True)
         ]
 
     async def settled(self, name: str) -> None:

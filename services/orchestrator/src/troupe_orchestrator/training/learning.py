@@ -5,13 +5,14 @@ What is sealed is read from the store once and then kept up: this orchestrator i
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import structlog
-from troupe.v1 import learner_pb2
+from troupe.v1 import common_pb2, learner_pb2
 from troupe_contracts.errors import describe
 
 from troupe_orchestrator.store.batches import BatchRecord, get_batch, sealed_digests
@@ -19,7 +20,12 @@ from troupe_orchestrator.store.checkpoints import list_checkpoints
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.training.batch import TrainingSequence, read_batch
 from troupe_orchestrator.training.initial_weights import check_initial_weights
-from troupe_orchestrator.training.learner import ContradictionError, LearnerDiskFullError, LearnerError
+from troupe_orchestrator.training.learner import (
+    CheckpointUnreadableError,
+    ContradictionError,
+    LearnerDiskFullError,
+    LearnerError,
+)
 from troupe_orchestrator.training.policies import Policy
 from troupe_orchestrator.training.protocol import Apply, Bind, CatchUp, LearnerView, Refuse, Restore, Saved
 
@@ -39,17 +45,13 @@ class Applied:
 
 
 class Learning:
-    """The learners' side of one run.
+    """The learners' side of one run."""
 
-    Args:
-        bases: policy id to the checkpoint that the run starts from; a policy without one starts from the learner's initial
-            weights.
-    """
-
-    def __init__(self, database: Database, run_id: str, bases: Mapping[str, str]) -> None:
+    def __init__(self, database: Database, run_id: str) -> None:
         self._database = database
         self._run_id = run_id
-        self._bases = bases
+        self._unreadable: set[str] = set()
+        """URIs of checkpoints that a learner could not read."""
         self._sealed: dict[str, tuple[str, ...]] = {}
         self._applied: dict[str, tuple[str, ...]] = {}
 
@@ -61,11 +63,25 @@ class Learning:
         return self._sealed[policy_id]
 
     async def saved(self, policy_id: str) -> tuple[Saved, ...]:
-        """The policy's checkpoints on record."""
-        return tuple(
+        """The policy's checkpoints on record, but for those that its learner could not read. Where it could read none, all
+        of them: one has to come back.
+        """
+        recorded = tuple(
             Saved(manifest[policy_id]["update"], manifest[policy_id]["uri"])
             for _, manifest in await list_checkpoints(self._database, self._run_id)
         )
+        return tuple(each for each in recorded if each.uri not in self._unreadable) or recorded
+
+    async def version(self, policy: Policy) -> common_pb2.PolicyVersion:
+        """Of the policy's weights after all that is sealed.
+
+        Raises:
+            LearnerError: its learner does not have them now, or does not answer.
+        """
+        state = await self.look(policy)
+        if self.view(policy, state) != LearnerView(self._run_id, await self.sealed(policy.policy_id)):
+            raise LearnerError(f"the learner of policy {policy.policy_id} was put back to update {state.applied_step}")
+        return state.version
 
     async def look(self, policy: Policy) -> learner_pb2.LearnerInfo:
         """The learner's state once its gang can work. Waits for one that is starting, and for the end of what another
@@ -125,13 +141,15 @@ class Learning:
         """
         logger.info("learner", policy=policy.policy_id, action=action)
         match action:
-            case Bind():
-                base = self._bases.get(policy.policy_id, "")
-                if not base:
-                    await check_initial_weights(self._database, self._run_id, policy)
-                await policy.learner.bind(self._database.fence, self._run_id, base)
+            case Bind(""):
+                await check_initial_weights(self._database, self._run_id, policy)
+                await policy.learner.bind(self._database.fence, self._run_id, "")
+            case Bind(uri):
+                with self._noting(uri):
+                    await policy.learner.bind(self._database.fence, self._run_id, uri)
             case Restore(saved):
-                await policy.learner.restore(self._database.fence, saved.uri)
+                with self._noting(saved.uri):
+                    await policy.learner.restore(self._database.fence, saved.uri)
             case Apply(update):
                 return await self._apply(policy, update)
             case Refuse(reason):
@@ -141,6 +159,15 @@ class Learning:
     async def result(self, policy: Policy, batch: BatchRecord) -> Applied:
         """What a learner that has applied a batch says of it, asked again."""
         return await self._apply(policy, batch.update)
+
+    @contextmanager
+    def _noting(self, uri: str) -> Iterator[None]:
+        """A checkpoint that cannot be read is not tried again while there is another one."""
+        try:
+            yield
+        except CheckpointUnreadableError:
+            self._unreadable.add(uri)
+            raise
 
     async def _apply(self, policy: Policy, update: int) -> Applied:
         batch = await get_batch(self._database, self._run_id, policy.policy_id, update)

@@ -72,7 +72,11 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Take the learner for this run, at the weights that the run begins with."""
+    """Take the learner for this run, before its first update: at a checkpoint that holds none, or at the learner's initial
+    weights for "".
+    """
+
+    uri: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,9 @@ def catch_up(
     """
     newest = max((each for each in saved if each.update <= update), key=lambda each: each.update, default=None)
     if learner.run_id != run_id:
-        return Bind() if newest is None or newest.update == 0 else Restore(newest)
+        if newest is not None and newest.update:
+            return Restore(newest)
+        return Bind("" if newest is None else newest.uri)
     if problem := _contradiction(learner.digests, sealed):
         return Refuse(problem)
     applied = len(learner.digests)

@@ -94,7 +94,7 @@ class RunLoop:
         self._boundary = boundary
         self._stop = asyncio.Event()
         self._opened = False
-        self._learning = Learning(database, run_id, {})
+        self._learning = Learning(database, run_id)
         self._generations = Generations(events)
         self._rolling = Rolling(
             run_id,
@@ -144,8 +144,7 @@ class RunLoop:
         await sweep(self._database, self._run_id, self._folder)
         if self._fork is not None:
             policies = list(self._policies.values())
-            bases = await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
-            self._learning = Learning(self._database, self._run_id, bases)
+            await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
             await inherit_held(self._database, self._folder, self._fork, self._config)
         self._stages_ended = await stage_ends(self._database, self._run_id)
         newest = await last_step(self._database, self._run_id)
@@ -268,8 +267,11 @@ class RunLoop:
         if not held:
             # No script of the stage's first step asked an agent: nothing was said to measure by.
             return {}
-        learner = self._policies[self._policy_of_role[idle]].learner
-        return {f"drift_{idle}": drift(held, await learner.log_probs([each.token_ids.tolist() for each in held]))}
+        policy = self._policies[self._policy_of_role[idle]]
+        scored = await policy.learner.log_probs(
+            [each.token_ids.tolist() for each in held], await self._learning.version(policy)
+        )
+        return {f"drift_{idle}": drift(held, scored)}
 
     async def _commit(self, record: StepRecord, plan: StepPlan) -> None:
         metrics = dict(record.metrics)
@@ -306,8 +308,9 @@ class RunLoop:
         best = await best_validation(self._database, self._run_id)
         due = step % self._config.checkpoint.every == 0 or step == self._last_step()
         if due or (best is not None and best.step == step):
+            keep = self._config.checkpoint.keep
             await save_checkpoint(
-                self._database, self._run_id, step, self._folder, self._policies.values(), self._config.checkpoint.keep
+                self._database, self._run_id, step, self._folder, self._policies.values(), keep, self._start
             )
         await collect(self._database, self._run_id, step, self._config)
 

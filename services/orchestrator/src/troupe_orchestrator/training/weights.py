@@ -68,7 +68,7 @@ async def sync_weights(
         NoMembersError: there is none.
     """
     manifest = await learner.manifest()
-    probes = await learner.probes(probe_sequences) if probe_sequences else []
+    probes = await learner.probes(probe_sequences, manifest.version) if probe_sequences else []
     source = policy_pb2.WeightSource(learner_target=learner.target)
 
     async def still_there() -> None:
@@ -91,7 +91,7 @@ def know_way_back(
     async def bring_up(replica: Replica) -> None:
         try:
             manifest = await learner.manifest()
-            probes = await learner.probes(probe_sequences)
+            probes = await learner.probes(probe_sequences, manifest.version)
         except LearnerError as error:
             raise NotReadyError(str(error)) from error
         _expect(manifest, fleet.current)

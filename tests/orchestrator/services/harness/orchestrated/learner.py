@@ -1,4 +1,5 @@
-"""A stand-in for the learner: keeps its contract, has no weights, and remembers what it was given.
+"""A stand-in for the learner: keeps its contract, and remembers what it was given. Its weights are the digests of the
+batches that made them.
 
 What may be applied when is decided by the real learner's own ledger.
 """
@@ -12,12 +13,13 @@ import grpc
 from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.batch import digest
 from troupe_contracts.calls import Context
-from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument, NotFound
+from troupe_contracts.errors import Exhausted, FailedPrecondition, InvalidArgument
 from troupe_contracts.fence import FenceGuard
 from troupe_learner.ledger import AppliedStep, Ledger, Version
 
 from orchestrated.models import POLICY_ID
 
+_NOT_FOUND: int = grpc.StatusCode.NOT_FOUND.value[0]
 _OUT_OF_RANGE: int = grpc.StatusCode.OUT_OF_RANGE.value[0]
 _RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 NO_ROOM = "/work/learner cannot be written (No space left on device): make room there, then call again"
@@ -44,6 +46,10 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         """Of every TrainStep, replays too."""
         self.batches: dict[bytes, list[learner_pb2.Sequence]] = {}
         self.checkpoints: dict[str, Ledger] = {}
+        self.weights: tuple[bytes, ...] = ()
+        """Digests of all batches that made them, of whatever run."""
+        self.saved_weights: dict[str, tuple[bytes, ...]] = {}
+        """Of each checkpoint."""
         self._initial = self.ledger.version
         self._lineages = (f"start~{number}" for number in itertools.count(1))
         self._fences = FenceGuard()
@@ -95,13 +101,13 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self._fences.check(header.fence)
         if digest(sequences) != header.digest or len(sequences) != header.sequence_count:
             raise InvalidArgument("digest", "is not that of the sequences")
-        self.ledger = self.ledger.bound_to(header.run_id)
+        self.ledger.check_run(header.run_id)
         self.batches[header.digest] = sequences
         return learner_pb2.SubmitBatchResponse(sequence_count=len(sequences))
 
     async def TrainStep(self, request: learner_pb2.TrainStepRequest, context: Context) -> learner_pb2.Operation:
         self._fences.check(request.fence)
-        self.ledger = self.ledger.bound_to(request.run_id)
+        self.ledger.check_run(request.run_id)
         self.optimizations.append(request.optimization)
         if self.full_for == "TrainStep":
             return self._no_room()
@@ -113,6 +119,7 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             if request.digest not in self.batches:
                 raise FailedPrecondition(f"batch {request.digest.hex()}", "is not here: call SubmitBatch with it")
             self.ledger = self.ledger.with_step(request.digest, {"loss": 0.0})
+            self.weights = (*self.weights, request.digest)
             applied = self.ledger.steps[-1]
         result = learner_pb2.TrainStepResult(
             step=applied.step, digest=applied.digest, version=_version(applied.version), metrics=applied.metrics
@@ -148,18 +155,22 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         self._fences.check(request.fence)
         if self.full_for == "SaveCheckpoint":
             return self._no_room()
+        self.ledger.check_step(request.run_id, request.step)
         if self.checkpoints.setdefault(request.uri, self.ledger) != self.ledger:
             raise FailedPrecondition(request.uri, "exists and holds another state: choose another place")
+        self.saved_weights[request.uri] = self.weights
         return self._loaded(request.uri)
 
     async def RestoreCheckpoint(
         self, request: learner_pb2.RestoreCheckpointRequest, context: Context
     ) -> learner_pb2.Operation:
         self._fences.check(request.fence)
-        saved = self._saved(request.uri)
+        if request.uri not in self.checkpoints:
+            return self._no_checkpoint(request.uri)
+        saved = self.checkpoints[request.uri]
         if saved.version != self.ledger.version:
             saved = saved.in_lineage(next(self._lineages))
-        self.ledger = saved
+        self.ledger, self.weights = saved, self.saved_weights[request.uri]
         return self._loaded(request.uri)
 
     async def BindRun(self, request: learner_pb2.BindRunRequest, context: Context) -> learner_pb2.Operation:
@@ -169,8 +180,9 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
                 raise FailedPrecondition(f"run {self.run_id}", f"has {len(self.applied)} applied steps here")
             if self.bases[-1:] == [(request.run_id, request.uri)]:
                 return self._loaded(request.uri)
+        if request.uri and request.uri not in self.checkpoints:
+            return self._no_checkpoint(request.uri)
         if request.uri:
-            self._saved(request.uri)
             lineage = next(self._lineages)
         else:
             # The initial weights keep their name until a run has trained on them under it.
@@ -178,12 +190,13 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
             lineage = self._initial.lineage if untouched else next(self._lineages)
             self._initial = Version(lineage, 0)
         self.ledger = Ledger(request.run_id, lineage)
+        self.weights = self.saved_weights[request.uri] if request.uri else ()
         self.bases.append((request.run_id, request.uri))
         return self._loaded(request.uri)
 
     def lose(self) -> None:
         """It is started again: what is not in a checkpoint is gone."""
-        self.ledger = Ledger("", next(self._lineages))
+        self.ledger, self.weights = Ledger("", next(self._lineages)), ()
         self._initial = self.ledger.version
         self.batches.clear()
         self.bases.clear()
@@ -200,10 +213,10 @@ class StandInLearner(learner_pb2_grpc.LearnerServicer):
         error = learner_pb2.OperationError(code=_RESOURCE_EXHAUSTED, message=NO_ROOM)
         return self._operation(learner_pb2.Operation(done=True, error=error))
 
-    def _saved(self, uri: str) -> Ledger:
-        if uri not in self.checkpoints:
-            raise NotFound("checkpoint", uri)
-        return self.checkpoints[uri]
+    def _no_checkpoint(self, uri: str) -> learner_pb2.Operation:
+        """An operation that ends for want of a checkpoint."""
+        error = learner_pb2.OperationError(code=_NOT_FOUND, message=f"there is no checkpoint {uri!r}")
+        return self._operation(learner_pb2.Operation(done=True, error=error))
 
     def _loaded(self, uri: str) -> learner_pb2.Operation:
         """The operation that ends with what is loaded now."""
