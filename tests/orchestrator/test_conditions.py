@@ -89,13 +89,6 @@ def test_an_acknowledged_condition_of_one_role_is_not_forgotten_by_steps_of_the_
     assert [len(each) for each in watched(steps, window=1, entropy_below=0.1, repeat_after=9)] == [1, 0, 0, 0, 0, 0]
 
 
-def test_a_step_that_is_told_twice_counts_once() -> None:
-    watch = ConditionWatch(Conditions.model_validate(OFF | {"entropy_below": 0.1, "window": 2}))
-    low = StepMetrics(1, "both", {"learner_entropy": 0.01})
-    assert (watch.observe(low), watch.observe(low)) == ([], [])
-    assert watch.observe(StepMetrics(2, "both", {"learner_entropy": 0.01}))
-
-
 def test_a_run_with_good_metrics_is_never_paused_by_the_defaults() -> None:
     good = {"learner_entropy": 0.3, "valid_scripts": 0.7, "zero_variance": 0.5, "reward_executor": 0.4}
     watch = ConditionWatch(Conditions())

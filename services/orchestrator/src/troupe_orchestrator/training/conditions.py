@@ -124,7 +124,6 @@ class ConditionWatch:
             (trains, reason, metric): step for trains, reason, metric, step in state.get("paused_at", ())
         }
         """(trained role, reason, metric) to the step after which it paused the run last."""
-        self._newest: tuple[int, list[Violation]] | None = None
 
     def state(self) -> dict[str, Any]:
         """All that the steps so far have to do with the answers to come, as JSON; no larger for more steps."""
@@ -135,19 +134,13 @@ class ConditionWatch:
         }
 
     def observe(self, step: StepMetrics) -> list[Violation]:
-        """The violations after this step that pause the run: those that no earlier pause covers.
-
-        Told of the newest step again, it answers as before: a commit that failed is tried again.
-        """
-        if self._newest is not None and self._newest[0] == step.step:
-            return self._newest[1]
+        """The violations after this step that pause the run: those that no earlier pause covers."""
         held = {(step.trains, each.reason, each.metric): each for each in self._violations(step)}
         # Clear for a step of its role, a condition is a new one when it comes back.
         self._paused_at = {key: at for key, at in self._paused_at.items() if key[0] != step.trains or key in held}
         due = {key: violation for key, violation in held.items() if self._due(key, step.step)}
         self._paused_at |= dict.fromkeys(due, step.step)
-        self._newest = (step.step, list(due.values()))
-        return self._newest[1]
+        return list(due.values())
 
     def _due(self, key: tuple[str, str, str], step: int) -> bool:
         return key not in self._paused_at or step - self._paused_at[key] >= self._conditions.repeat_after

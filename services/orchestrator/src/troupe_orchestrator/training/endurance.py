@@ -123,6 +123,11 @@ class Endurance:
         if self._repeated == _MOST_REPEATS:
             raise RuntimeError(f"{action} succeeded {_MOST_REPEATS} times in a row and is still asked for")
 
+    def committed(self) -> None:
+        """The newest step is committed: a commit that failed has succeeded without an answer."""
+        if Work.COMMIT in self._troubles:
+            self._troubles.clear()
+
     async def endure(self, action: Action | None, error: Exception, step: int) -> None:
         """Wait before the next look; the error itself where it has lasted too long, or cannot pass."""
         if isinstance(error, grpc.RpcError) and not is_infrastructure(error):

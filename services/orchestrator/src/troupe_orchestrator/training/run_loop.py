@@ -82,6 +82,7 @@ class RunLoop:
         self._start = 0 if fork is None else fork.step
         self._first_queue = first_queue or TaskQueue(config.seed)
         self._acknowledged_step = acknowledged_step
+        # What the committed steps say of those to come, as of the newest look.
         self._watch = ConditionWatch(config.conditions)
         self._violated: list[Violation] = []
         self._stages_ended: tuple[int, ...] = ()
@@ -140,18 +141,13 @@ class RunLoop:
         return True
 
     async def _open(self) -> None:
-        """Have what a fork starts from, and let the conditions know what they knew."""
+        """Have what a fork starts from, and know which stages ended early."""
         await sweep(self._database, self._run_id, self._folder)
         if self._fork is not None:
             policies = list(self._policies.values())
             await prepare_base(self._database, self._run_id, self._folder, self._fork, policies)
             await inherit_held(self._database, self._folder, self._fork, self._config)
         self._stages_ended = await stage_ends(self._database, self._run_id)
-        newest = await last_step(self._database, self._run_id)
-        if newest is not None:
-            self._watch = ConditionWatch(self._config.conditions, newest.watch)
-            if newest.state is StepState.COMMITTED:
-                self._violated = self._watch.observe(_measured(newest, self._plan(newest.step)))
 
     async def _reach(self, step: int) -> int:
         """Finish the step that is under way, if one is, and all up to `step`; the newest step, committed."""
@@ -165,7 +161,7 @@ class RunLoop:
                 if not self._opened:
                     await self._open()
                     self._opened = True
-                record = await last_step(self._database, self._run_id)
+                record = await self._look()
                 newest = self._start if record is None else record.step
                 with log.bound(run=self._run_id, step=newest, trace=log.new_trace()):
                     action, policy_id = await self._next(record)
@@ -184,6 +180,24 @@ class RunLoop:
                 await self._endurance.endure(action, error, newest)
             else:
                 self._endurance.succeeded(action)
+
+    async def _look(self) -> StepRecord | None:
+        """The newest step. What a committed one says of those to come is known from here on, whether or not its commit was
+        answered.
+        """
+        record = await last_step(self._database, self._run_id)
+        if record is not None and record.state is StepState.COMMITTED:
+            if record.ends_stage and record.step not in self._stages_ended:
+                self._stages_ended = (*self._stages_ended, record.step)
+            self._watch, self._violated = self._watched(record)
+            self._endurance.committed()
+        return record
+
+    def _watched(self, record: StepRecord) -> tuple[ConditionWatch, list[Violation]]:
+        """The conditions once they are told of a step, and those that hold after it."""
+        watch = ConditionWatch(self._config.conditions, record.watch)
+        trains = self._plan(record.step).trains.value
+        return watch, watch.observe(StepMetrics(record.step, trains, record.metrics))
 
     async def _next(self, record: StepRecord | None) -> tuple[Action, str]:
         """What comes next, and for which policy."""
@@ -288,18 +302,15 @@ class RunLoop:
             version=None if trained is None else parse_version(record.versions[trained.policy_id]),
             digest=b"" if trained is None else bytes.fromhex(trained.digest),
         )
-        self._violated = self._watch.observe(_measured(committed, plan))
+        _, violated = self._watched(committed)
         conditions = [
-            training_pb2.Condition(reason=each.reason, message=each.message, remedy=each.remedy)
-            for each in self._violated
+            training_pb2.Condition(reason=each.reason, message=each.message, remedy=each.remedy) for each in violated
         ]
         if plateau is not None:
             conditions.append(plateau)
         # With the step, so that a restart that pauses the run has told why.
         async with self._events.storing(record.step, *validated.events, told, *conditions) as events:
             await advance_step(self._database, committed, StepState.COMMITTED, events)
-        if plateau is not None:
-            self._stages_ended = (*self._stages_ended, record.step)
 
     async def _keep(self, step: int) -> None:
         """Save the checkpoint that is due after a step."""
@@ -319,7 +330,3 @@ class RunLoop:
 
     def _last_step(self) -> int:
         return last_step_of(self._config, self._fork, self._stages_ended)
-
-
-def _measured(record: StepRecord, plan: StepPlan) -> StepMetrics:
-    return StepMetrics(record.step, plan.trains.value, record.metrics)
