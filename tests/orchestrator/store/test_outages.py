@@ -20,6 +20,7 @@ from troupe_orchestrator.store.run_events import read_events
 from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, runs_in_state, set_run_state
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step, begin_step, last_step
 from troupe_orchestrator.store.trees import read_trees, write_trees
+from troupe_orchestrator.training.events import EventLog
 from troupe_orchestrator.tree import Node, NodeKind, TaskPayload, Tree
 
 RUN = RunRecord("run-1", RunState.RUNNING, "", "config", 3, "/nowhere", 1.0, None)
@@ -151,6 +152,41 @@ async def test_after_a_commit_whose_answer_is_lost_the_store_says_how_to_go_on(
     step = await last_step(database, "run-1")
     assert step is not None
     assert step.state is (StepState.SEALED if applied else StepState.ROLLING)
+    await database.close()
+
+
+async def test_a_commit_that_its_server_is_still_doing_is_waited_for_before_the_store_is_read_anew(
+    postgres: PostgresServer, proxy: CuttingProxy
+) -> None:
+    database = await opened(proxy.url(postgres.new_database()), patience=20)
+    await create_run(database, RUN, {})
+    await begin_step(database, STEP)
+    events = await EventLog.open(database, "run-1")
+    async with database.writing() as connection:
+        await connection.execute(
+            text(
+                "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql "
+                "AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$"
+            )
+        )
+        await connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON steps DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION dawdle()"
+            )
+        )
+    committing = asyncio.Event()
+    proxy.lose_request = lambda _: bool(committing.set())
+    advancing = asyncio.create_task(advance_step(database, STEP, StepState.SEALED))
+    await committing.wait()
+    await asyncio.sleep(0.3)  # so that the server has the request
+    proxy.cut()
+    with pytest.raises(StoreUnavailableError, match="whether the last change is in it is not known"):
+        await advancing
+    await events.reread()
+    step = await last_step(database, "run-1")
+    assert step is not None
+    assert step.state is StepState.SEALED
     await database.close()
 
 

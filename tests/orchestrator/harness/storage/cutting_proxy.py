@@ -23,6 +23,7 @@ class CuttingProxy:
         self.lose_answer: Callable[[int], bool] = lambda _: False
         self.lose_request: Callable[[int], bool] = lambda _: False
         self.cuts = 0
+        self._clients: set[asyncio.StreamWriter] = set()
         self._answers = 0
         self._requests = 0
         self._server_folder = server_folder
@@ -44,8 +45,14 @@ class CuttingProxy:
         """The URL of the same database by way of this proxy."""
         return url.replace(str(self._server_folder), str(self.folder))
 
+    def cut(self) -> None:
+        """Cut all clients off now; a server does what it was asked for to the end."""
+        for client in self._clients:
+            client.transport.abort()
+
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(str(self._server_folder / _SOCKET))
+        self._clients.add(writer)
         there = asyncio.ensure_future(self._copy(reader, server_writer, self._request_is_lost))
         back = asyncio.ensure_future(self._copy(server_reader, writer, self._answer_is_lost))
         # An end of either side ends both, without the polite goodbye that would tell the other side why.
@@ -54,6 +61,7 @@ class CuttingProxy:
             task.cancel()
         for side in (server_writer, writer):
             side.transport.abort()
+        self._clients.discard(writer)
 
     async def _copy(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_lost: Callable[[bytes], bool]

@@ -126,6 +126,13 @@ class Database:
         finally:
             await _closed(connection)
 
+    async def settled(self) -> None:
+        """Return once no transaction of ours is under way, not even at a server that could not answer its commit: what is
+        read from then on says whether it was done.
+        """
+        async with self.writing():
+            pass
+
     async def close(self) -> None:
         """Give the lease back and disconnect."""
         self._renewal.cancel()

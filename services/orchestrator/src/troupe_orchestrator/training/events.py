@@ -82,8 +82,13 @@ class EventLog:
                 yield event
 
     async def _reread(self) -> None:
-        self._feed.reset(await last_event_id(self._database, self._run_id))
-        self._prepared = []
+        await self._database.settled()
+        last = await last_event_id(self._database, self._run_id)
+        self._feed.reset(last)
+        # There is one writer: where their numbers are taken, they are in the store.
+        stored, self._prepared = [event for event in self._prepared if event.event_id <= last], []
+        for event in stored:
+            self._listener.stored(self._run_id, event)
 
     async def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         return await read_events(self._database, self._run_id, after, limit)
