@@ -1,6 +1,7 @@
 """Runs: what each was asked to be, and what became of it. Every function is one transaction."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import insert, select, update
 from troupe_orchestrator.store import schema
 from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.object_requests import carried_out
+from troupe_orchestrator.store.run_events import write_events
 
 
 class RunState(StrEnum):
@@ -77,8 +79,9 @@ async def set_run_state(
     reason: str,
     acknowledged_step: int | None = None,
     generation: int | None = None,
+    events: Sequence[tuple[int, bytes]] = (),
 ) -> None:
-    """Record what became of a run; an ending state stamps the end.
+    """Record what became of a run, with the events that tell of it; an ending state stamps the end.
 
     Args:
         acknowledged_step: the run's newest committed step, where somebody resumes it who knows what holds after that.
@@ -92,6 +95,7 @@ async def set_run_state(
         await connection.execute(update(schema.runs).where(schema.runs.c.run_id == run_id).values(values))
         if generation is not None:
             await connection.execute(carried_out(run_id, generation))
+        await write_events(connection, run_id, events)
 
 
 def run_record(row: Any) -> RunRecord:

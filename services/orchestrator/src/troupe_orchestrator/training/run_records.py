@@ -1,4 +1,4 @@
-"""Runs on record: what each is, and the log of its events. A change of state is stored, then told."""
+"""Runs on record: what each is, and the log of its events. A change of state is stored with the event that tells of it."""
 
 from google.protobuf.message import Message
 from troupe.v1 import training_pb2
@@ -60,15 +60,23 @@ class RunRecords:
         acknowledged_step: int | None = None,
         generation: int | None = None,
     ) -> None:
-        """Record what became of a run, and tell it. The arguments are those of `store.runs.set_run_state`."""
-        await set_run_state(self._database, run_id, state, reason, acknowledged_step, generation)
-        step = await committed_steps(self._database, run_id)
-        number = training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}")
+        """Record what became of a run, and tell it. The arguments are those of `store.runs.set_run_state`.
+
+        A run that is in this state is left as it is: an earlier call recorded it, and was not answered.
+        """
         events = await self.events(run_id)
-        if state is RunState.RUNNING:
-            # Who watches from now on waits for its loop.
-            events.begin()
-        await events.append(step, training_pb2.StateChanged(state=number, reason=reason))
+        if (await self.get(run_id)).state is state:
+            await events.reread()
+            return
+        step = await committed_steps(self._database, run_id)
+        changed = training_pb2.StateChanged(
+            state=training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}"), reason=reason
+        )
+        async with events.storing(step, changed) as stored:
+            await set_run_state(self._database, run_id, state, reason, acknowledged_step, generation, stored)
+            if state is RunState.RUNNING:
+                # Who watches from now on waits for its loop.
+                events.begin()
 
     async def close(self) -> None:
         """End what watchers are told."""
