@@ -115,7 +115,8 @@ class TrainingServicer:
     def ForkRun(self, request, context):
         """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
         no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
-        forked when what leads to this one is not kept any more, or what holds the policies.
+        forked when what leads to this one is not kept any more, or what holds the policies, or both sides where the
+        orchestrator has other policies than the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +159,7 @@ class TrainingServicer:
 
     def ResumeRun(self, request, context):
         """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
-        the policies, or the training file when it is no longer the one that the run began with.
+        the policies, or the training file or the policies when they are no longer those that the run began with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,8 @@ class TrainingStub:
     ForkRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ForkRunRequest, _training_pb2.Run]
     """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
     no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
-    forked when what leads to this one is not kept any more, or what holds the policies.
+    forked when what leads to this one is not kept any more, or what holds the policies, or both sides where the
+    orchestrator has other policies than the run.
     """
     DescribeConfig: _grpc.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]
     """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
@@ -58,7 +59,7 @@ class TrainingStub:
     """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.Run]
     """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
-    the policies, or the training file when it is no longer the one that the run began with.
+    the policies, or the training file or the policies when they are no longer those that the run began with.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]
     """Ends the run, also one that is queued. Committed steps stay."""
@@ -81,7 +82,8 @@ class TrainingAsyncStub(TrainingStub):
     ForkRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ForkRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
     no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
-    forked when what leads to this one is not kept any more, or what holds the policies.
+    forked when what leads to this one is not kept any more, or what holds the policies, or both sides where the
+    orchestrator has other policies than the run.
     """
     DescribeConfig: _aio.UnaryUnaryMultiCallable[_training_pb2.DescribeConfigRequest, _training_pb2.DescribeConfigResponse]  # type: ignore[assignment]
     """Every key of the config that CreateRun would use, with its value and where that comes from. Errors as CreateRun."""
@@ -95,7 +97,7 @@ class TrainingAsyncStub(TrainingStub):
     """Stops at the next step boundary. FAILED_PRECONDITION unless the run is running."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
-    the policies, or the training file when it is no longer the one that the run began with.
+    the policies, or the training file or the policies when they are no longer those that the run began with.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.Run]  # type: ignore[assignment]
     """Ends the run, also one that is queued. Committed steps stay."""
@@ -133,7 +135,8 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
         """Starts a new run from the weights and the optimizer that another run had after one of its steps. NOT_FOUND if there is
         no such run; INVALID_ARGUMENT for overrides that cannot be used; FAILED_PRECONDITION names the steps that can be
-        forked when what leads to this one is not kept any more, or what holds the policies.
+        forked when what leads to this one is not kept any more, or what holds the policies, or both sides where the
+        orchestrator has other policies than the run.
         """
 
     @_abc_1.abstractmethod
@@ -183,7 +186,7 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Run, _abc.Awaitable[_training_pb2.Run]]:
         """Goes on with a paused or failed run, from what is committed and sealed. FAILED_PRECONDITION names the state, what holds
-        the policies, or the training file when it is no longer the one that the run began with.
+        the policies, or the training file or the policies when they are no longer those that the run began with.
         """
 
     @_abc_1.abstractmethod

@@ -1,6 +1,7 @@
-"""What a run that goes on is held against: the data that it began with, and what else was so at its begin."""
+"""What a run that goes on is held against: the policies and the data that it began with, and what else was so then."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import FailedPrecondition, Unavailable
@@ -10,7 +11,42 @@ from troupe_orchestrator.rotation import NoReplicasError
 from troupe_orchestrator.run_config import RunConfig
 from troupe_orchestrator.store.runs import RunRecord
 from troupe_orchestrator.training.inputs import load_data
+from troupe_orchestrator.training.policies import Policy
 from troupe_orchestrator.training.record import TrainingData, changes, origin, origin_of, source_of_process
+
+
+def check_policies(record: RunRecord, policies: Sequence[Policy]) -> None:
+    """Hold a run, or one that is to be forked, against the policies that this orchestrator trains.
+
+    Raises:
+        FailedPrecondition: it began with others, or with other roles.
+    """
+    before = origin_of(record.provenance)
+    if before is None:
+        return
+    began, now = ({each.policy_id: each.roles for each in side} for side in (before.policies, policies))
+    if began != now:
+        raise FailedPrecondition(
+            record.run_id,
+            f"trains {_named(began)}, and this orchestrator has {_named(now)}: start it with {_settings(began)}, or "
+            "create a new run",
+        )
+
+
+def _named(policies: Mapping[str, Sequence[str]]) -> str:
+    """Policies by id, for people."""
+    named = [f"{policy_id!r} ({', '.join(roles)})" for policy_id, roles in sorted(policies.items())]
+    return f"{'policy' if len(named) == 1 else 'policies'} {', '.join(named)}" if named else "none"
+
+
+def _settings(policies: Mapping[str, Sequence[str]]) -> str:
+    """What has an orchestrator train these policies."""
+    learner_of = {role: policy_id for policy_id, roles in policies.items() for role in roles}
+    designer, executor = learner_of["designer"], learner_of["executor"]
+    own = "without TROUPE_DESIGNER_LEARNER"
+    if designer != executor:
+        own = f"TROUPE_DESIGNER_LEARNER at the learner of {designer!r}"
+    return f"TROUPE_LEARNER at the learner of {executor!r} and {own}"
 
 
 async def same_data(record: RunRecord, config: RunConfig) -> TrainingData:

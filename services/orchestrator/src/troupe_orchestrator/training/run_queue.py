@@ -23,7 +23,7 @@ from troupe_orchestrator.training.inputs import parse
 from troupe_orchestrator.training.listener import NOBODY, RunListener
 from troupe_orchestrator.training.queue import TaskQueue
 from troupe_orchestrator.training.record import TrainingData, origin_of, source_of_process
-from troupe_orchestrator.training.resumption import same_data, what_changed
+from troupe_orchestrator.training.resumption import check_policies, same_data, what_changed
 from troupe_orchestrator.training.run_loop import RunLoop
 from troupe_orchestrator.training.run_records import RunRecords
 from troupe_orchestrator.training.validation import Validation
@@ -230,8 +230,9 @@ class RunQueue:
             await self._start_or_pause(record)
 
     async def _start_or_pause(self, record: RunRecord) -> None:
-        """Start a run that is to run; one whose data cannot be had is paused by name."""
+        """Start a run that is to run; one whose policies or data cannot be had is paused by name."""
         try:
+            check_policies(record, require(self._engines).policies)
             config = await asyncio.to_thread(parse, record.config)
             data = await same_data(record, config)
         except (InvalidArgument, FailedPrecondition) as error:

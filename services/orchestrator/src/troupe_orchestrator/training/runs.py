@@ -23,7 +23,7 @@ from troupe_orchestrator.training.fork import fork_of
 from troupe_orchestrator.training.inputs import load_data, overridden, parse
 from troupe_orchestrator.training.plan import PolicyDescription, describe, plan_message
 from troupe_orchestrator.training.record import Fork, origin, origin_of, source_of_process
-from troupe_orchestrator.training.resumption import same_data
+from troupe_orchestrator.training.resumption import check_policies, same_data
 from troupe_orchestrator.training.run_queue import RunQueue
 from troupe_orchestrator.training.run_records import RunRecords
 
@@ -67,9 +67,10 @@ class Runs:
         Raises:
             NotFound: there is no such run.
             InvalidArgument: the overrides or the id cannot be used.
-            FailedPrecondition: the step cannot be forked, or what `create` raises it for.
+            FailedPrecondition: the step cannot be forked, the run trains other policies, or what `create` raises it for.
         """
         parent = await self._records.get(parent_id)
+        check_policies(parent, require(self._engines).policies)
         config, given = await asyncio.to_thread(overridden, parent.config, overrides)
         if config.steps <= step:
             raise InvalidArgument(
@@ -163,7 +164,8 @@ class Runs:
                 raise FailedPrecondition(
                     holder, f"run {holder} trains these policies; wait for it, or pause or cancel it first"
                 )
-            # First, since a run whose file is gone or is another has to stay as it is.
+            # First, since a run whose policies or file are gone or are others has to stay as it is.
+            check_policies(record, require(self._engines).policies)
             config = await asyncio.to_thread(parse, record.config)
             data = await same_data(record, config)
             # On record, since an orchestrator that is killed now goes on without asking again.
