@@ -1,7 +1,8 @@
 """All services, real and in processes of their own; the engine is the example plug-in that needs no weights in memory, and
 for the orchestrator's runs one that has them (`fuzzing.scoring_engine`).
 
-The end of the learner that agents of other nodes join is served without the rest of it (`fuzzing.gang_front`).
+The end of the learner that agents of other nodes join is served without the rest of it (`fuzzing.gang_front`). The
+orchestrator's store is PostgreSQL where that is installed, or what TROUPE_FUZZ_STORE says: postgresql or sqlite.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "harness"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator" / "harness"))
 
 from distributions import install, install_example
 from fuzzing import gang_front
 from fuzzing.states import States
+from storage.postgres import PostgresServer, binaries
 
 _SCORING = (Path(__file__).parent / "harness" / "fuzzing" / "scoring_engine.py").read_text()
 
@@ -50,7 +53,25 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_service) -> Iterator[Deployment]:
+def store() -> Iterator[dict[str, str]]:
+    """Settings of the orchestrator that say where its store is."""
+    wanted, found = os.environ.get("TROUPE_FUZZ_STORE", ""), binaries()
+    if wanted == "sqlite" or (not wanted and found is None):
+        yield {}
+        return
+    assert found is not None, "PostgreSQL is not installed: `make postgres`"
+    server = PostgresServer(found)
+    try:
+        server.start()
+        yield {"TROUPE_STORE_URL": server.new_database()}
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model, start_service, store: dict[str, str]
+) -> Iterator[Deployment]:
     """All services, which know each other, in a folder of their own: what they write relative to it stays there."""
     folder = tmp_path_factory.mktemp("fuzzed")
     site = folder / "site"
@@ -63,7 +84,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, tiny_model, start_servi
     os.chdir(folder)
     services: dict[str, Service] = {}
     try:
-        services |= _start(folder, site, tiny_model(False), start_service)
+        services |= _start(folder, site, tiny_model(False), start_service, store)
         yield Deployment(services)
     finally:
         os.chdir(before)
@@ -95,7 +116,7 @@ def _start_sandbox(folder: Path) -> Service:
     return Service(json.loads(ready.read_text())["target"], process)
 
 
-def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Service]:
+def _start(folder: Path, site: Path, model: Path, start_service, store: dict[str, str]) -> dict[str, Service]:
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
 
     def learner(name: str) -> Callable[[], Service]:
@@ -149,6 +170,7 @@ def _start(folder: Path, site: Path, model: Path, start_service) -> dict[str, Se
             "TROUPE_DESIGNER": services["designer"].target,
             "TROUPE_SANDBOX": services["sandbox"].target,
             "TROUPE_DATA_DIR": str(folder / "data"),
+            **store,
         },
     )()
     return services

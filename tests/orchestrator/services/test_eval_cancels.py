@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrated.world import Backends, World, eval_request, math_task
 from safetensors.numpy import save_file
 from troupe.v1 import evaluation_pb2, policy_pb2
 from troupe_orchestrator.evaluation import jobs, lending
+from troupe_orchestrator.evaluation.job_records import JobRecords
 from troupe_orchestrator.store import evals
 from troupe_orchestrator.store.outages import _AWAY, StoreUnavailableError
 from troupe_orchestrator.training.weights import SyncReport, load_weights
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELD = [math_task("held-0"), math_task("held-1")]
 CANCELLED = evaluation_pb2.EVAL_STATE_CANCELLED
+WATCH = evaluation_pb2.WatchEvalJobRequest(job_id="job")
 
 
 async def cancel(world: World) -> evaluation_pb2.EvalJob:
@@ -112,3 +115,40 @@ async def test_one_cancel_is_enough_for_a_job_that_waits_for_the_store(
         await asyncio.wait_for(waits.wait(), 20)
         await asyncio.sleep(0.1)
         assert (await cancel(world)).state == CANCELLED
+
+
+@pytest.mark.parametrize("moment", ["open", "add"])
+async def test_a_job_that_is_cancelled_while_it_is_created_is_cancelled_and_nothing_of_it_runs_on(
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    on_record, may = asyncio.Event(), asyncio.Event()
+    call = getattr(JobRecords, moment)
+
+    async def held(records: JobRecords, *arguments: Any, **given: Any) -> Any:
+        found = await call(records, *arguments, **given)
+        on_record.set()
+        await may.wait()
+        return found
+
+    monkeypatch.setattr(JobRecords, moment, held)
+    stand_ins.policy.reply = never
+    async with open_world() as world:
+        request = eval_request(*HELD, job_id="job")
+        creating = asyncio.ensure_future(_call(world.evaluation.CreateEvalJob(request)))
+        await asyncio.wait_for(on_record.wait(), 20)
+        cancelling = asyncio.ensure_future(cancel(world))
+        await asyncio.sleep(0.2)
+        assert not cancelling.done(), "two may not write to one job"
+        may.set()
+        await creating
+        assert (await cancelling).state == CANCELLED
+        events = [event async for event in world.evaluation.WatchEvalJob(WATCH)]
+        assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+        assert events[-1].job.state == CANCELLED
+        sent = len(stand_ins.policy.requests)
+        await asyncio.sleep(0.3)
+        assert len(stand_ins.policy.requests) == sent
+
+
+async def _call(call: Awaitable[Any]) -> Any:
+    return await call

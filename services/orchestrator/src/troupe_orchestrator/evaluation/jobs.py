@@ -71,13 +71,15 @@ class EvalJobs:
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
         self._closing = False
-        self._creating = asyncio.Lock()
+        self._starting = asyncio.Lock()
+        """Held from a look at a job's record until the job is active: nobody else may write to it in between."""
 
     async def resume_interrupted(self) -> None:
         """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
-        for record in await store.running_jobs(self._database):
-            if not record.run_id:
-                await self._launch(record)
+        async with self._starting:
+            for record in await store.running_jobs(self._database):
+                if not record.run_id:
+                    await self._launch(record)
 
     async def create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
         """Parse the data set and start the job.
@@ -93,7 +95,7 @@ class EvalJobs:
         check_request(request, self._serving.budgets)
         engines = require(self._engines)
         # Two calls with one id are one job, also when they come together.
-        async with self._creating:
+        async with self._starting:
             existing = await self._records.existing(request)
             if existing is not None:
                 return await self._going(existing)
@@ -132,25 +134,15 @@ class EvalJobs:
             NobodyCanServeError: the weights that this validates are gone.
         """
         engines = require(self._engines)
-        record = await store.get_job(self._database, request.job_id)
-        if record is None:
-            kept = ""
-            for earlier in (await store.list_validations(self._database, run_id))[:1]:
-                if await asyncio.to_thread(Path(earlier.dataset_file).read_bytes) != request.dataset:
-                    raise FailedPrecondition(
-                        request.dataset_name,
-                        f"has changed since step {earlier.step} of run {run_id} was validated on it, and steps could not be "
-                        "compared: put the file back, or fork the run",
-                    )
-                kept = earlier.dataset_file
-            dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
-            target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
-            record = await self._records.add(request, dataset, target, serving, run_id, step, dataset_file=kept)
-        if record.state is not EvalState.RUNNING:
-            return record
-        log = await self._records.open(record)
-        task = asyncio.create_task(self._validated(log, engines, report), name=f"eval-{record.job_id}")
-        self._active[record.job_id] = _Active(log, task)
+        async with self._starting:
+            record = await store.get_job(self._database, request.job_id)
+            if record is None:
+                record = await self._added(request, run_id, step, serving)
+            if record.state is not EvalState.RUNNING:
+                return record
+            log = await self._records.open(record)
+            task = asyncio.create_task(self._validated(log, engines, report), name=f"eval-{record.job_id}")
+            self._active[record.job_id] = _Active(log, task)
         try:
             await task
         except asyncio.CancelledError:
@@ -162,6 +154,23 @@ class EvalJobs:
             log.feed.end()
         return log.record
 
+    async def _added(
+        self, request: evaluation_pb2.CreateEvalJobRequest, run_id: str, step: int, serving: ServingConfig
+    ) -> EvalRecord:
+        """A validation that was not begun yet, over the problems of the run's earlier ones."""
+        kept = ""
+        for earlier in (await store.list_validations(self._database, run_id))[:1]:
+            if await asyncio.to_thread(Path(earlier.dataset_file).read_bytes) != request.dataset:
+                raise FailedPrecondition(
+                    request.dataset_name,
+                    f"has changed since step {earlier.step} of run {run_id} was validated on it, and steps could not be "
+                    "compared: put the file back, or fork the run",
+                )
+            kept = earlier.dataset_file
+        dataset = await asyncio.to_thread(load_dataset, request, request.dataset)
+        target = evaluation_pb2.EvalTarget(current=evaluation_pb2.CurrentTarget())
+        return await self._records.add(request, dataset, target, serving, run_id, step, dataset_file=kept)
+
     async def end_validations(self, run_id: str) -> None:
         """End what validations of a run are under way: it was cancelled and goes on with none."""
         for record in await store.list_validations(self._database, run_id):
@@ -171,7 +180,13 @@ class EvalJobs:
 
     async def cancel(self, job_id: str) -> EvalRecord:
         """End a job; its finished items stay."""
-        record = await self._records.get(job_id)
+        if job_id not in self._active:
+            async with self._starting:
+                record = await self._records.get(job_id)
+                if job_id not in self._active and record.state is EvalState.RUNNING:
+                    # A validation whose run does not run.
+                    log = await self._records.open(record)
+                    await log.end(EvalState.CANCELLED, _BY_REQUEST)
         active = self._active.get(job_id)
         if active is not None:
             # Once: a second time it would cut off what gives the engines their own weights back.
@@ -180,10 +195,6 @@ class EvalJobs:
                 active.task.cancel()
             # Waited for, not awaited: a caller that gives up must not undo the job's own end.
             await asyncio.wait([active.task])
-        elif record.state is EvalState.RUNNING:
-            # A validation whose run does not run.
-            log = await self._records.open(record)
-            await log.end(EvalState.CANCELLED, _BY_REQUEST)
         return await self._records.get(job_id)
 
     async def resume(self, job_id: str) -> EvalRecord:
@@ -193,7 +204,7 @@ class EvalJobs:
             FailedPrecondition: it runs, it is a run's, or nothing is left.
         """
         require(self._engines)
-        async with self._creating:
+        async with self._starting:
             record = await self._records.get(job_id)
             if record.state is EvalState.RUNNING:
                 return await self._going(record)

@@ -30,28 +30,35 @@ class Words(TypeDecorator[str]):
         return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+class Name(Words):
+    """A short text, such as an id. None that is stored has a NUL; one that is asked for may have, and is none of them."""
+
+    impl = String
+    cache_ok = True
+
+
 metadata = MetaData()
 
 lease = Table(
     "lease",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("store_id", String, nullable=False),
+    Column("store_id", Name, nullable=False),
     Column("token", BigInteger, nullable=False),
-    Column("holder", String, nullable=False),
+    Column("holder", Name, nullable=False),
     Column("expires_at", Float, nullable=False),
 )
 
 runs = Table(
     "runs",
     metadata,
-    Column("run_id", String, primary_key=True),
-    Column("state", String, nullable=False),
+    Column("run_id", Name, primary_key=True),
+    Column("state", Name, nullable=False),
     Column("reason", Words, nullable=False),
     Column("config", Text, nullable=False),
     Column("provenance", JSON, nullable=False),
     Column("total_steps", BigInteger, nullable=False),
-    Column("folder", String, nullable=False),
+    Column("folder", Name, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("acknowledged_step", BigInteger, nullable=False, server_default="0"),
@@ -62,7 +69,7 @@ steps = Table(
     metadata,
     Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
     Column("step", BigInteger, primary_key=True),
-    Column("state", String, nullable=False),
+    Column("state", Name, nullable=False),
     Column("task_ids", JSON, nullable=False),
     Column("queue", JSON, nullable=False),
     Column("versions", JSON, nullable=False),
@@ -75,11 +82,11 @@ batches = Table(
     "batches",
     metadata,
     Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
-    Column("policy_id", String, primary_key=True),
+    Column("policy_id", Name, primary_key=True),
     Column("update_number", BigInteger, primary_key=True, autoincrement=False),
     Column("step", BigInteger, nullable=False),
-    Column("digest", String, nullable=False),
-    Column("file", String, nullable=False),
+    Column("digest", Name, nullable=False),
+    Column("file", Name, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("sequences", BigInteger, nullable=False),
     Column("optimization", JSON, nullable=False),
@@ -89,20 +96,20 @@ batches = Table(
 groups = Table(
     "groups",
     metadata,
-    Column("run_id", String, primary_key=True),
+    Column("run_id", Name, primary_key=True),
     Column("step", BigInteger, primary_key=True),
-    Column("task_id", String, primary_key=True),
-    Column("file", String, nullable=False),
+    Column("task_id", Name, primary_key=True),
+    Column("file", Name, nullable=False),
     Column("bytes", BigInteger, nullable=False, server_default="0"),
     Column("versions", JSON, nullable=False),
-    Column("digest", String, nullable=False, server_default=""),
+    Column("digest", Name, nullable=False, server_default=""),
 )
 
 drops = Table(
     "drops",
     metadata,
-    Column("run_id", String, primary_key=True),
-    Column("task_id", String, primary_key=True),
+    Column("run_id", Name, primary_key=True),
+    Column("task_id", Name, primary_key=True),
     Column("count", Integer, nullable=False),
     Column("quarantined", Boolean, nullable=False),
     Column("reason", Words, nullable=False),
@@ -111,7 +118,7 @@ drops = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("run_id", String, primary_key=True),
+    Column("run_id", Name, primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("manifest", JSON, nullable=False),
     Column("bytes", BigInteger, nullable=False, server_default="0"),
@@ -120,7 +127,7 @@ checkpoints = Table(
 events = Table(
     "events",
     metadata,
-    Column("run_id", String, primary_key=True),
+    Column("run_id", Name, primary_key=True),
     Column("event_id", BigInteger, primary_key=True),
     Column("payload", LargeBinary, nullable=False),
 )
@@ -129,29 +136,29 @@ tree_files = Table(
     "tree_files",
     metadata,
     Column("file_id", Integer, primary_key=True),
-    Column("scope", String, nullable=False),
+    Column("scope", Name, nullable=False),
     Column("step", BigInteger, nullable=False),
-    Column("path", String, nullable=False),
+    Column("path", Name, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("collected", Boolean, nullable=False),
-    Column("digest", String, nullable=False, server_default=""),
+    Column("digest", Name, nullable=False, server_default=""),
 )
 
 executions = Table(
     "executions",
     metadata,
-    Column("execution_id", String, primary_key=True),
+    Column("execution_id", Name, primary_key=True),
     Column("file_id", ForeignKey("tree_files.file_id"), nullable=False),
 )
 
 eval_jobs = Table(
     "eval_jobs",
     metadata,
-    Column("job_id", String, primary_key=True),
-    Column("state", String, nullable=False),
+    Column("job_id", Name, primary_key=True),
+    Column("state", Name, nullable=False),
     Column("reason", Words, nullable=False),
     Column("request", LargeBinary, nullable=False),
-    Column("dataset_file", String, nullable=False),
+    Column("dataset_file", Name, nullable=False),
     Column("problems", Integer, nullable=False),
     Column("errors", JSON, nullable=False),
     Column("versions", JSON, nullable=False),
@@ -161,7 +168,7 @@ eval_jobs = Table(
     Column("target", LargeBinary, nullable=False, server_default=""),
     Column("serving", Text, nullable=False, server_default="{}"),
     Column("seconds", Float, nullable=False, server_default="0"),
-    Column("run_id", String, nullable=False, server_default=""),
+    Column("run_id", Name, nullable=False, server_default=""),
     Column("step", BigInteger, nullable=False, server_default="0"),
     Column("votes", Float, nullable=False, server_default="0"),
 )
@@ -170,9 +177,9 @@ eval_items = Table(
     "eval_items",
     metadata,
     Column("job_id", ForeignKey("eval_jobs.job_id"), primary_key=True),
-    Column("problem_id", String, primary_key=True),
+    Column("problem_id", Name, primary_key=True),
     Column("sample", Integer, primary_key=True),
-    Column("family", String, nullable=False),
+    Column("family", Name, nullable=False),
     Column("parseable", Boolean, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("faulted", Boolean, nullable=False, server_default=false()),
@@ -189,21 +196,21 @@ eval_events = Table(
 weight_loans = Table(
     "weight_loans",
     metadata,
-    Column("policy_id", String, primary_key=True),
-    Column("job_id", String, nullable=False),
-    Column("version", String, nullable=False),
-    Column("model", String, nullable=False),
+    Column("policy_id", Name, primary_key=True),
+    Column("job_id", Name, nullable=False),
+    Column("version", Name, nullable=False),
+    Column("model", Name, nullable=False),
 )
 
 object_requests = Table(
     "object_requests",
     metadata,
-    Column("uid", String, primary_key=True),
-    Column("kind", String, nullable=False),
-    Column("namespace", String, nullable=False),
-    Column("name", String, nullable=False),
+    Column("uid", Name, primary_key=True),
+    Column("kind", Name, nullable=False),
+    Column("namespace", Name, nullable=False),
+    Column("name", Name, nullable=False),
     Column("generation", BigInteger, nullable=False),
-    Column("reason", String, nullable=False),
+    Column("reason", Name, nullable=False),
     Column("message", Words, nullable=False),
 )
 
