@@ -72,7 +72,7 @@ SAID = [
     for word in (b'{"kind": "progress", "value": 0.5}', b"[]", b"[" * 100_000, b"no JSON")
 ]
 ENDED = gang_pb2.RankEnd(generation=gang_front.GENERATION, rank=1, how="ended with status 1")
-PIECE = gang_pb2.FilePiece(name="state/rank-1.safetensors", data=b"a part", last=True)
+PIECE = gang_pb2.FilePiece(generation=gang_front.GENERATION, name="state/rank-1.safetensors", data=b"a part", last=True)
 CONFIG = "steps: 1\nstages: [{train: both, steps: 1}]\ndataset: {train: nowhere.jsonl}\n"
 
 # Requests that are right, or nearly: half of the fuzzed ones begin as one of them. Those that need a state are in `states`.
@@ -94,7 +94,7 @@ GOOD: dict[str, Sequence[Message]] = {
         *SAID,
         gang_pb2.JoinRequest(ended=ENDED),
         gang_pb2.JoinRequest(piece=PIECE),
-        gang_pb2.JoinRequest(receipt=gang_pb2.FileReceipt(name="batch")),
+        gang_pb2.JoinRequest(receipt=gang_pb2.FileReceipt(generation=gang_front.GENERATION, name="batch")),
     ],
 }
 # What a stream of requests has to begin with.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -156,6 +157,43 @@ async def test_a_remote_rank_that_is_killed_ends_the_generation_and_the_same_age
         assert f"killed by SIGKILL (rank 1, pod learner-1, machine m, generation {gang.number})" in why
         await none_is_left()
     assert not gang.agent.done()
+
+
+async def test_what_was_on_its_way_to_a_lost_generation_is_none_of_the_next_ones(
+    gang: Gang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank is killed while a checkpoint is carried; the next generation loads another one, under the same names."""
+    keep, pieces = AgentRanks.keep, 0
+
+    async def slowly(agent: AgentRanks, *arguments: Any) -> None:
+        nonlocal pieces
+        pieces += 1
+        await asyncio.sleep(0.05)
+        await keep(agent, *arguments)
+
+    monkeypatch.setattr(AgentRanks, "keep", slowly)
+    for name, size in (("first", 60), ("second", 3)):
+        for part in ("state", "model"):
+            (gang.folder / name / part).mkdir(parents=True)
+        for rank in (0, 1):
+            (gang.folder / name / "state" / f"rank-{rank}.safetensors").write_text(f"{name} {rank} " * (size << 16))
+        (gang.folder / name / "model" / "model.safetensors").write_text("weights")
+    generation = await gang.formed()
+    loading = asyncio.create_task(generation.run({"command": "load", "folder": str(gang.folder / "first")}))
+    async with asyncio.timeout(30):
+        while pieces < 3:
+            await asyncio.sleep(0.01)
+    (local,) = [each for each in ranks() if each.pid != remote_rank(gang).pid]
+    local.kill()
+    await asyncio.wait_for(generation.lost(), 30)
+    with pytest.raises(GenerationLost, match="killed by SIGKILL"):
+        await asyncio.wait_for(loading, 30)
+    assert pieces < 30, "nothing more is carried"
+    following = await gang.formed()
+    load = {"command": "load", "folder": str(gang.folder / "second")}
+    loaded = await asyncio.wait_for(following._command([load] * 2, None), 60)
+    assert [each["read"] for each in loaded] == [[f"second {rank} " * (3 << 16), "weights"] for rank in (0, 1)]
+    await following.close()
 
 
 async def test_an_agent_that_ends_takes_its_ranks_along_and_another_takes_its_place(gang: Gang) -> None:

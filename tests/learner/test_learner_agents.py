@@ -246,9 +246,11 @@ async def test_a_batch_that_the_agent_cannot_keep_refuses_the_command_before_any
     (tmp_path / "batch.npz").write_bytes(b"a batch")
     carrying = asyncio.create_task(link.carry({"command": "train", "batch": str(tmp_path / "batch.npz")}))
     piece = (await agent.hears("piece")).piece
-    assert (piece.name, piece.data, piece.last) == ("batch", b"a batch", True)
+    assert (piece.generation, piece.name, piece.data, piece.last) == (1, "batch", b"a batch", True)
     problem = gang_pb2.FileProblem(code="RESOURCE_EXHAUSTED", message="batch on the agent: no room")
-    await agent.say(Request(receipt=gang_pb2.FileReceipt(name="batch", problem=problem)))
+    # Of the generation before, whose file had the same name.
+    await agent.say(Request(receipt=gang_pb2.FileReceipt(generation=0, name="batch")))
+    await agent.say(Request(receipt=gang_pb2.FileReceipt(generation=1, name="batch", problem=problem)))
     with pytest.raises(CommandRefused, match="no room") as caught:
         await asyncio.wait_for(carrying, 30)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
@@ -265,7 +267,7 @@ async def test_a_part_of_a_checkpoint_that_the_front_cannot_keep_is_a_refusal_of
     (tmp_path / "draft").write_text("a file where a folder should be")
     await rank.send({"command": "save", "folder": str(tmp_path / "draft")})
     await agent.hears("tell")
-    piece = gang_pb2.FilePiece(name="state/rank-1.safetensors", data=b"state", last=True)
+    piece = gang_pb2.FilePiece(generation=1, name="state/rank-1.safetensors", data=b"state", last=True)
     await agent.say(Request(piece=piece))
     await agent.say(Request(said=gang_pb2.RankWord(generation=1, rank=1, word=b'{"kind": "done", "result": {}}')))
     while (answer := await asyncio.wait_for(rank.receive(), 30))["kind"] == "progress":

@@ -56,14 +56,14 @@ async def test_a_file_arrives_as_it_was_sent(size: int, tmp_path_factory: pytest
     folder = tmp_path_factory.mktemp("carried")
     (folder / "sent").write_bytes((b"0123456789" * (size // 10 + 1))[:size])
     arriving = Arriving(folder / "state" / "received", "the agent")
-    over = [await arriving.take(piece) async for piece in pieces("received", folder / "sent", "the front")]
+    over = [await arriving.take(piece) async for piece in pieces("received", folder / "sent", "the front", 3)]
     assert over == [False] * (len(over) - 1) + [True]
     assert arriving.problem is None
     assert (folder / "state" / "received").read_bytes() == (folder / "sent").read_bytes()
 
 
 async def test_a_file_that_cannot_be_read_is_told_of_in_its_one_piece(tmp_path: Path) -> None:
-    (piece,) = [each async for each in pieces("batch", tmp_path / "missing", "the front")]
+    (piece,) = [each async for each in pieces("batch", tmp_path / "missing", "the front", 3)]
     assert piece.last
     assert "missing on the front" in piece.problem.message
     arriving = Arriving(tmp_path / "received", "the agent")

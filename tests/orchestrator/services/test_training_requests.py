@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 from orchestrated.models import RIGHT
 from orchestrated.world import Backends, World, eval_request, lines, math_task, refused, violations, world
+from storage.postgres import PostgresServer
 from troupe.v1 import evaluation_pb2, policy_pb2, solver_pb2, training_pb2
 from troupe_orchestrator.engines import PolicyMismatchError
 from troupe_orchestrator.store.trees import read_trees
@@ -238,3 +239,28 @@ async def test_an_orchestrator_whose_learner_has_another_tokenizer_does_not_star
     with pytest.raises(PolicyMismatchError, match=r"tokenizer_digest.*bbbbbbbbbbbb.*tttttttttttt"):
         async with open_world(learner=True):
             pytest.fail("it started")
+
+
+async def test_an_id_that_postgresql_could_not_hold_is_nobodys(open_world, postgres: PostgresServer) -> None:
+    """It takes no NUL, where SQLite does."""
+    bad = "abcdef\0b"
+    run, job = training_pb2, evaluation_pb2
+    async with open_world(learner=True, store_url=postgres.new_database()) as world:
+        training, evaluation = world.training, world.evaluation
+        for call in (
+            lambda: training.GetRun(run.GetRunRequest(run_id=bad)),
+            lambda: training.PauseRun(run.PauseRunRequest(run_id=bad)),
+            lambda: training.ResumeRun(run.ResumeRunRequest(run_id=bad)),
+            lambda: training.CancelRun(run.CancelRunRequest(run_id=bad)),
+            lambda: training.ForkRun(run.ForkRunRequest(parent_run_id=bad, run_id="fork", step=1)),
+            lambda: training.GetExecution(run.GetExecutionRequest(execution_id=bad)),
+            lambda: evaluation.GetEvalJob(job.GetEvalJobRequest(job_id=bad)),
+            lambda: evaluation.CancelEvalJob(job.CancelEvalJobRequest(job_id=bad)),
+            lambda: evaluation.ResumeEvalJob(job.ResumeEvalJobRequest(job_id=bad)),
+            lambda: evaluation.ListEvalItems(job.ListEvalItemsRequest(job_id=bad)),
+            lambda: evaluation.CreateEvalJob(eval_request(*TASKS, mode=job.EVAL_MODE_STORED_DESIGNS, designs_of=bad)),
+        ):
+            with refused("NOT_FOUND", "abcdef"):
+                await call()
+        assert not (await training.ListRuns(run.ListRunsRequest(page_token=f"1.0/{bad}"))).runs
+        assert not (await evaluation.ListEvalJobs(job.ListEvalJobsRequest(page_token=f"1.0/{bad}"))).jobs

@@ -95,7 +95,7 @@ class AgentLink:
 
     async def start(self, generation: int, ranks: range) -> Sequence[RemoteRank]:
         """See `gang.Host`. What cannot be started there ends at once."""
-        self._generation = generation
+        self._generation, self._receipts = generation, asyncio.Queue()
         self._ranks = {number: RemoteRank(number, self._place, self, generation) for number in ranks}
         said = gang_pb2.StartRanks(generation=generation, first_rank=ranks.start, count=len(ranks))
         self.outbox.say(Response(start=said))
@@ -110,7 +110,7 @@ class AgentLink:
             # A piece that is not taken for so long ends the generation, as ranks that stand still do.
             async with asyncio.timeout(self._stall_seconds) as limit:
                 for name, path in read_by(command, self._numbers(), self._replicated).items():
-                    async for piece in pieces(name, path, "the front"):
+                    async for piece in pieces(name, path, "the front", self._generation):
                         await self.outbox.ship(Response(piece=piece))
                         limit.reschedule(loop.time() + self._stall_seconds)
                     await self._received()
@@ -156,7 +156,8 @@ class AgentLink:
                 case "piece":
                     await self._keep(request.piece)
                 case "receipt":
-                    self._receipts.put_nowait(request.receipt)
+                    if request.receipt.generation == self._generation:
+                        self._receipts.put_nowait(request.receipt)
 
     def gone(self, why: str) -> None:
         """The stream is over, and with it the ranks."""
@@ -186,7 +187,7 @@ class AgentLink:
 
     async def _keep(self, piece: gang_pb2.FilePiece) -> None:
         """Writes a part of what a rank wrote, where the front wants it. What nobody wants any more is dropped."""
-        if piece.name in self._arriving:
+        if piece.generation == self._generation and piece.name in self._arriving:
             number, arriving = self._arriving[piece.name]
             await arriving.take(piece)
             self._ranks[number].said.put_nowait({"kind": "progress", "value": 0.0})

@@ -91,13 +91,16 @@ class AgentRanks:
             await rank.send(command)
 
     async def keep(self, piece: gang_pb2.FilePiece, outbox: Outbox[Request]) -> None:
-        """Writes a part of a file that ranks will read; says so when it is whole."""
+        """Writes a part of a file that ranks will read; says so when it is whole. One for ranks that are gone is dropped."""
+        if piece.generation != self._generation:
+            return
         if piece.name not in self._arriving:
             self._arriving[piece.name] = Arriving(inside(self._folder, piece.name), _WHERE)
         arriving = self._arriving[piece.name]
         if await arriving.take(piece):
             del self._arriving[piece.name]
-            outbox.say(Request(receipt=gang_pb2.FileReceipt(name=piece.name, problem=arriving.problem)))
+            receipt = gang_pb2.FileReceipt(generation=piece.generation, name=piece.name, problem=arriving.problem)
+            outbox.say(Request(receipt=receipt))
 
     async def discard(self) -> None:
         """Forgets all files."""
@@ -112,7 +115,7 @@ class AgentRanks:
             while True:
                 message = await rank.receive()
                 if message["kind"] == "done":
-                    await self._ship(rank.number, outbox)
+                    await self._ship(generation, rank.number, outbox)
                 word = gang_pb2.RankWord(generation=generation, rank=rank.number, word=json.dumps(message).encode())
                 outbox.say(Request(said=word))
         ending = await rank.ended()
@@ -128,9 +131,9 @@ class AgentRanks:
         )
         outbox.say(Request(ended=ended))
 
-    async def _ship(self, number: int, outbox: Outbox[Request]) -> None:
+    async def _ship(self, generation: int, number: int, outbox: Outbox[Request]) -> None:
         for name in written_by(self._commands[number], number):
-            async for piece in pieces(name, self._folder / name, _WHERE):
+            async for piece in pieces(name, self._folder / name, _WHERE, generation):
                 await outbox.ship(Request(piece=piece))
 
     def _here(self, message: Message) -> Message:

@@ -55,21 +55,22 @@ def problem_of(path: Path, error: OSError, where: str) -> gang_pb2.FileProblem:
     return gang_pb2.FileProblem(code=code, message=f"{path} on {where} {described(error)}")
 
 
-async def pieces(name: str, path: Path, where: str) -> AsyncIterator[gang_pb2.FilePiece]:
+async def pieces(name: str, path: Path, where: str, generation: int) -> AsyncIterator[gang_pb2.FilePiece]:
     """A file of this side in pieces, the last one marked; where it cannot be read, that one says so."""
     try:
         file = await asyncio.to_thread(path.open, "rb")
         try:
             data = await asyncio.to_thread(file.read, PIECE_BYTES)
             while following := await asyncio.to_thread(file.read, PIECE_BYTES):
-                yield gang_pb2.FilePiece(name=name, data=data)
+                yield gang_pb2.FilePiece(generation=generation, name=name, data=data)
                 data = following
         finally:
             await asyncio.to_thread(file.close)
     except OSError as error:
-        yield gang_pb2.FilePiece(name=name, problem=problem_of(path, error, where), last=True)
+        problem = problem_of(path, error, where)
+        yield gang_pb2.FilePiece(generation=generation, name=name, problem=problem, last=True)
     else:
-        yield gang_pb2.FilePiece(name=name, data=data, last=True)
+        yield gang_pb2.FilePiece(generation=generation, name=name, data=data, last=True)
 
 
 class Arriving:

@@ -8,7 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
+
+from troupe_contracts.errors import FailedPrecondition
 
 from troupe_learner.ledger import Version
 from troupe_learner.weight_file import StoredTensor, sha256_of, stored_tensors
@@ -34,14 +36,22 @@ def describe(version: Version, path: Path) -> Export:
     )
 
 
-async def stream(export: Export) -> AsyncIterator[tuple[str, int, bytes]]:
-    """(tensor, offset, bytes): tensors in order, pieces in order, at most 1 MiB each."""
-    file = await asyncio.to_thread(export.path.open, "rb")
+async def opened(export: Export) -> BinaryIO:
+    """The file, whatever becomes of its name from now on.
+
+    Raises:
+        FailedPrecondition: the version is no longer current, and its file is gone.
+    """
     try:
-        for tensor, _ in export.tensors:
-            await asyncio.to_thread(file.seek, tensor.start)
-            for offset in range(0, tensor.spec.byte_size, PIECE_BYTES):
-                size = min(PIECE_BYTES, tensor.spec.byte_size - offset)
-                yield tensor.spec.name, offset, await asyncio.to_thread(file.read, size)
-    finally:
-        await asyncio.to_thread(file.close)
+        return await asyncio.to_thread(export.path.open, "rb")
+    except FileNotFoundError as error:
+        raise FailedPrecondition(f"version {export.version}", "is no longer current, export the one that is") from error
+
+
+async def stream(export: Export, file: BinaryIO) -> AsyncIterator[tuple[str, int, bytes]]:
+    """(tensor, offset, bytes) of an open export: tensors in order, pieces in order, at most 1 MiB each."""
+    for tensor, _ in export.tensors:
+        await asyncio.to_thread(file.seek, tensor.start)
+        for offset in range(0, tensor.spec.byte_size, PIECE_BYTES):
+            size = min(PIECE_BYTES, tensor.spec.byte_size - offset)
+            yield tensor.spec.name, offset, await asyncio.to_thread(file.read, size)

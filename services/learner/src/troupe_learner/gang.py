@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from troupe_learner.channel import ChannelClosed, Message
 
@@ -141,8 +141,10 @@ class Generation:
         self._watch = asyncio.create_task(self._await_first_end())
 
     async def lost(self) -> str:
-        """Waits until a rank has ended and all are gone; returns why."""
-        return await asyncio.shield(self._lost)
+        """Waits until a rank has ended, all are gone, and so is what was on its way to them; returns why."""
+        why = await asyncio.shield(self._lost)
+        async with self._turn:
+            return why
 
     async def run(self, command: Message, on_progress: Progress | None = None) -> Message:
         """One command on all ranks; returns rank 0's result.
@@ -184,14 +186,14 @@ class Generation:
                     await rank.send(message)
                 replies = await self._answers(told, on_progress)
             except ChannelClosed:
-                raise GenerationLost(await self.lost()) from None
+                raise GenerationLost(await asyncio.shield(self._lost)) from None
             except TimeoutError:
                 self._stalled = (
                     f"ended, since no rank gave a sign of progress in {messages[0]['command']!r} for "
                     f"{self._stall_seconds:g} s (TROUPE_STALL_SECONDS)"
                 )
                 self._kill()
-                raise GenerationLost(await self.lost()) from None
+                raise GenerationLost(await asyncio.shield(self._lost)) from None
             finally:
                 for host in self._hosts:
                     await host.tidy()
@@ -201,9 +203,19 @@ class Generation:
         return [reply["result"] for reply in replies]
 
     async def _carry(self, command: Message) -> None:
-        """To all hosts at once, to the end of each."""
-        done = await asyncio.gather(*(host.carry(command) for host in self._hosts), return_exceptions=True)
-        for problem in done:
+        """To all hosts at once, to the end of each.
+
+        Raises:
+            ChannelClosed: a rank is gone: what is not there yet need not come.
+        """
+        carrying = asyncio.gather(*(host.carry(command) for host in self._hosts), return_exceptions=True)
+        either: list[asyncio.Future[Any]] = [carrying, self._lost]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not carrying.done():
+            carrying.cancel()
+            await asyncio.wait([carrying])
+            raise ChannelClosed("a rank is gone")
+        for problem in await carrying:
             if problem is not None:
                 raise problem
 

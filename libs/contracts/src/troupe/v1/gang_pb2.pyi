@@ -335,12 +335,15 @@ class FilePiece(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Path relative to the folder of the command under way, such as "batch" or "state/rank-1.safetensors"."""
     data: _builtins.bytes
     """At most 1 MiB."""
     last: _builtins.bool
     """No more parts of this file come."""
+    generation: _builtins.int
+    """The generation whose command this is for: pieces of another one are dropped."""
     @_builtins.property
     def problem(self) -> Global___FileProblem:
         """Why there is no more of it, where it could not be read: code (name of a gRPC status) and text. The file is then none."""
@@ -352,10 +355,11 @@ class FilePiece(_message.Message):
         data: _builtins.bytes = ...,
         last: _builtins.bool = ...,
         problem: Global___FileProblem | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "last", b"last", "name", b"name", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "generation", b"generation", "last", b"last", "name", b"name", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,7 +399,10 @@ class FileReceipt(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """As in the pieces."""
+    generation: _builtins.int
     """As in the pieces."""
     @_builtins.property
     def problem(self) -> Global___FileProblem:
@@ -406,10 +413,11 @@ class FileReceipt(_message.Message):
         *,
         name: _builtins.str = ...,
         problem: Global___FileProblem | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,20 +20,22 @@ from sqlalchemy import (
 )
 
 
-class Words(TypeDecorator[str]):
-    """A text in words of others, in which a NUL may be. PostgreSQL takes none: U+FFFD is in its place."""
+class Name(TypeDecorator[str]):
+    """A short text, such as an id. None that is stored has a NUL; one that is asked for may have, and is none of them.
+    PostgreSQL takes no NUL: U+FFFD is in its place.
+    """
 
-    impl = Text
+    impl: type[String] = String
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-class Name(Words):
-    """A short text, such as an id. None that is stored has a NUL; one that is asked for may have, and is none of them."""
+class Words(Name):
+    """A text in words of others, in which a NUL may be."""
 
-    impl = String
+    impl = Text
     cache_ok = True
 
 
