@@ -1,26 +1,37 @@
-"""An export's file while it is streamed: its name may go at any moment."""
+"""Exported weights: an export is whole for whoever has it, whatever becomes of its file's name."""
 
-import hashlib
-from collections.abc import Callable
+import gc
 from pathlib import Path
 
-import pytest
-from troupe_contracts.errors import FailedPrecondition
-from troupe_learner.exports import describe, opened, stream
+import numpy as np
+from safetensors.numpy import save_file
+from troupe_learner.exports import PIECE_BYTES, describe, stream
 from troupe_learner.ledger import Version
 
 
-async def test_it_is_read_to_its_end_once_it_is_open_and_is_not_current_where_it_is_gone_before(
-    tiny_model: Callable[[bool], Path], tmp_path: Path
-) -> None:
-    path = tmp_path / "export.safetensors"
-    path.write_bytes((tiny_model(False) / "model.safetensors").read_bytes())
-    export = describe(Version("first", 3), path)
-    found: dict[str, bytes] = {}
-    with await opened(export) as file:
-        path.unlink()
-        async for name, _, piece in stream(export, file):
-            found[name] = found.get(name, b"") + piece
-    assert [hashlib.sha256(each).digest() for each in found.values()] == [digest for _, digest in export.tensors]
-    with pytest.raises(FailedPrecondition, match="version first/3: is no longer current"):
-        await opened(export)
+def descriptors() -> int:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_an_export_that_is_forgotten_before_its_first_piece_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "1.safetensors"
+    weights = {"a": np.ones((4, 3), np.float32), "b": np.arange(PIECE_BYTES // 2, dtype=np.float32)}
+    save_file(weights, file)
+    export = describe(Version("start", 1), file)
+    pieces = stream(export)
+    file.unlink()
+    found = {tensor.spec.name: b"" for tensor, _ in export.tensors}
+    async for name, offset, piece in pieces:
+        assert offset == len(found[name])
+        found[name] += piece
+    assert found == {name: value.tobytes() for name, value in weights.items()}
+
+
+async def test_a_file_that_is_forgotten_is_closed_once_nobody_reads_it(tmp_path: Path) -> None:
+    save_file({"a": np.ones(4, np.float32)}, tmp_path / "1.safetensors")
+    opened = descriptors()
+    export = describe(Version("start", 1), tmp_path / "1.safetensors")
+    assert [each async for each in stream(export)]
+    del export
+    assert descriptors() == opened

@@ -7,6 +7,7 @@ ends them by itself. What is said of another generation than the current one is 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,9 +111,10 @@ class AgentLink:
             # A piece that is not taken for so long ends the generation, as ranks that stand still do.
             async with asyncio.timeout(self._stall_seconds) as limit:
                 for name, path in read_by(command, self._numbers(), self._replicated).items():
-                    async for piece in pieces(name, path, "the front", self._generation):
-                        await self.outbox.ship(Response(piece=piece))
-                        limit.reschedule(loop.time() + self._stall_seconds)
+                    async with aclosing(pieces(name, path, "the front", self._generation)) as parts:
+                        async for piece in parts:
+                            await self.outbox.ship(Response(piece=piece))
+                            limit.reschedule(loop.time() + self._stall_seconds)
                     await self._received()
         except TimeoutError:
             # Nobody knows what it has: it joins again, with nothing.

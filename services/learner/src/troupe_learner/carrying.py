@@ -6,7 +6,7 @@ or comes back, and weights and scores are written by rank 0, which is the front'
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
@@ -55,7 +55,7 @@ def problem_of(path: Path, error: OSError, where: str) -> gang_pb2.FileProblem:
     return gang_pb2.FileProblem(code=code, message=f"{path} on {where} {described(error)}")
 
 
-async def pieces(name: str, path: Path, where: str, generation: int) -> AsyncIterator[gang_pb2.FilePiece]:
+async def pieces(name: str, path: Path, where: str, generation: int) -> AsyncGenerator[gang_pb2.FilePiece, None]:
     """A file of this side in pieces, the last one marked; where it cannot be read, that one says so."""
     try:
         file = await asyncio.to_thread(path.open, "rb")

@@ -1,16 +1,16 @@
 """Exported weights: one file per version in the work folder, with the manifest that describes it.
 
-Made when first asked for and kept until another version is asked for. A stream that still reads an older file goes on:
-the open file outlives its name.
+Made when first asked for and kept until another version is asked for, or its generation of ranks is lost. The open file
+outlives its name: whoever has an export has its bytes.
 """
 
 import asyncio
+import os
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
-
-from troupe_contracts.errors import FailedPrecondition
+from typing import Final
 
 from troupe_learner.ledger import Version
 from troupe_learner.weight_file import StoredTensor, sha256_of, stored_tensors
@@ -25,33 +25,22 @@ class Export:
     version: Version
     path: Path
     tensors: tuple[tuple[StoredTensor, bytes], ...]
+    descriptor: int
+    """Of the open file; closed when nobody has the export any more."""
 
 
 def describe(version: Version, path: Path) -> Export:
-    """Hashes what is in the file. Slow: call it off the event loop."""
-    return Export(
-        version,
-        path,
-        tuple((each, sha256_of(path, each.start, each.spec.byte_size)) for each in stored_tensors(path)),
-    )
+    """Opens the file and hashes what is in it. Slow: call it off the event loop."""
+    tensors = tuple((each, sha256_of(path, each.start, each.spec.byte_size)) for each in stored_tensors(path))
+    export = Export(version, path, tensors, os.open(path, os.O_RDONLY))
+    weakref.finalize(export, os.close, export.descriptor)
+    return export
 
 
-async def opened(export: Export) -> BinaryIO:
-    """The file, whatever becomes of its name from now on.
-
-    Raises:
-        FailedPrecondition: the version is no longer current, and its file is gone.
-    """
-    try:
-        return await asyncio.to_thread(export.path.open, "rb")
-    except FileNotFoundError as error:
-        raise FailedPrecondition(f"version {export.version}", "is no longer current, export the one that is") from error
-
-
-async def stream(export: Export, file: BinaryIO) -> AsyncIterator[tuple[str, int, bytes]]:
-    """(tensor, offset, bytes) of an open export: tensors in order, pieces in order, at most 1 MiB each."""
+async def stream(export: Export) -> AsyncIterator[tuple[str, int, bytes]]:
+    """(tensor, offset, bytes): tensors in order, pieces in order, at most 1 MiB each."""
     for tensor, _ in export.tensors:
-        await asyncio.to_thread(file.seek, tensor.start)
         for offset in range(0, tensor.spec.byte_size, PIECE_BYTES):
             size = min(PIECE_BYTES, tensor.spec.byte_size - offset)
-            yield tensor.spec.name, offset, await asyncio.to_thread(file.read, size)
+            piece = await asyncio.to_thread(os.pread, export.descriptor, size, tensor.start + offset)
+            yield tensor.spec.name, offset, piece

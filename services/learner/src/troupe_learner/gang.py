@@ -9,6 +9,7 @@
   each forward pass and each tensor that is written is a sign.
 - Commands run one at a time, to the end, even if who asked has gone: a reply that nobody reads would be taken for the
   next one's.
+- What a command carries to other hosts ends with the generation, before `lost` says so: the next one has the same hosts.
 """
 
 import asyncio
@@ -210,12 +211,14 @@ class Generation:
         """
         carrying = asyncio.gather(*(host.carry(command) for host in self._hosts), return_exceptions=True)
         either: list[asyncio.Future[Any]] = [carrying, self._lost]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not carrying.done():
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not carrying.done():
+                raise ChannelClosed("a rank is gone")
+        finally:
             carrying.cancel()
             await asyncio.wait([carrying])
-            raise ChannelClosed("a rank is gone")
-        for problem in await carrying:
+        for problem in carrying.result():
             if problem is not None:
                 raise problem
 

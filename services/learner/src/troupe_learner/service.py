@@ -9,7 +9,7 @@ from troupe.v1 import common_pb2, learner_pb2, learner_pb2_grpc, policy_pb2
 from troupe_contracts.errors import InvalidArgument, NotFound
 
 from troupe_learner.batches import MAX_BATCH_TOKENS, check_tokens
-from troupe_learner.exports import Export, opened, stream
+from troupe_learner.exports import Export, stream
 from troupe_learner.fences import Fences
 from troupe_learner.front import Front, State
 from troupe_learner.ledger import AppliedStep, Version
@@ -102,16 +102,11 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         self._check_policy(request.policy_id)
         wanted = Version(request.version.lineage, request.version.number) if request.HasField("version") else None
         export = await self._front.export(wanted)
+        yield learner_pb2.ExportWeightsResponse(manifest=self._manifest(export))
         if request.manifest_only:
-            yield learner_pb2.ExportWeightsResponse(manifest=self._manifest(export))
             return
-        # Opened before the first message goes out: another export may remove the file's name meanwhile.
-        file = await opened(export)
-        with file:
-            yield learner_pb2.ExportWeightsResponse(manifest=self._manifest(export))
-            async for name, offset, piece in stream(export, file):
-                chunk = learner_pb2.TensorChunk(name=name, offset=offset, data=piece)
-                yield learner_pb2.ExportWeightsResponse(chunk=chunk)
+        async for name, offset, piece in stream(export):
+            yield learner_pb2.ExportWeightsResponse(chunk=learner_pb2.TensorChunk(name=name, offset=offset, data=piece))
 
     async def SaveCheckpoint(
         self, request: learner_pb2.SaveCheckpointRequest, context: Context
