@@ -19,6 +19,8 @@ ENDINGS = [
     "import sys\nprint(input())\nsys.stdout = open(1, 'w', closefd=False)\nprint('first')",
     "import sys\nprint(input())\nsys.stdout.close()",
     "import sys\nprint(input())\nsys.stdout = None",
+    "import sys\nprint(input())\nsys.exit(2**70)",
+    "import sys\nprint(input())\nsys.exit(256)",
     "import sys\nprint(input())\ndel sys.stdout",
     "import sys\nprint(input())\nsys.stderr.close()",
     "import sys\nprint(input())\nsys.stderr = None",

@@ -165,15 +165,15 @@ def seed(value: int | None) -> None:
 
 
 def read_payload() -> str:
-    """The program's source."""
+    """The program's source. A byte order mark is none of it, as in a file."""
     with open(PAYLOAD, "rb") as payload:
-        return payload.read().decode("utf-8", "surrogateescape")
+        return payload.read().decode("utf-8-sig", "surrogateescape")
 
 
 def new_main(name: str) -> dict[str, object]:
     """A fresh `__main__` for the program; its namespace."""
     module = types.ModuleType("__main__")
-    module.__dict__["__file__"] = name
+    module.__dict__.update(__file__=name, __builtins__=builtins)
     sys.modules["__main__"] = module
     sys.argv = [name]
     return module.__dict__

@@ -47,8 +47,8 @@ pub fn run(py: Python<'_>) -> PyResult<()> {
     let pristine = builtins.dict().copy()?;
     let compile = builtins.getattr("compile")?;
     let Common { setup, solution, entry_point } = payload()?;
-    let setup = compile.call1((setup, "setup", "exec"))?;
-    let solution = compile.call1((solution, "solution", "exec"))?;
+    let setup = compile.call1((without_mark(&setup), "setup", "exec"))?;
+    let solution = compile.call1((without_mark(&solution), "solution", "exec"))?;
 
     next_case();
 
@@ -64,6 +64,11 @@ pub fn run(py: Python<'_>) -> PyResult<()> {
     evaluate(&case, &names.of_case()?)?;
     proof.write_all(token.as_bytes())?;
     Ok(())
+}
+
+/// A text without the byte order mark that a file may begin with.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 fn evaluate(code: &Bound<'_, PyAny>, globals: &Bound<'_, PyDict>) -> PyResult<()> {

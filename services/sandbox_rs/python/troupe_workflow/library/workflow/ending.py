@@ -16,7 +16,8 @@ def exit_status(exit_: SystemExit) -> int:
     if exit_.code is None:
         return 0
     if isinstance(exit_.code, int):
-        return exit_.code & 0xFF
+        # One that no C long holds is -1 to it.
+        return exit_.code & 0xFF if -(1 << 63) <= exit_.code < 1 << 63 else 0xFF
     print(exit_.code, file=sys.stderr)
     return EXIT_FAILED
 

@@ -6,6 +6,7 @@ the workflow that the script defined last is run on the question. Nothing is sta
 imported.
 """
 
+import builtins
 import linecache
 import os
 import random
@@ -51,14 +52,14 @@ def _parse_start(frame: Frame) -> tuple[Task, str, int]:
     if task_type not in (session.MATH, session.CODE):
         raise FrameError(f"task_type must be {session.MATH} or {session.CODE}, got {task_type!r}")
     task = Task(field(frame, "question", str), task_type, field(frame, "delivery_instruction", str))
-    return task, field(frame, "script", str), field(frame, "seed", int)
+    return task, field(frame, "script", str).removeprefix("\ufeff"), field(frame, "seed", int)
 
 
 def _run(script: str, running: Session) -> int:
     """Runs the script, then its workflow if it ran none."""
     linecache.cache[SCRIPT_NAME] = (len(script), None, script.splitlines(keepends=True), SCRIPT_NAME)
     main_module = types.ModuleType("__main__")
-    main_module.__dict__.update(__file__=SCRIPT_NAME, question=running.task.question)
+    main_module.__dict__.update(__file__=SCRIPT_NAME, __builtins__=builtins, question=running.task.question)
     sys.modules["__main__"] = main_module
     sys.argv = [SCRIPT_NAME]
     try:
