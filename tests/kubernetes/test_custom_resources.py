@@ -10,7 +10,7 @@ import pytest
 from requested.place import CONFIG, EVAL_JOBS, TRAINING_RUNS, Place, place, until
 from standin_api.server import StandInApi
 from troupe.v1 import evaluation_pb2, training_pb2
-from troupe_contracts.errors import FailedPrecondition, InvalidArgument
+from troupe_contracts.errors import FailedPrecondition, InvalidArgument, NotFound
 from troupe_orchestrator.custom_resources import controller
 from troupe_orchestrator.store.evals import EvalState
 from troupe_orchestrator.store.runs import RunRecord, RunState
@@ -139,6 +139,21 @@ async def test_calls_neither_pause_nor_resume_it_and_name_the_object(here: Place
     with pytest.raises(FailedPrecondition, match="do not resume it"):
         await here.training.ResumeRun(training_pb2.ResumeRunRequest(run_id=uid), None)
     assert await here.state("one") == "Running"
+
+
+async def test_nor_do_they_where_it_comes_into_being_while_they_are_answered(here: Place) -> None:
+    uid = here.apply("one")
+    steering = here.training._steering
+
+    class ComesMeanwhile:
+        async def check(self, *asked: str) -> None:
+            await steering.check(*asked)
+            await here.start()
+            await here.until_phase("one", "Running")
+
+    here.training._steering = ComesMeanwhile()
+    with pytest.raises(NotFound):
+        await here.training.PauseRun(training_pb2.PauseRunRequest(run_id=uid), None)
 
 
 async def test_a_call_may_cancel_it_and_the_object_says_so_for_good(here: Place) -> None:

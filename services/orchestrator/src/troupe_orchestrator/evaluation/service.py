@@ -63,7 +63,9 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServicer):
     async def ResumeEvalJob(
         self, request: evaluation_pb2.ResumeEvalJobRequest, context: Context
     ) -> evaluation_pb2.EvalJob:
-        await self._steering.check(required(request.job_id, "job_id"), "resume")
+        # An object's request is on record before its job: asked the other way round, the job could come in between.
+        await self._records.get(required(request.job_id, "job_id"))
+        await self._steering.check(request.job_id, "resume")
         return await self._message(await self._jobs.resume(request.job_id))
 
     async def ListEvalItems(

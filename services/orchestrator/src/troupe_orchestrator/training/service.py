@@ -81,11 +81,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
             yield event
 
     async def PauseRun(self, request: training_pb2.PauseRunRequest, context: Context) -> training_pb2.Run:
-        await self._steering.check(required(request.run_id, "run_id"), "pause")
+        await self._check_steering(required(request.run_id, "run_id"), "pause")
         return await self._message(await self._runs.pause(request.run_id))
 
     async def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Context) -> training_pb2.Run:
-        await self._steering.check(required(request.run_id, "run_id"), "resume")
+        await self._check_steering(required(request.run_id, "run_id"), "resume")
         return await self._message(await self._runs.resume(request.run_id))
 
     async def CancelRun(self, request: training_pb2.CancelRunRequest, context: Context) -> training_pb2.Run:
@@ -95,6 +95,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         self, request: training_pb2.GetExecutionRequest, context: Context
     ) -> training_pb2.ExecutionTrace:
         return await trace_execution(self._database, required(request.execution_id, "execution_id"))
+
+    async def _check_steering(self, run_id: str, does: str) -> None:
+        # An object's request is on record before its run: asked the other way round, the run could come in between.
+        await self._records.get(run_id)
+        await self._steering.check(run_id, does)
 
     async def _message(self, record: RunRecord) -> training_pb2.Run:
         summary = await get_summary(self._database, record.run_id)
