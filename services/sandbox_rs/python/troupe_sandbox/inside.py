@@ -13,6 +13,7 @@ import _thread
 import ast
 import atexit
 import builtins
+import codecs
 import gc
 import io
 import json
@@ -167,7 +168,7 @@ def seed(value: int | None) -> None:
 def read_payload() -> str:
     """The program's source. A byte order mark is none of it, as in a file."""
     with open(PAYLOAD, "rb") as payload:
-        return payload.read().decode("utf-8-sig", "surrogateescape")
+        return payload.read().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def new_main(name: str) -> dict[str, object]:
