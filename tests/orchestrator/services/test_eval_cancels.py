@@ -16,6 +16,7 @@ from orchestrated.world import Backends, World, eval_request, math_task
 from safetensors.numpy import save_file
 from troupe.v1 import evaluation_pb2, policy_pb2
 from troupe_orchestrator.evaluation import jobs, lending
+from troupe_orchestrator.evaluation.job_log import JobLog
 from troupe_orchestrator.evaluation.job_records import JobRecords
 from troupe_orchestrator.store import evals
 from troupe_orchestrator.store.outages import _AWAY, StoreUnavailableError
@@ -148,6 +149,25 @@ async def test_a_job_that_is_cancelled_while_it_is_created_is_cancelled_and_noth
         sent = len(stand_ins.policy.requests)
         await asyncio.sleep(0.3)
         assert len(stand_ins.policy.requests) == sent
+
+
+async def test_a_job_that_is_cancelled_before_its_task_has_begun_is_cancelled(
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = jobs.EvalJobs._start
+
+    def started_and_cancelled(self: jobs.EvalJobs, log: JobLog) -> None:
+        start(self, log)
+        call = self.cancel(log.record.job_id)
+        call.send(None)  # as far as it gets before anything else is done
+        call.close()
+
+    monkeypatch.setattr(jobs.EvalJobs, "_start", started_and_cancelled)
+    async with open_world() as world:
+        await world.evaluation.CreateEvalJob(eval_request(*HELD, job_id="job"))
+        events = await world.watched("job")
+        assert events[-1].job.state == CANCELLED
+        assert not stand_ins.policy.requests
 
 
 async def _call(call: Awaitable[Any]) -> Any:

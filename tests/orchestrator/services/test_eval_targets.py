@@ -212,6 +212,19 @@ async def test_weights_that_a_run_has_replaced_meanwhile_are_not_to_be_given_bac
         assert await versions(world, job) == {("start", 2)}
 
 
+async def test_nor_are_they_where_it_is_not_on_record_that_a_run_has_replaced_them(open_world) -> None:
+    """The run's engines have what it made, and the answer of the transaction that forgets the loan was lost."""
+    async with open_world(learner=True) as world:
+        await trained(world)
+        with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+            connection.execute("insert into weight_loans values ('scripted', 'killed', 'start:0', 'no model')")
+        job = await world.evaluate(*HELD)
+        assert job.state == SUCCEEDED, job.reason
+        assert await versions(world, job) == {("start", 2)}
+        with sqlite3.connect(world.folder / "data" / "troupe.db") as connection:
+            assert connection.execute("select * from weight_loans").fetchall() == []
+
+
 async def test_other_services_are_evaluated_beside_a_job_that_holds_our_engines(
     open_world, stand_ins: Backends
 ) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
 from orchestrated.models import SINGLE
-from orchestrated.world import Backends, lines, math_task
+from orchestrated.world import Backends, lines, math_task, refused
 from troupe.v1 import training_pb2
 from troupe_orchestrator.store.database import Database, StoreUnavailableError
 from troupe_orchestrator.store.outages import Outage
+from troupe_orchestrator.store.runs import set_run_state
 from troupe_orchestrator.store.steps import StepRecord, StepState, advance_step
-from troupe_orchestrator.training import endurance, rolling, run_loop, serving
+from troupe_orchestrator.training import endurance, rolling, run_loop, run_records, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -112,3 +114,24 @@ async def test_a_condition_pauses_the_run_after_its_step_and_is_told_once(open_w
             assert (run.committed_steps, conditions(events)["NoVariance"]) == (paused_after, paused_after // 2)
         assert run.state == training_pb2.RUN_STATE_SUCCEEDED, "nothing follows the last step"
         told_once(events, 4)
+
+
+async def test_who_watches_a_queued_run_is_told_that_it_is_cancelled(open_world, monkeypatch) -> None:
+    async def unanswered(*arguments: object) -> None:
+        await set_run_state(*arguments)  # type: ignore[arg-type]
+        raise StoreUnavailableError("sqlite", Outage("was reset", "wait"), ConnectionError("reset"), True)
+
+    async with open_world(learner=True) as world:
+        long = {"steps": 60, "stages": [{"train": "both", "steps": 1}]}
+        create = training_pb2.CreateRunRequest
+        await world.training.CreateRun(create(run_id="one", config=world.config(TASKS, **long)))
+        await world.training.CreateRun(create(run_id="two", config=world.config(TASKS), queue=True))
+        watching = asyncio.create_task(world.run_events("two"))
+        with monkeypatch.context() as patched:
+            patched.setattr(run_records, "set_run_state", unanswered)
+            with refused("UNAVAILABLE", "was reset"):
+                await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="two"))
+        (event,) = await watching
+        assert event.state_changed.state == training_pb2.RUN_STATE_CANCELLED
+        assert (await world.get_run("one")).state == training_pb2.RUN_STATE_RUNNING
+        await world.training.CancelRun(training_pb2.CancelRunRequest(run_id="one"))

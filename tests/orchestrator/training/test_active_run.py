@@ -1,13 +1,17 @@
 """How a run ended is put on record, whatever words there are for it."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from troupe_orchestrator.store.database import Database
-from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run
-from troupe_orchestrator.training import active_run
+from troupe.v1 import training_pb2
+from troupe_orchestrator.store.database import Database, StoreUnavailableError
+from troupe_orchestrator.store.outages import Outage
+from troupe_orchestrator.store.runs import RunRecord, RunState, create_run, get_run, set_run_state
+from troupe_orchestrator.training import active_run, run_records
 from troupe_orchestrator.training.active_run import ActiveRun
 from troupe_orchestrator.training.run_records import RunRecords
 
@@ -22,17 +26,26 @@ class _Ends:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
+    def stop(self) -> None:
+        pass
+
     async def run(self) -> bool:
         raise self._error
 
 
-async def ended(database: Database, error: Exception) -> tuple[RunRecord, list[Any]]:
+async def ended(
+    database: Database, error: Exception, when_made: Callable[[ActiveRun], Awaitable[None]] | None = None
+) -> tuple[RunRecord, list[Any]]:
     """The run and its events after its loop ended so."""
     await create_run(database, RUN, {})
     records = RunRecords(database)
     events = await records.events(RUN.run_id)
-    run = ActiveRun(RUN.run_id, _Ends(error), events, database, records, (), lambda: None)  # type: ignore[arg-type]
+    freed = asyncio.Event()
+    run = ActiveRun(RUN.run_id, _Ends(error), events, database, records, (), freed.set)  # type: ignore[arg-type]
+    if when_made is not None:
+        await when_made(run)
     await run.task
+    assert freed.is_set()
     stored = await get_run(database, RUN.run_id)
     assert stored is not None
     return stored, [event async for event in events.watch(after=0)]
@@ -65,3 +78,34 @@ async def test_a_reason_that_the_store_refuses_is_recorded_as_a_shorter_one(
     assert "odd" not in told["StoreFailed"]
     assert events[-1].HasField("state_changed")
     await database.close()
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "undone"])
+async def test_an_end_whose_commit_is_not_answered_is_told_once(
+    database: Database, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unanswered = [True]
+
+    async def answered_once_more(*arguments: object) -> None:
+        if stored or not unanswered:
+            await set_run_state(*arguments)  # type: ignore[arg-type]
+        if unanswered:
+            unanswered.pop()
+            raise StoreUnavailableError("store", Outage("was reset", "wait"), ConnectionError("reset"), True)
+
+    monkeypatch.setattr(run_records, "set_run_state", answered_once_more)
+    monkeypatch.setattr(active_run, "STORE_PAUSE_SECONDS", 0.01)
+    run, events = await ended(database, OSError("the disk is odd"))
+    assert run.state is RunState.PAUSED
+    told = [event.condition.reason for event in events if event.HasField("condition")]
+    assert told == (["StorageFailed"] if stored else ["StoreUnavailable", "StorageFailed"])
+    assert [event.event_id for event in events] == list(range(1, len(told) + 2))
+    assert events[-1].state_changed.state == training_pb2.RUN_STATE_PAUSED
+
+
+async def test_a_run_that_is_cancelled_before_its_loop_has_begun_is_cancelled(database: Database) -> None:
+    run, events = await ended(
+        database, OSError("its loop must not run"), lambda made: made.stop(RunState.CANCELLED, "by request")
+    )
+    assert (run.state, run.reason) == (RunState.CANCELLED, "by request")
+    assert [event.state_changed.state for event in events] == [training_pb2.RUN_STATE_CANCELLED]

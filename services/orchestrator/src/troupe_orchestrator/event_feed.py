@@ -46,6 +46,11 @@ class EventFeed(Generic[Event]):
         """Number of the newest event."""
         return self._last
 
+    @property
+    def ended(self) -> bool:
+        """No event will follow."""
+        return self._ended
+
     def publish(self, *events: Event) -> None:
         """The next events, which are in the store now."""
         self._window.extend(events)

@@ -51,6 +51,8 @@ class _Active:
     task: asyncio.Task[None]
     cancelled: bool = False
     """By request: the job ends. Without it a cancelled task is resumed at the next start."""
+    begun: bool = False
+    """A task that is cancelled before never runs, and would not end its job."""
 
 
 class EvalJobs:
@@ -192,7 +194,8 @@ class EvalJobs:
             # Once: a second time it would cut off what gives the engines their own weights back.
             if not active.cancelled:
                 active.cancelled = True
-                active.task.cancel()
+                if active.begun:
+                    active.task.cancel()
             # Waited for, not awaited: a caller that gives up must not undo the job's own end.
             await asyncio.wait([active.task])
         return await self._records.get(job_id)
@@ -268,6 +271,7 @@ class EvalJobs:
         """Run a client's job and record how it ended, however long the store is away meanwhile."""
         job_id = log.record.job_id
         active = self._active[job_id]
+        active.begun = True
         lost = False
         try:
             while log.record.state is EvalState.RUNNING:
@@ -329,17 +333,23 @@ class EvalJobs:
             await log.end(EvalState.FAILED, shorter)
 
     async def _validated(self, log: JobLog, engines: Engines, report: FaultReport) -> None:
+        active = self._active[log.record.job_id]
+        active.begun = True
         try:
-            try:
-                await run_job(log, self._database, engines, report)
-            except VersionChangedError as error:
-                logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
-                await log.reopen(keep_items=False)
-                await run_job(log, self._database, engines, report)
+            if not active.cancelled:
+                await self._run_validation(log, engines, report)
         except asyncio.CancelledError:
-            _by_request(self._active[log.record.job_id])
-            if log.record.state is EvalState.RUNNING:
-                await log.end(EvalState.CANCELLED, _BY_REQUEST)
+            _by_request(active)
+        if active.cancelled and log.record.state is EvalState.RUNNING:
+            await log.end(EvalState.CANCELLED, _BY_REQUEST)
+
+    async def _run_validation(self, log: JobLog, engines: Engines, report: FaultReport) -> None:
+        try:
+            await run_job(log, self._database, engines, report)
+        except VersionChangedError as error:
+            logger.warning("a validation begins again", job=log.record.job_id, reason=str(error))
+            await log.reopen(keep_items=False)
+            await run_job(log, self._database, engines, report)
 
 
 def _not_written(error: FileWriteError) -> ServiceError:

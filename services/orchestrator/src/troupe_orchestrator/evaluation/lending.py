@@ -25,6 +25,7 @@ from troupe_orchestrator.store.database import Database
 from troupe_orchestrator.store.loans import Loan, forget_loan, list_loans, record_loans
 from troupe_orchestrator.training.learner import LearnerError
 from troupe_orchestrator.training.policies import parse_version, version_text
+from troupe_orchestrator.training.serving import serves
 from troupe_orchestrator.training.weights import WeightSyncError, load_weights
 
 logger = structlog.get_logger()
@@ -118,6 +119,9 @@ class Lending:
         for loan in await list_loans(self._database):
             fleets = [policy.fleet for policy in self._engines.policies if policy.policy_id == loan.policy_id]
             try:
+                if await self._replaced(loan):
+                    await forget_loan(self._database, loan.policy_id)
+                    continue
                 fleets = fleets or await self._holding(loan.policy_id)
                 for fleet in fleets:
                     # What is lent is not current from here on: a replica that has it does not serve.
@@ -134,6 +138,17 @@ class Lending:
                 ) from error
             await forget_loan(self._database, loan.policy_id)
             logger.info("weights given back", policy=loan.policy_id, version=loan.version, job=loan.job_id)
+
+    async def _replaced(self, loan: Loan) -> bool:
+        """Whether a run has brought the engines to newer weights since, and forgetting the loan was not recorded."""
+        policy = self._policies.get(loan.policy_id)
+        if policy is None:
+            return False
+        try:
+            held = version_text((await policy.learner.get()).version)
+        except grpc.RpcError as error:
+            raise GiveBackError(f"the learner: {describe(error)}") from error
+        return held != loan.version and await serves(policy, held)
 
     async def _holding(self, policy_id: str) -> list[PolicyFleet]:
         """The engines of a policy that nobody trains. Asked one by one, since they may be out of rotation."""

@@ -52,8 +52,8 @@ class ActiveRun:
         self._freed = freed
         self._stopping: tuple[RunState, str] | None = None
         """What the run is to be once its loop has ended, and why; None is what the loop itself says."""
-        self._loop_ended = False
-        """How is being recorded, which nobody cuts short."""
+        self._in_loop = False
+        """What may be cut short: not how the loop ended, nor a task that has not begun, which would never record it."""
         self._outage: training_pb2.Condition | None = None
         """Of the store, met when the end was to be recorded."""
         self.task = asyncio.create_task(self._supervise(standing), name=f"run-{run_id}")
@@ -75,24 +75,32 @@ class ActiveRun:
 
         Returns when how it ended is on record.
         """
-        if self._stopping is None or self._stopping[0] is not RunState.CANCELLED:
+        # Once: a second time it would cut off what the loop does when it is cut off.
+        if not self._cancelled:
             self._stopping = (state, reason)
-        self._loop.stop()
-        if state is RunState.CANCELLED and not self._loop_ended:
-            self.task.cancel()
+            self._loop.stop()
+            if self._cancelled and self._in_loop:
+                self.task.cancel()
         # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
         await asyncio.wait([self.task])
+
+    @property
+    def _cancelled(self) -> bool:
+        return self._stopping is not None and self._stopping[0] is RunState.CANCELLED
 
     async def _supervise(self, standing: Sequence[training_pb2.Condition]) -> None:
         """Tell what holds, run the loop and record how it ended."""
         try:
-            try:
-                with contextlib.suppress(StoreUnavailableError):  # which the loop waits for, and tells of
-                    for condition in standing:
-                        await self.tell(condition)
-                done = await self._loop.run()
-            finally:
-                self._loop_ended = True
+            done = False
+            if not self._cancelled:
+                self._in_loop = True
+                try:
+                    with contextlib.suppress(StoreUnavailableError):  # which the loop waits for, and tells of
+                        for condition in standing:
+                            await self.tell(condition)
+                    done = await self._loop.run()
+                finally:
+                    self._in_loop = False
             if done:
                 await self._ended(RunState.SUCCEEDED, "")
             else:
@@ -123,28 +131,25 @@ class ActiveRun:
 
     async def _ended(self, state: RunState, reason: str, condition: training_pb2.Condition | None = None) -> None:
         """Record what the run is now that its loop has ended."""
-        outage_told = False
+        conditions = [] if condition is None else [condition]
         refused = ""
         while True:
-            stopping = self._stopping
-            if state is not RunState.SUCCEEDED and stopping is not None and stopping[0] is RunState.CANCELLED:
-                state, reason = stopping
+            if state is not RunState.SUCCEEDED and self._cancelled and self._stopping is not None:
+                state, reason = self._stopping
             try:
-                if self._outage is not None and not outage_told:
-                    await self._records.tell(self.run_id, self._outage)
-                    outage_told = True
-                if condition is not None:
-                    await self._records.tell(self.run_id, condition)
-                    condition = None
-                return await self._records.set_state(self.run_id, state, refused or reason)
-            except StoreUnavailableError as error:
-                self._outage = self._outage or ending_of(error).condition
-                logger.warning("waiting for the store, to record how a run ended", run=self.run_id, error=str(error))
-                await asyncio.sleep(STORE_PAUSE_SECONDS)
-            except SQLAlchemyError as error:
-                # The store is there and refuses what it is told: the state has to be told, whatever the words are.
-                self._outage = self._outage or ending_of(error).condition
-                logger.error("the store refuses how a run ended", run=self.run_id, reason=reason, error=str(error))
-                refused = f"why could not be recorded ({type(error).__name__}): the orchestrator's log has it"
-                condition = None
+                return await self._records.set_state(self.run_id, state, refused or reason, conditions=conditions)
+            except (StoreUnavailableError, SQLAlchemyError) as error:
+                if self._outage is None and (outage := ending_of(error).condition) is not None:
+                    self._outage = outage
+                    conditions.insert(0, outage)
+                if isinstance(error, StoreUnavailableError):
+                    logger.warning(
+                        "waiting for the store, to record how a run ended", run=self.run_id, error=str(error)
+                    )
+                else:
+                    # The store is there and refuses what it is told: the state has to be told, whatever the words are.
+                    logger.error("the store refuses how a run ended", run=self.run_id, reason=reason, error=str(error))
+                    if refused:
+                        conditions.clear()
+                    refused = f"why could not be recorded ({type(error).__name__}): the orchestrator's log has it"
                 await asyncio.sleep(STORE_PAUSE_SECONDS)

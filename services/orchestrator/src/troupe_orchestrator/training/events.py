@@ -34,6 +34,11 @@ class EventLog:
     async def open(cls, database: Database, run_id: str, listener: RunListener = NOBODY) -> "EventLog":
         return cls(database, run_id, await last_event_id(database, run_id), listener)
 
+    @property
+    def ended(self) -> bool:
+        """The run has ended or stopped, and watchers know."""
+        return self._feed.ended
+
     @contextlib.asynccontextmanager
     async def storing(self, step: int, *events: Message) -> AsyncIterator[list[tuple[int, bytes]]]:
         """Events, numbered and serialised, which the block stores with what else it stores. After it the watchers are told.

@@ -71,7 +71,8 @@ class RunQueue:
         if not require(self._engines).policies:
             return
         async with self._choosing:
-            await self._start_what_is_to_run()
+            await self._start_interrupted()
+            await self._start_queued()
 
     @property
     def under_way(self) -> bool:
@@ -97,9 +98,10 @@ class RunQueue:
 
     @contextlib.asynccontextmanager
     async def choosing(self) -> AsyncIterator[None]:
-        """While a client starts a run: who has the policies stays as it is, but for the block's own start.
+        """While a client starts or stops a run: who has the policies stays as it is, but for the block's own start.
 
-        Where the store fails, or the client gives up, the run may be on record as running all the same: then it is started.
+        Where the store fails, or the client gives up, the run may be on record as running, or as standing, all the same:
+        then it is started, or its watchers are told.
         """
         try:
             async with self._choosing:
@@ -151,7 +153,7 @@ class RunQueue:
         active = self._active_as(record.run_id)
         if active is None:
             # One that is being started just now has its loop after this.
-            async with self._choosing:
+            async with self.choosing():
                 active = self._active_as(record.run_id)
                 if active is None:
                     now = await self._records.get(record.run_id)
@@ -207,8 +209,8 @@ class RunQueue:
         """The run that is under way, if it is this one."""
         return self._active if self._active is not None and self._active.run_id == run_id else None
 
-    async def _start_what_is_to_run(self) -> None:
-        """Start what is on record as running, or else the first that is queued."""
+    async def _start_interrupted(self) -> None:
+        """Start what is on record as running."""
         for record in await runs_in_state(self._database, RunState.RUNNING):
             if self._active is None:
                 logger.info("resuming", run=record.run_id)
@@ -219,7 +221,6 @@ class RunQueue:
                     RunState.QUEUED,
                     f"waits for run {self._active.run_id}, which trains these policies",
                 )
-        await self._start_queued()
 
     async def _start_queued(self) -> None:
         """Start the oldest queued run, or the next one that can be, if the policies are free."""
@@ -249,14 +250,17 @@ class RunQueue:
         """The policies are free: start the next queued run.
 
         Args:
-            in_doubt: the store failed, and may have a run as running that nobody started.
+            in_doubt: the store failed, and may have a run as running that nobody started, or as standing and nobody told.
         """
 
         async def start(in_doubt: bool) -> None:
             while True:
                 try:
                     async with self._choosing:
-                        await (self._start_what_is_to_run() if in_doubt else self._start_queued())
+                        if in_doubt:
+                            await self._records.end_standing()
+                            await self._start_interrupted()
+                        await self._start_queued()
                         # Where the store is another's, its runs go on there.
                         if self._active is None and not self._database.lost.is_set():
                             self._idle()

@@ -1,5 +1,7 @@
 """Runs on record: what each is, and the log of its events. A change of state is stored with the event that tells of it."""
 
+from collections.abc import Sequence
+
 from google.protobuf.message import Message
 from troupe.v1 import training_pb2
 from troupe_contracts.errors import NotFound
@@ -59,10 +61,14 @@ class RunRecords:
         reason: str,
         acknowledged_step: int | None = None,
         generation: int | None = None,
+        conditions: Sequence[training_pb2.Condition] = (),
     ) -> None:
         """Record what became of a run, and tell it. The arguments are those of `store.runs.set_run_state`.
 
         A run that is in this state is left as it is: an earlier call recorded it, and was not answered.
+
+        Args:
+            conditions: that led there, told before it.
         """
         events = await self.events(run_id)
         if (await self.get(run_id)).state is state:
@@ -72,11 +78,18 @@ class RunRecords:
         changed = training_pb2.StateChanged(
             state=training_pb2.RunState.Value(f"RUN_STATE_{state.upper()}"), reason=reason
         )
-        async with events.storing(step, changed) as stored:
+        async with events.storing(step, *conditions, changed) as stored:
             await set_run_state(self._database, run_id, state, reason, acknowledged_step, generation, stored)
             if state is RunState.RUNNING:
                 # Who watches from now on waits for its loop.
                 events.begin()
+
+    async def end_standing(self) -> None:
+        """End what watchers of runs that stand are told: that a run does may be on record without an answer."""
+        for run_id, log in list(self._logs.items()):
+            if not log.ended and (await self.get(run_id)).state not in (RunState.QUEUED, RunState.RUNNING):
+                await log.reread()
+                await log.end()
 
     async def close(self) -> None:
         """End what watchers are told."""
