@@ -292,6 +292,22 @@ async def test_an_eval_job_during_a_run_waits_for_a_step_boundary_and_has_one_ve
         assert {(item.designer_version.number, item.executor_version.number) for item in items} == {(1, 1)}
 
 
+async def test_a_run_that_waits_for_an_eval_job_is_paused_at_once(open_world, stand_ins: Backends) -> None:
+    stand_ins.policy.reply = gate = Gate()
+    async with open_world(learner=True) as world:
+        await world.evaluation.CreateEvalJob(eval_request(*TASKS, job_id="holds"))
+        await gate.reached()
+        await world.training.CreateRun(Create(run_id="run", config=world.config(TASKS)))
+        await asyncio.sleep(0.2)
+        run = await world.training.PauseRun(training_pb2.PauseRunRequest(run_id="run"), timeout=20)
+        assert (run.state, run.committed_steps) == (training_pb2.RUN_STATE_PAUSED, 0)
+        await world.training.ResumeRun(training_pb2.ResumeRunRequest(run_id="run"))
+        gate.open.set()
+        await world.watched("holds")
+        events = await world.run_events()
+        assert kinds(events) == [*["state_changed"] * 2, *["step_committed"] * 2, "state_changed"]
+
+
 async def interrupted(world: World, stand_ins: Backends, gate: Gate) -> None:
     """Rolls until one group is journalled and the other waits for its agents."""
 

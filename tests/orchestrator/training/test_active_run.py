@@ -22,6 +22,7 @@ class _Ends:
     """A loop that ends with an error at once."""
 
     waits_for = ""
+    waits_for_its_turn = False
 
     def __init__(self, error: Exception) -> None:
         self._error = error

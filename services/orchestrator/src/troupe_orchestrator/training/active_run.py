@@ -71,7 +71,8 @@ class ActiveRun:
         await self._events.append(0 if record is None else record.step, condition)
 
     async def stop(self, state: RunState, reason: str) -> None:
-        """Have the loop end, at the next step boundary or, where the run is cancelled, at once; then the run is `state`.
+        """Have the loop end, at the next step boundary or, where that is now or the run is cancelled, at once; then the run
+        is `state`.
 
         Returns when how it ended is on record.
         """
@@ -79,7 +80,7 @@ class ActiveRun:
         if not self._cancelled:
             self._stopping = (state, reason)
             self._loop.stop()
-            if self._cancelled and self._in_loop:
+            if self._in_loop and (self._cancelled or self._loop.waits_for_its_turn):
                 self.task.cancel()
         # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
         await asyncio.wait([self.task])

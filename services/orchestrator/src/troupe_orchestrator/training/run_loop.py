@@ -6,7 +6,8 @@ started the loop as an error, and the store says where to go on.
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class RunLoop:
         self._policy_of_role = {role: policy.policy_id for policy in policies for role in policy.roles}
         self._boundary = boundary
         self._stop = asyncio.Event()
+        self.waits_for_its_turn = False
+        """An eval job has the policies: nothing is under way that a step needs."""
         self._opened = False
         self._learning = Learning(database, run_id)
         self._generations = Generations(events)
@@ -127,18 +130,26 @@ class RunLoop:
         Raises:
             ConditionsViolatedError: conditions of the config hold after a committed step.
         """
-        async with self._boundary:
-            step = await self._reach(0)
-        while step < self._last_step():
-            if self._stop.is_set():
-                return False
-            if self._violated and step > self._acknowledged_step:
-                raise ConditionsViolatedError(step, self._violated)
+        wanted = 0
+        while True:
             # Between steps: an eval job that waits for the policies gets them here.
             await asyncio.sleep(0)
-            async with self._boundary:
-                step = await self._reach(step + 1)
-        return True
+            if self._stop.is_set():
+                return False
+            async with self._turn():
+                step = await self._reach(wanted)
+            if step >= self._last_step():
+                return True
+            if self._violated and step > self._acknowledged_step:
+                raise ConditionsViolatedError(step, self._violated)
+            wanted = step + 1
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        self.waits_for_its_turn = True
+        async with self._boundary:
+            self.waits_for_its_turn = False
+            yield
 
     async def _open(self) -> None:
         """Have what a fork starts from, and know which stages ended early."""
