@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import sqlite3
+from typing import Any
 
 import grpc
 import pytest
@@ -11,8 +12,10 @@ from orchestrated.world import Backends, World, eval_request, math_task, refused
 from troupe.v1 import designer_pb2, evaluation_pb2, policy_pb2
 from troupe_contracts.errors import Exhausted, Internal, Unavailable
 from troupe_orchestrator import event_feed
+from troupe_orchestrator.evaluation import jobs
 from troupe_orchestrator.evaluation.job_log import JobLog
 from troupe_orchestrator.rollout import faults as rollout_faults
+from troupe_orchestrator.store.outages import _AWAY, StoreUnavailableError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -132,18 +135,55 @@ async def test_the_same_id_and_request_are_the_same_job_and_another_request_is_r
             await shared.evaluation.CreateEvalJob(other)
 
 
-async def test_a_job_whose_creation_was_cut_off_runs_when_it_is_created_again(
-    shared: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [True, False], ids=["created again", "by itself"])
+async def test_a_job_whose_creation_was_cut_off_runs(
+    shared: World, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     async def away(*_: object) -> None:
-        raise Unavailable("the store is away")
+        raise StoreUnavailableError("the store", _AWAY, ConnectionError("refused"))
 
-    request = eval_request(math_task("cut-off"), job_id="cut-off")
-    with monkeypatch.context() as patched, refused("UNAVAILABLE", "the store is away"):
+    monkeypatch.setattr(jobs, "_STORE_PAUSE_SECONDS", 60.0 if again else 0.2)
+    name = f"cut-off-{again}".lower()
+    request = eval_request(math_task(name), job_id=name)
+    with monkeypatch.context() as patched, refused("UNAVAILABLE", "the store"):
         patched.setattr(JobLog, "open", away)
         await shared.evaluation.CreateEvalJob(request)
-    await shared.evaluation.CreateEvalJob(request)
-    events = await shared.watched("cut-off")
+    with refused("UNAVAILABLE", "ask again"):
+        await shared.watched(name)
+    if again:
+        await shared.evaluation.CreateEvalJob(request)
+    else:
+        await asyncio.sleep(0.5)
+    events = await shared.watched(name)
+    assert events[-1].job.state == evaluation_pb2.EVAL_STATE_SUCCEEDED
+
+
+async def test_a_client_that_gives_up_on_a_creation_or_a_resumption_leaves_a_job_that_runs(
+    shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = JobLog.open
+
+    async def slowly(*arguments: Any) -> JobLog:
+        await asyncio.sleep(0.4)
+        return await opened(*arguments)
+
+    async def never(_: object) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    request = eval_request(math_task("abandoned"), job_id="abandoned")
+    reply, shared.backends.policy.reply = shared.backends.policy.reply, never
+    monkeypatch.setattr(JobLog, "open", slowly)
+    with refused("DEADLINE_EXCEEDED"):
+        await shared.evaluation.CreateEvalJob(request, timeout=0.2)
+    await asyncio.sleep(0.5)
+    job = await shared.evaluation.CancelEvalJob(evaluation_pb2.CancelEvalJobRequest(job_id="abandoned"))
+    assert job.state == evaluation_pb2.EVAL_STATE_CANCELLED
+    shared.backends.policy.reply = reply
+    with refused("DEADLINE_EXCEEDED"):
+        await shared.evaluation.ResumeEvalJob(Resume(job_id="abandoned"), timeout=0.2)
+    await asyncio.sleep(0.5)
+    events = await shared.watched("abandoned")
     assert events[-1].job.state == evaluation_pb2.EVAL_STATE_SUCCEEDED
 
 

@@ -115,10 +115,13 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Orchestr
             queue.on_start(partial(_standing, engines, deployment))
             for lookups in engines.watched.lookups:
                 lookups.on_missing(queue.tell)
-            await queue.resume_interrupted()
+            # In line before anyone has the policies: the run, which finishes the step that it was in; then jobs, before its
+            # next step, since they go on only with the versions that they began with.
+            async with boundary:
+                await queue.resume_interrupted()
+                await jobs.resume_interrupted()
             if deployment is not None and not queue.under_way:
                 deployment.idle()
-            await jobs.resume_interrupted()
         if objects is not None:
             job_records.on_change(objects.changed)
             await objects.start((RunsBehindObjects(runs, database), JobsBehindObjects(jobs, database)))

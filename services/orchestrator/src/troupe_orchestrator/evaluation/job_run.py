@@ -54,13 +54,14 @@ async def run_job(log: JobLog, database: Database, engines: Engines, report: Fau
     content = await asyncio.to_thread(Path(record.dataset_file).read_bytes)
     dataset = await asyncio.to_thread(load_dataset, request, content)
     async with served(request, target, record, database, engines) as ready:
-        if record.versions and record.versions != ready.versions:
+        finished = await store.list_items(database, record.job_id)
+        if finished and record.versions != ready.versions:
             raise VersionChangedError(
                 f"began with {record.versions}, the target now serves {ready.versions}: items of two versions are not "
                 "mixed; create the job again"
             )
         await log.began(ready.versions)
-        done = {(item.problem_id, item.sample) for item in await store.list_items(database, record.job_id)}
+        done = {(item.problem_id, item.sample) for item in finished}
         left = (
             (number, task, sample)
             for number, (task, sample) in enumerate(itertools.product(dataset.tasks, range(request.samples)))

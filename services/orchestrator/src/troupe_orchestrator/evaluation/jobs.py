@@ -3,13 +3,17 @@
 A job that needs the engines of this deployment holds the boundary between two steps of a run, so that all its items are
 made with one version; after a restart it goes on only with that version, and fails by name otherwise. A run's validation
 is a job too: it is run by the run, which holds the boundary already.
+
+What is on record as running is run: a call that puts it there is carried out also where its client gives up, and where the
+store does not answer it is read again.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -37,6 +41,7 @@ from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
+Result = TypeVar("Result")
 _STORE_PAUSE_SECONDS = 1.0
 _ROOM_SECONDS = 10.0
 """After which a client may ask again where the disk was full."""
@@ -72,6 +77,8 @@ class EvalJobs:
         self._serving = serving
         self._boundary = boundary
         self._active: dict[str, _Active] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
+        """What is carried out whether or not somebody waits for it."""
         self._closing = False
         self._starting = asyncio.Lock()
         """Held from a look at a job's record until the job is active: nobody else may write to it in between."""
@@ -80,7 +87,7 @@ class EvalJobs:
         """Go on with jobs that were running when the orchestrator before this one ended; a run goes on with its own."""
         async with self._starting:
             for record in await store.running_jobs(self._database):
-                if not record.run_id:
+                if not record.run_id and record.job_id not in self._active:
                     await self._launch(record)
 
     async def create(self, request: evaluation_pb2.CreateEvalJobRequest) -> EvalRecord:
@@ -95,7 +102,9 @@ class EvalJobs:
             Unavailable: it cannot be written for another reason, or the engines do not serve.
         """
         check_request(request, self._serving.budgets)
-        engines = require(self._engines)
+        return await self._carried_out(self._create(request, require(self._engines)))
+
+    async def _create(self, request: evaluation_pb2.CreateEvalJobRequest, engines: Engines) -> EvalRecord:
         # Two calls with one id are one job, also when they come together.
         async with self._starting:
             existing = await self._records.existing(request)
@@ -207,6 +216,9 @@ class EvalJobs:
             FailedPrecondition: it runs, it is a run's, or nothing is left.
         """
         require(self._engines)
+        return await self._carried_out(self._resume(job_id))
+
+    async def _resume(self, job_id: str) -> EvalRecord:
         async with self._starting:
             record = await self._records.get(job_id)
             if record.state is EvalState.RUNNING:
@@ -227,6 +239,10 @@ class EvalJobs:
         active = self._active.get(job_id)
         if active is None:
             record = await self._records.get(job_id)
+            if record.state is EvalState.RUNNING:
+                # It may be about to be started.
+                async with self._starting:
+                    pass
             active = self._active.get(job_id)
         if active is not None:
             # Nothing is read from the store: a thousand clients may come at once.
@@ -241,15 +257,45 @@ class EvalJobs:
             if active.log.record.state is EvalState.RUNNING:
                 raise Unavailable(f"the job {job_id} stopped with this orchestrator: ask again from the last event")
         elif record.state is EvalState.RUNNING and (await self._records.get(job_id)).state is EvalState.RUNNING:
-            raise FailedPrecondition(job_id, "is not running in this orchestrator")
+            if record.run_id or self._engines is None:
+                raise FailedPrecondition(job_id, "is not running in this orchestrator")
+            raise Unavailable(f"the job {job_id} does not run yet: ask again from the last event")
 
     async def close(self) -> None:
         """Stop where the jobs stand; they are resumed at the next start."""
         self._closing = True
-        tasks = [active.task for active in self._active.values()]
+        tasks = [*self._calls, *(active.task for active in self._active.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carried_out(self, call: Coroutine[Any, Any, EvalRecord]) -> EvalRecord:
+        """The answer of a call that puts a job on record as running."""
+
+        async def certainly() -> EvalRecord:
+            try:
+                return await call
+            except StoreUnavailableError:
+                # It may be on record all the same.
+                self._in_background(self._look_again())
+                raise
+
+        return await asyncio.shield(self._in_background(certainly()))
+
+    def _in_background(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
+
+    async def _look_again(self) -> None:
+        """Run what is on record as running, once the store is there again."""
+        while True:
+            await asyncio.sleep(_STORE_PAUSE_SECONDS)
+            try:
+                return await self.resume_interrupted()
+            except StoreUnavailableError as error:
+                logger.warning("waiting for the store, to go on with jobs", error=str(error))
 
     async def _going(self, record: EvalRecord) -> EvalRecord:
         """A job that is on record, started if the call that put it there was cut off before it was."""

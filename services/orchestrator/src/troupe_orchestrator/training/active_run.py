@@ -85,6 +85,12 @@ class ActiveRun:
         # The loop records how it ended. A caller whose deadline passes first must not cut its step short.
         await asyncio.wait([self.task])
 
+    async def in_line(self) -> None:
+        """Returns once the loop has asked for the policies, or has ended."""
+        waiting = asyncio.create_task(self._loop.in_line.wait())
+        await asyncio.wait([self.task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
     @property
     def _cancelled(self) -> bool:
         return self._stopping is not None and self._stopping[0] is RunState.CANCELLED

@@ -97,6 +97,8 @@ class RunLoop:
         self._stop = asyncio.Event()
         self.waits_for_its_turn = False
         """An eval job has the policies: nothing is under way that a step needs."""
+        self.in_line = asyncio.Event()
+        """It has asked for the policies."""
         self._opened = False
         self._learning = Learning(database, run_id)
         self._generations = Generations(events)
@@ -147,6 +149,7 @@ class RunLoop:
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         self.waits_for_its_turn = True
+        self.in_line.set()
         async with self._boundary:
             self.waits_for_its_turn = False
             yield

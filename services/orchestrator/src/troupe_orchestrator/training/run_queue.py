@@ -65,7 +65,10 @@ class RunQueue:
         self._idle: Callable[[], None] = lambda: None
 
     async def resume_interrupted(self) -> None:
-        """Go on with the run that was running when the orchestrator before this one ended, or with the first queued."""
+        """Go on with the run that was running when the orchestrator before this one ended, or with the first queued.
+
+        Returns once it is in line for the policies.
+        """
         # Read now: the files of a checkout may be others by the time that a run is created.
         await asyncio.to_thread(source_of_process)
         if not require(self._engines).policies:
@@ -73,6 +76,8 @@ class RunQueue:
         async with self._choosing:
             await self._start_interrupted()
             await self._start_queued()
+            if self._active is not None:
+                await self._active.in_line()
 
     @property
     def under_way(self) -> bool:
