@@ -1,7 +1,8 @@
 """Many clients call at once, in any order, and give up when they like: all that is under way comes to an end, told once.
 
 What clients do to one another's runs and jobs is drawn from a seed; orchestrators are closed in the middle and follow one
-another on one store. After each storm the store says what happened, and the policies are free for the next run.
+another on one store, which may lose transactions and answers. After each storm the store says what happened, and the
+policies are free for the next run.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -18,7 +18,12 @@ import grpc
 import pytest
 from orchestrated.models import right_unless_guessed
 from orchestrated.world import Backends, World, eval_request, math_task
+from sqlalchemy.ext.asyncio import AsyncConnection
 from troupe.v1 import evaluation_pb2, policy_pb2, training_pb2
+from troupe_orchestrator.evaluation import jobs
+from troupe_orchestrator.store.database import Database, StoreUnavailableError
+from troupe_orchestrator.store.outages import Outage
+from troupe_orchestrator.training import active_run, endurance, run_queue
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -34,8 +39,9 @@ ENDED = {evaluation_pb2.EvalState.Value(f"EVAL_STATE_{name}") for name in ("SUCC
 class Storm:
     """Calls of clients that know nothing of one another."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, refusals: set[str]) -> None:
         self._world = world
+        self._refusals = refusals
         self._random = Random(seed)
         self._config = world.config(TASKS, steps=3, checkpoint={"every": 1, "keep": 3}, name="storm")
         runs = (self._create, self._pause, self._resume, self._cancel, self._fork, self._watch)
@@ -50,7 +56,7 @@ class Storm:
             try:
                 await call(patience)
             except grpc.aio.AioRpcError as error:
-                if error.code().name not in REFUSALS:
+                if error.code().name not in self._refusals:
                     raise
             await asyncio.sleep(self._random.random() * 0.05)
 
@@ -136,17 +142,18 @@ async def check_job(world: World, job_id: str) -> None:
         assert len(items) == len(HELD)
 
 
-async def storm(world: World, seed: int) -> None:
-    raging = Storm(world, seed)
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(CLIENTS):
-            clients.create_task(raging.client())
+async def storm(world: World, seed: int, store: Store) -> None:
+    raging = Storm(world, seed, REFUSALS | ({"UNAVAILABLE"} if store.loses else set()))
+    with store.unreliable():
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(CLIENTS):
+                clients.create_task(raging.client())
 
 
-async def interrupted(world: World, seed: int, seconds: float) -> None:
+async def interrupted(world: World, seed: int, seconds: float, store: Store) -> None:
     """The orchestrator goes down under its clients."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(storm(world, seed), seconds)
+        await asyncio.wait_for(storm(world, seed, store), seconds)
 
 
 async def check(world: World, backends: Backends, last: str) -> None:
@@ -173,26 +180,74 @@ def replies(seed: int) -> Callable[[policy_pb2.GenerateRequest], Awaitable[str]]
     return reply
 
 
-async def rides_out(open_world: Any, stand_ins: Backends, seed: int) -> None:
+class Store:
+    """Loses some of the transactions that write, or their answers, while it is unreliable."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seed: int, loses: float) -> None:
+        self._random = Random(seed)
+        self.loses = loses
+        self._writing = Database.writing
+        self._unreliable = False
+        store = self
+
+        @contextlib.asynccontextmanager
+        async def writing(database: Database) -> AsyncIterator[AsyncConnection]:
+            lost = store._lost()
+            if lost == "away":
+                raise unavailable(in_doubt=False)
+            async with store._writing(database) as connection:
+                yield connection
+                if lost == "transaction":
+                    raise unavailable(in_doubt=True)
+            if lost == "answer":
+                raise unavailable(in_doubt=True)
+
+        monkeypatch.setattr(Database, "writing", writing)
+        monkeypatch.setattr(endurance, "_FIRST_PAUSE_SECONDS", 0.01)
+        for module, name in ((active_run, ""), (run_queue, ""), (jobs, "_")):
+            monkeypatch.setattr(module, f"{name}STORE_PAUSE_SECONDS", 0.05)
+
+    @contextlib.contextmanager
+    def unreliable(self) -> Iterator[None]:
+        self._unreliable = True
+        try:
+            yield
+        finally:
+            self._unreliable = False
+
+    def _lost(self) -> str:
+        if not self._unreliable or self._random.random() >= self.loses:
+            return ""
+        return self._random.choice(("away", "transaction", "answer"))
+
+
+def unavailable(in_doubt: bool) -> StoreUnavailableError:
+    return StoreUnavailableError("the store", Outage("was reset", "wait"), ConnectionError("reset"), in_doubt)
+
+
+async def rides_out(open_world: Any, stand_ins: Backends, seed: int, store: Store) -> None:
     stand_ins.policy.reply = replies(seed)
     for number in range(2):
-        async with open_world(learner=True) as world:
-            await interrupted(world, 10 * seed + number, Random(seed + number).uniform(0.2, 2.0))
-    async with open_world(learner=True) as world:
-        await storm(world, 10 * seed + 9)
+        async with open_world(learner=True, patience_seconds=30.0) as world:
+            await interrupted(world, 10 * seed + number, Random(seed + number).uniform(0.2, 2.0), store)
+    async with open_world(learner=True, patience_seconds=30.0) as world:
+        await storm(world, 10 * seed + 9, store)
         await check(world, stand_ins, "last")
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "loses"), [(0, 0.0), (1, 0.1)], ids=["reliable store", "unreliable store"])
 async def test_a_storm_of_calls_leaves_nothing_under_way_and_nothing_told_twice(
-    open_world, stand_ins: Backends, seed: int
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch, seed: int, loses: float
 ) -> None:
-    await rides_out(open_world, stand_ins, seed)
+    await rides_out(open_world, stand_ins, seed, Store(monkeypatch, seed, loses))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", range(100, 130))
-async def test_nor_do_many(open_world, stand_ins: Backends, seed: int, tmp_path: Path) -> None:
-    await rides_out(open_world, stand_ins, seed)
+@pytest.mark.parametrize("seed", range(100, 115))
+@pytest.mark.parametrize("loses", [0.0, 0.1], ids=["reliable store", "unreliable store"])
+async def test_nor_do_many(
+    open_world, stand_ins: Backends, monkeypatch: pytest.MonkeyPatch, seed: int, loses: float
+) -> None:
+    await rides_out(open_world, stand_ins, seed, Store(monkeypatch, seed, loses))
