@@ -265,9 +265,15 @@ async def test_an_endpoint_that_is_not_there_or_something_else_is_refused_by_fie
 
 async def test_a_job_whose_endpoint_changed_its_weights_is_refused_and_mixes_nothing(open_world) -> None:
     async with backends() as others, open_world() as world:
-        others.policy.reply = lambda request: (_ for _ in ()).throw(Unavailable("gone"))
+
+        def reply(request: policy_pb2.GenerateRequest) -> str:
+            if "(held-1)" in question_of(request):
+                raise Unavailable("gone")
+            return RIGHT
+
+        others.policy.reply = reply
         job = await world.evaluate(*HELD, job_id="job", target=endpoint(executor=others.target))
-        assert (job.state, job.items_faulted) == (SUCCEEDED, 2)
+        assert (job.state, job.items_faulted) == (SUCCEEDED, 1)
         others.policy.reply = lambda request: RIGHT
         others.policy.weights.version.number = 5
         await world.evaluation.ResumeEvalJob(evaluation_pb2.ResumeEvalJobRequest(job_id="job"))
