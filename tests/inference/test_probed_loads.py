@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 from safetensors.numpy import save_file
 from troupe.v1 import common_pb2, policy_pb2
-from troupe_contracts.errors import DataLoss
+from troupe_contracts.errors import DataLoss, Unavailable
 from troupe_contracts.health import Health
 from troupe_inference.engines.base import EngineInfo, Tensor
 from troupe_inference.transcript import Version
@@ -53,11 +55,10 @@ class Replica:
         target = UpdateTarget("policy", "replica", {"value": (1,)}, False)
         self.updates = WeightUpdates(target, self.engine, Health(), Version("first", 0), pause_seconds=0)
         self._folder = folder
-        self._numbers = itertools.count(1)
+        self._numbers, self._names = itertools.count(1), itertools.count(1)
 
-    async def update(self, value: float, bound: float = 0.05, name: str = "") -> policy_pb2.CommitUpdateResponse:
+    async def begin(self, value: float, name: str, token: int = FENCE.token) -> common_pb2.Fence:
         number = next(self._numbers)
-        name = name or str(number)
         array = np.array([value], np.float32)
         folder = self._folder / str(number)
         folder.mkdir()
@@ -65,9 +66,10 @@ class Replica:
         tensor = policy_pb2.TensorSpec(
             name="value", shape=[1], dtype="F32", sha256=hashlib.sha256(array.tobytes()).digest(), byte_size=4
         )
+        fence = common_pb2.Fence(store_id=FENCE.store_id, token=token)
         await self.updates.begin(
             policy_pb2.BeginUpdateRequest(
-                fence=FENCE,
+                fence=fence,
                 update_id=name,
                 replica_id="replica",
                 manifest=policy_pb2.WeightManifest(
@@ -78,11 +80,25 @@ class Replica:
                 source=policy_pb2.WeightSource(store_uri=str(folder)),
             )
         )
-        await self.updates.stage(policy_pb2.StageWeightsRequest(fence=FENCE, update_id=name))
+        return fence
+
+    async def stage(self, name: str, fence: common_pb2.Fence = FENCE) -> int:
+        request = policy_pb2.StageWeightsRequest(fence=fence, update_id=name)
+        return (await self.updates.stage(request)).staged_bytes
+
+    async def commit(
+        self, value: float, name: str, fence: common_pb2.Fence = FENCE, bound: float = 0.05
+    ) -> policy_pb2.CommitUpdateResponse:
         probe = policy_pb2.Probe(token_ids=PROBE, log_probs=[value] * (len(PROBE) - 1))
         return await self.updates.commit(
-            policy_pb2.CommitUpdateRequest(fence=FENCE, update_id=name, probes=[probe], probe_bound=bound)
+            policy_pb2.CommitUpdateRequest(fence=fence, update_id=name, probes=[probe], probe_bound=bound)
         )
+
+    async def update(self, value: float, bound: float = 0.05, name: str = "") -> policy_pb2.CommitUpdateResponse:
+        name = name or f"update-{next(self._names)}"
+        await self.begin(value, name)
+        await self.stage(name)
+        return await self.commit(value, name, bound=bound)
 
     @property
     def state(self) -> policy_pb2.UpdateState.ValueType:
@@ -151,3 +167,35 @@ async def test_the_caller_may_allow_less(replica: Replica) -> None:
     with pytest.raises(DataLoss) as caught:
         await replica.update(-2.5, bound=1e-8)
     assert caught.value.code == grpc.StatusCode.DATA_LOSS
+
+
+async def test_an_update_is_not_staged_by_the_last_byte_of_the_one_that_it_replaced(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orchestrator took over the store in the very moment in which its predecessor's weights were all there."""
+    pull = replica.updates._pull
+    began: list[common_pb2.Fence] = []
+
+    async def pulled(*arguments: Any) -> Any:
+        tensors = await pull(*arguments)
+        if not began:
+            # Before whoever waits for these tensors has its turn; beginning waits for nothing.
+            asyncio.get_running_loop().call_soon(lambda: began.append(_at_once(replica.begin(-2.6, "new", token=2))))
+        return tensors
+
+    monkeypatch.setattr(replica.updates, "_pull", pulled)
+    await replica.begin(-2.5, "old")
+    with pytest.raises(Unavailable, match="update old was aborted"):
+        await replica.stage("old")
+    (fence,) = began
+    assert replica.state == policy_pb2.UPDATE_STATE_BEGUN
+    assert await replica.stage("new", fence) == 4
+    await replica.commit(-2.6, "new", fence)
+    assert replica.engine.value == pytest.approx(-2.6)
+
+
+def _at_once(call: Coroutine[Any, Any, common_pb2.Fence]) -> common_pb2.Fence:
+    """The result of a call that waits for nothing."""
+    with pytest.raises(StopIteration) as returned:
+        call.send(None)
+    return returned.value.value

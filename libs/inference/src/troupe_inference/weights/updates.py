@@ -85,7 +85,7 @@ class WeightUpdates:
         self._phase = Phase.IDLE
         self._open: _Open | None = None
         self._staged: dict[str, Tensor] = {}
-        self._staging: asyncio.Task[int] | None = None
+        self._staging: asyncio.Task[dict[str, Tensor]] | None = None
         self._fences = FenceGuard()
         self._last_commit: tuple[str, policy_pb2.CommitUpdateResponse] | None = None
         self._last_abort = ""
@@ -149,18 +149,23 @@ class WeightUpdates:
             return policy_pb2.StageWeightsResponse(staged_bytes=opened.manifest.byte_size)
         if self._staging is not None:
             raise FailedPrecondition(f"update {request.update_id}", "is being staged already: wait for that call")
-        self._staging = asyncio.create_task(self._pull(opened))
+        staging = self._staging = asyncio.create_task(self._pull(opened))
         try:
-            staged_bytes = await self._staging
+            staged = await staging
         except asyncio.CancelledError:
-            self._staging.cancel()
+            staging.cancel()
             if self._open is not opened:
-                raise Unavailable(f"update {request.update_id} was aborted while it was staged") from None
+                raise _aborted(request.update_id) from None
             raise
         finally:
-            self._staging = None
+            if self._staging is staging:
+                self._staging = None
+        if self._open is not opened:
+            # In the moment between the last byte and now.
+            raise _aborted(request.update_id)
+        self._staged = staged
         self._move(Event.STAGE)
-        return policy_pb2.StageWeightsResponse(staged_bytes=staged_bytes)
+        return policy_pb2.StageWeightsResponse(staged_bytes=sum(len(tensor.content) for tensor in staged.values()))
 
     async def commit(self, request: policy_pb2.CommitUpdateRequest) -> policy_pb2.CommitUpdateResponse:
         """Loads what was staged and proves it. The same commit again returns the result of the first."""
@@ -204,8 +209,9 @@ class WeightUpdates:
         self._staged = {}
         if self._staging is not None:
             self._staging.cancel()
+            self._staging = None
 
-    async def _pull(self, opened: _Open) -> int:
+    async def _pull(self, opened: _Open) -> dict[str, Tensor]:
         wanted = {tensor.name: tensor for tensor in opened.manifest.tensors}
         staged: dict[str, Tensor] = {}
         async for name, content in opened.source.tensors(self._target.policy_id, opened.manifest):
@@ -219,8 +225,7 @@ class WeightUpdates:
         missing = sorted(wanted.keys() - staged.keys())
         if missing:
             raise DataLoss(f"the source ended without {len(missing)} tensors, {missing[0]} among them; stage again")
-        self._staged = staged
-        return sum(len(tensor.content) for tensor in staged.values())
+        return staged
 
     async def _load(self, opened: _Open, probes: list[Probe], ceiling: float) -> policy_pb2.CommitUpdateResponse:
         started = time.perf_counter()
@@ -275,6 +280,10 @@ class WeightUpdates:
             f"update {opened.request.update_id} to {opened.manifest.version} failed after loading began, the replica "
             f"serves nothing until a committed version is loaded: {failure}"
         )
+
+
+def _aborted(update_id: str) -> Unavailable:
+    return Unavailable(f"update {update_id} was aborted while it was staged")
 
 
 def _sha256(content: bytearray) -> bytes:
