@@ -243,6 +243,14 @@ impl Starting {
     }
 }
 
+/// The process of a case, and what it did before we knew of it.
+struct Case {
+    process: Child,
+    own_kill: bool,
+    /// It asked for something that ends it.
+    over: Option<Reason>,
+}
+
 impl Solution {
     fn watch<'a>(
         &'a self,
@@ -303,16 +311,18 @@ impl Solution {
         if let Err(error) = descriptors::send(self.control.as_fd(), request, &raw) {
             return Err(self.died(&error.to_string()));
         }
-        let mut case = self.forked(asked)?;
+        let Case { process: mut case, mut own_kill, over } = self.forked(asked)?;
         self.forks = false;
         let started = Instant::now();
         let number = self.number;
-        let mut own_kill = false;
-        let woken = self.watch(case.descriptor(), None, &self.limits, started).wait(|question| {
-            let decision = decide_for_solution(question, number, &mut None);
-            own_kill |= decision == Decision::Kill;
-            decision
-        })?;
+        let woken = match over {
+            Some(reason) => Woken::Over(reason),
+            None => self.watch(case.descriptor(), None, &self.limits, started).wait(|question| {
+                let decision = decide_for_solution(question, number, &mut None);
+                own_kill |= decision == Decision::Kill;
+                decision
+            })?,
+        };
         let (reaped, reason) = match woken {
             Woken::Exited => (case.reap()?, None),
             Woken::Over(reason) => (case.end()?, Some(reason)),
@@ -343,29 +353,43 @@ impl Solution {
         Ok(())
     }
 
-    /// The process of the case that was asked for.
-    fn forked(&self, started: Instant) -> Result<Child, Broken> {
+    /// The process of the case that was asked for. It may be far before its solution, which tells of it, has its turn.
+    fn forked(&self, started: Instant) -> Result<Case, Broken> {
         let limits = Limits { cpu: Duration::MAX, wall: JAIL_DEADLINE, ..self.limits };
+        let watch = self.watch(self.process.descriptor(), Some(self.control.as_fd()), &limits, started);
         let mut granted = Some(FORK_FOR_PARENT as u64);
-        let woken = self
-            .watch(self.process.descriptor(), Some(self.control.as_fd()), &limits, started)
-            .wait(|question| decide_for_solution(question, self.number, &mut granted))?;
-        match woken {
-            Woken::Other => match self.listen()? {
-                Some((FromSolution::Forked, Some(descriptor))) => Ok(Child::of(descriptor)?),
-                Some((FromSolution::Forked, None)) => Err(no_descriptors().into()),
-                // No process can be made in a namespace that was ended: the kernel says that memory is lacking.
-                Some((FromSolution::Failed(_), _)) if self.namespace_has_ended()? => {
-                    Err(self.died("its process namespace was ended"))
+        let (mut own_kill, mut over) = (false, None);
+        loop {
+            let mut by_case = false;
+            let woken = watch.wait(|question| {
+                let decision = decide_for_solution(question, self.number, &mut granted);
+                by_case = question.thread != self.number;
+                own_kill |= by_case && decision == Decision::Kill;
+                decision
+            })?;
+            return match woken {
+                Woken::Over(reason) if by_case && !matches!(reason, Reason::Wall(_)) => {
+                    over.get_or_insert(reason);
+                    continue;
                 }
-                Some((FromSolution::Failed(failure), _)) => Err(failed(&failure).into()),
-                None => Err(self.died("it closed its socket")),
-                Some(other) => Err(Fault::Internal(format!("the process of a solution said {:?}", other.0)).into()),
-            },
-            Woken::Exited => Err(self.died("it ended")),
-            Woken::Interrupted => Err(Broken::Interrupted),
-            Woken::Over(Reason::Violation(what)) => Err(self.died(&format!("it tried {what}"))),
-            Woken::Over(_) => Err(self.died(&format!("no case after {} s", JAIL_DEADLINE.as_secs()))),
+                Woken::Other => match self.listen()? {
+                    Some((FromSolution::Forked, Some(descriptor))) => {
+                        Ok(Case { process: Child::of(descriptor)?, own_kill, over })
+                    }
+                    Some((FromSolution::Forked, None)) => Err(no_descriptors().into()),
+                    // No process can be made in a namespace that was ended: the kernel says that memory is lacking.
+                    Some((FromSolution::Failed(_), _)) if self.namespace_has_ended()? => {
+                        Err(self.died("its process namespace was ended"))
+                    }
+                    Some((FromSolution::Failed(failure), _)) => Err(failed(&failure).into()),
+                    None => Err(self.died("it closed its socket")),
+                    Some(other) => Err(Fault::Internal(format!("the process of a solution said {:?}", other.0)).into()),
+                },
+                Woken::Exited => Err(self.died("it ended")),
+                Woken::Interrupted => Err(Broken::Interrupted),
+                Woken::Over(Reason::Violation(what)) => Err(self.died(&format!("it tried {what}"))),
+                Woken::Over(_) => Err(self.died(&format!("no case after {} s", JAIL_DEADLINE.as_secs()))),
+            };
         }
     }
 
