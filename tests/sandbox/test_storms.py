@@ -112,13 +112,13 @@ def descriptors(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
-async def kills(server: object, seed: int) -> None:
+async def kills(children: Callable[[], set[int]], seed: int) -> None:
     """Ends any of the service's processes now and then."""
     random = Random(seed)
     while True:
         await asyncio.sleep(random.uniform(0.05, 0.5))
         with contextlib.suppress(ProcessLookupError, IndexError):
-            os.kill(random.choice(sorted(server.children())), signal.SIGKILL)  # type: ignore[attr-defined]
+            os.kill(random.choice(sorted(children())), signal.SIGKILL)
 
 
 @pytest.mark.timeout(300)
@@ -132,7 +132,7 @@ async def test_each_program_of_a_storm_has_its_own_verdict_and_nothing_stays(lau
         await warm.client()
         children, open_files = len(server.children()), descriptors(server.process.pid)
         storm = Storm(stub, 1, killing)
-        killer = asyncio.create_task(kills(server, 2)) if killing else None
+        killer = asyncio.create_task(kills(server.children, 2)) if killing else None
         async with asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
                 clients.create_task(storm.client())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from orchestrated.models import SINGLE
@@ -117,8 +118,8 @@ async def test_a_condition_pauses_the_run_after_its_step_and_is_told_once(open_w
 
 
 async def test_who_watches_a_queued_run_is_told_that_it_is_cancelled(open_world, monkeypatch) -> None:
-    async def unanswered(*arguments: object) -> None:
-        await set_run_state(*arguments)  # type: ignore[arg-type]
+    async def unanswered(*arguments: Any) -> None:
+        await set_run_state(*arguments)
         raise StoreUnavailableError("sqlite", Outage("was reset", "wait"), ConnectionError("reset"), True)
 
     async with open_world(learner=True) as world:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -42,7 +42,7 @@ async def ended(
     records = RunRecords(database)
     events = await records.events(RUN.run_id)
     freed = asyncio.Event()
-    run = ActiveRun(RUN.run_id, _Ends(error), events, database, records, (), freed.set)  # type: ignore[arg-type]
+    run = ActiveRun(RUN.run_id, cast("Any", _Ends(error)), events, database, records, (), freed.set)
     if when_made is not None:
         await when_made(run)
     await run.task
@@ -87,9 +87,9 @@ async def test_an_end_whose_commit_is_not_answered_is_told_once(
 ) -> None:
     unanswered = [True]
 
-    async def answered_once_more(*arguments: object) -> None:
+    async def answered_once_more(*arguments: Any) -> None:
         if stored or not unanswered:
-            await set_run_state(*arguments)  # type: ignore[arg-type]
+            await set_run_state(*arguments)
         if unanswered:
             unanswered.pop()
             raise StoreUnavailableError("store", Outage("was reset", "wait"), ConnectionError("reset"), True)

@@ -360,15 +360,16 @@ impl Solution {
         let mut granted = Some(FORK_FOR_PARENT as u64);
         let (mut own_kill, mut over) = (false, None);
         loop {
-            let mut by_case = false;
+            let mut ends_case = false;
             let woken = watch.wait(|question| {
                 let decision = decide_for_solution(question, self.number, &mut granted);
-                by_case = question.thread != self.number;
+                let by_case = question.thread != self.number;
                 own_kill |= by_case && decision == Decision::Kill;
+                ends_case = by_case && matches!(decision, Decision::End(_));
                 decision
             })?;
             return match woken {
-                Woken::Over(reason) if by_case && !matches!(reason, Reason::Wall(_)) => {
+                Woken::Over(reason) if ends_case => {
                     over.get_or_insert(reason);
                     continue;
                 }

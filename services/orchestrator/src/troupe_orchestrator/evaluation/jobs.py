@@ -1,8 +1,8 @@
 """Eval jobs: created, gone on with after a restart, cancelled, watched. Owns one task per job that runs.
 
 A job that needs the engines of this deployment holds the boundary between two steps of a run, so that all its items are
-made with one version; after a restart it goes on only with that version, and fails by name otherwise. A run's validation
-is a job too: it is run by the run, which holds the boundary already.
+made with one version; one that has items goes on after a restart only with their version, and fails by name otherwise. A
+run's validation is a job too: it is run by the run, which holds the boundary already.
 
 What is on record as running is run: a call that puts it there is carried out also where its client gives up, and where the
 store does not answer it is read again.
@@ -41,7 +41,7 @@ from troupe_orchestrator.training.weights import WeightSyncError
 
 logger = structlog.get_logger()
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 _STORE_PAUSE_SECONDS = 1.0
 _ROOM_SECONDS = 10.0
 """After which a client may ask again where the disk was full."""
@@ -282,7 +282,7 @@ class EvalJobs:
 
         return await asyncio.shield(self._in_background(certainly()))
 
-    def _in_background(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    def _in_background(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
